@@ -1,0 +1,69 @@
+# Everything from a bare checkout: each target makes the virtual environment first if need be.
+#
+#   make train                          trains on FreeSolv and compares with GINE and the mean
+#   make test                           lint and the tests
+#   make BASE_PYTHON=python3.12 test    with another Python (3.11 or newer)
+#   make TORCH_BUILD=default test       torch: auto, default, cpu; see tools/install_torch.py
+
+BASE_PYTHON ?= python3
+TORCH_BUILD ?= auto
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+SCATTER_READY := $(VENV)/.scatter-ready
+TRAIN_COMMAND := train.py compare configs/freesolv.yaml configs/freesolv_gine.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-all lint format bench scatter test-scatter clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+$(READY): pyproject.toml constraints.txt tools/setup_venv.py tools/install_torch.py
+	@$(BASE_PYTHON) tools/setup_venv.py $(VENV) $(READY) $(TORCH_BUILD)
+
+train: $(READY) ## train on FreeSolv, compare with GINE and the mean
+	$(PYTHON) $(TRAIN_COMMAND)
+
+test: lint ## lint, then every test but the slow ones
+	$(PYTHON) -m pytest -m "not slow"
+
+test-all: lint ## lint, then every test
+	$(PYTHON) -m pytest
+
+lint: $(READY) ## ruff (lint and format) and mypy
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+format: $(READY) ## let ruff format and fix
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+bench: $(READY) ## time the layers, see benchmarks/conv.py for flags
+	$(PYTHON) benchmarks/conv.py
+
+# A wheel in pip's cache may have been compiled against another torch, which shows when it is
+# imported; then it is compiled again. DIST_EXTRA_CONFIG has its four extensions compiled at once.
+SCATTER_INSTALL := DIST_EXTRA_CONFIG=$(CURDIR)/tools/build_ext.cfg \
+	$(PYTHON) -m pip --disable-pip-version-check install -qq \
+	--no-build-isolation --constraint constraints.txt
+
+$(SCATTER_READY): $(READY)
+	@echo "[setup] torch-scatter is compiled, which takes minutes the first time"
+	@$(SCATTER_INSTALL) --editable '.[scatter]'
+	@$(PYTHON) -c 'import torch_scatter' 2>/dev/null || \
+		$(SCATTER_INSTALL) --no-cache-dir --no-deps --force-reinstall torch-scatter
+	@$(PYTHON) -c 'import torch_scatter'
+	@touch $@
+
+scatter: $(SCATTER_READY) ## install the scatter extra (compiles for minutes)
+
+test-scatter: $(SCATTER_READY) ## the level-path tests with torch_scatter installed
+	$(PYTHON) -m pytest -m "level_path and not slow"
+
+clean: ## remove the environment, caches and results
+	rm -rf $(VENV) $(VENV)-unfinished .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info runs results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,74 @@
+"""Splits of a table of molecules into training, validation and test rows."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from rdkit.Chem import Mol
+from rdkit.Chem.Scaffolds import MurckoScaffold
+from torch import Tensor
+
+FRACTIONS = (0.8, 0.1, 0.1)
+
+
+class Split(NamedTuple):
+    """Row numbers of the three parts, each int64 and ascending."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+
+def murcko_scaffold(mol: Mol) -> str:
+    """Return the SMILES of a molecule's Bemis-Murcko scaffold, chirality included.
+
+    A molecule without a ring has the empty scaffold.
+    """
+    return MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=True)
+
+
+def scaffold_split(scaffolds: Sequence[str], fractions: tuple[float, float, float] = FRACTIONS) -> Split:
+    """Split so that no scaffold is on both sides, in OGB's manner.
+
+    Groups of equal scaffold are taken from the largest to the smallest (equal sizes: the one whose
+    first row is later comes first). A group goes to training while it fits there, else to
+    validation while it fits there, else to test. The result depends on nothing but the input.
+
+    Args:
+        scaffolds: One scaffold SMILES per row.
+        fractions: Share of training, validation and test.
+
+    Source: Hu et al., arXiv 1905.12265, adopted by OGB.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, scaffold in enumerate(scaffolds):
+        groups[scaffold].append(row)
+    train_size = fractions[0] * len(scaffolds)
+    train_val_size = (fractions[0] + fractions[1]) * len(scaffolds)
+    train: list[int] = []
+    val: list[int] = []
+    test: list[int] = []
+    for rows in sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
+        if len(train) + len(rows) <= train_size:
+            train += rows
+        elif len(train) + len(val) + len(rows) <= train_val_size:
+            val += rows
+        else:
+            test += rows
+    return Split(*(torch.tensor(sorted(part), dtype=torch.long) for part in (train, val, test)))
+
+
+def random_split(num_rows: int, seed: int, fractions: tuple[float, float, float] = FRACTIONS) -> Split:
+    """Split at random, the same way for the same seed.
+
+    Args:
+        num_rows: Number of rows in the table.
+        seed: Seed of the permutation; the global random state is neither read nor changed.
+        fractions: Share of training, validation and test.
+    """
+    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
+    train_end = round(fractions[0] * num_rows)
+    val_end = round((fractions[0] + fractions[1]) * num_rows)
+    parts = order[:train_end], order[train_end:val_end], order[val_end:]
+    return Split(*(part.sort().values for part in parts))

@@ -1,0 +1,60 @@
+"""Checkpoints of tensors and primitives, from which a network is built again."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from plstm_graph.errors import InputError
+from plstm_graph.models import GINE, PLSTM
+
+_NETWORKS = {"PLSTM": PLSTM, "GINE": GINE}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of :class:`~plstm_graph.task.GraphTask` without unpickling code.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file is missing, unreadable, or no checkpoint of a :class:`GraphTask`.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"There is no checkpoint file {str(path)!r}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever foreign bytes lead its unpickler to
+        raise InputError(f"The file {str(path)!r} cannot be read as a checkpoint.") from error
+    parts = checkpoint if isinstance(checkpoint, dict) else {}
+    if "state_dict" not in parts or "network" not in parts.get("hyper_parameters", {}):
+        raise InputError(f"The file {str(path)!r} is no checkpoint of a GraphTask.")
+    return parts
+
+
+def describe_network(network: nn.Module) -> dict[str, Any] | None:
+    """Write down how a known network was built: its attributes are named as its arguments."""
+    name = type(network).__name__
+    if _NETWORKS.get(name) is not type(network):
+        return None
+    arguments = inspect.signature(type(network)).parameters
+    return {
+        "class_path": f"plstm_graph.models.{name}",
+        "init_args": {argument: getattr(network, argument) for argument in arguments},
+    }
+
+
+def build_network(description: dict[str, Any] | None) -> PLSTM | GINE:
+    """Build a network with fresh weights from what :func:`describe_network` has written down.
+
+    Raises:
+        InputError: The description is of none of this package's networks.
+    """
+    if description is None:
+        raise InputError("The checkpoint is of a network of your own: pass it as network=....")
+    name = description["class_path"].rpartition(".")[2]
+    if name not in _NETWORKS:
+        raise InputError(f"The checkpoint names the network {name!r}; known are {', '.join(_NETWORKS)}.")
+    return _NETWORKS[name](**description["init_args"])

@@ -1,0 +1,6 @@
+"""Graph layers."""
+
+from plstm_graph.conv.gates import STMGates
+from plstm_graph.conv.plstm_conv import PLSTMConv
+
+__all__ = ["PLSTMConv", "STMGates"]

@@ -1,0 +1,117 @@
+"""Source, transition, mark and direct gates from node and bond features, stable by construction."""
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import Linear
+
+from plstm_graph.dag import LineGraphDAG
+from plstm_graph.errors import InputError
+from plstm_graph.kernels import Gates, Mode
+
+#: Logits of the transitions at the start, from the first head to the last: 1/e is left after about 3000
+#: bonds and after 8. The first keeps signals over any molecule, the last looks at the neighbourhood.
+_LONGEST, _SHORTEST = 8.0, 2.0
+
+#: Shares of a P-mode edge are ratios of positive weights; the floor keeps them defined.
+_WEIGHT_FLOOR = 1e-6
+
+
+class STMGates(nn.Module):
+    r"""Gates of one or both directions of a DAG.
+
+    With node features x, bond features b and logistic function σ, for an edge e from n to m that is
+    entered by e' and for every head:
+
+    .. math::
+        S_e = \sigma(W_S [x_n, b_e]) \qquad M_e = \sigma(W_M [x_m, b_e]) \qquad D_n = W_D x_n + 1
+
+        \text{P: } T_{e'e} = \sigma(a_{e'}) \frac{w_e}{\sum_{(e',f)} w_f} \qquad
+        \text{D: } T_{e'e} = \sigma(a_{e'} + c_e)
+
+    with :math:`a_{e'} = W_A [x_n, b_{e'}]`, :math:`c_e = W_C [x_m, b_e]` and :math:`w_e = \sigma(c_e)`.
+    In P-mode the transitions out of an edge sum to σ(a) ≤ 1, in D-mode each is below 1. No tensor is
+    wider than the heads along lines: a linear map of [b_{e'}, x_n, b_e, x_m] is a sum of maps of its parts.
+
+    Args:
+        in_channels: width of x, -1 to take it from the first call.
+        heads: H.
+        mode: ``"P"`` or ``"D"``.
+        bidirectional: gates for the reversed DAG too.
+        edge_dim: width of b, ``None`` for none.
+
+    Source: arXiv 2506.11997, Section 3 and Equation 9.
+    """
+
+    def __init__(
+        self, in_channels: int, heads: int, mode: Mode, bidirectional: bool, edge_dim: int | None
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.mode = mode
+        self.directions = 2 if bidirectional else 1
+        # Per direction: source, mark, a, c. The direct gate has no direction. The offsets stand apart
+        # from the map, since they have values of their own to start from.
+        self.lin_node = Linear(in_channels, (4 * self.directions + 1) * heads, bias=False)
+        self.offset = nn.Parameter(torch.empty(4 * self.directions + 1, heads))
+        self.lin_edge = None
+        if edge_dim is not None:
+            self.lin_edge = Linear(edge_dim, 4 * self.directions * heads, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with open transitions, so that gradients cross a thousand bonds (in the first head)."""
+        self.lin_node.reset_parameters()
+        if self.lin_edge is not None:
+            self.lin_edge.reset_parameters()
+        with torch.no_grad():
+            self.offset.zero_()
+            self.offset[2:-1:4] = torch.linspace(_LONGEST, _SHORTEST, self.heads)
+            self.offset[-1] = 1
+
+    def forward(self, x: Tensor, edge_attr: Tensor | None, dag: LineGraphDAG) -> tuple[list[Gates], Tensor]:
+        """Source [E,H], transition [L,H] and mark [E,H] per direction, and direct [N,H], in the dag's order.
+
+        Args:
+            x: [N, in_channels].
+            edge_attr: [C, edge_dim] for the columns of edge_index.
+            dag: its ``edge_id`` are columns of edge_index.
+        """
+        logits = self.lin_node(x) + self.offset.flatten()
+        *nodes, direct = logits.split([4 * self.heads] * self.directions + [self.heads], dim=1)
+        edges = self._edge_logits(edge_attr, dag)
+        gates = []
+        for i, node in enumerate(nodes):
+            start, end = (dag.src, dag.dst) if i == 0 else (dag.dst, dag.src)
+            before, after = (dag.pred, dag.succ) if i == 0 else (dag.succ, dag.pred)
+            at_start = node[:, : self.heads].index_select(0, start)  # [E, H]
+            at_end = node[:, self.heads :].index_select(0, end)  # [E, 3H]
+            logits = torch.cat([at_start, at_end], dim=1)
+            if edges is not None:
+                logits = logits + edges[i]
+            source, mark, a, c = logits.split(self.heads, dim=1)
+            transition = self._transition(a, c, before, after)
+            gates.append((source.sigmoid(), transition, mark.sigmoid()))
+        return gates, direct
+
+    def _edge_logits(self, edge_attr: Tensor | None, dag: LineGraphDAG) -> tuple[Tensor, ...] | None:
+        """What the bonds add, in the dag's order: [E, 4H] a direction."""
+        if edge_attr is None:
+            return None
+        if self.lin_edge is None:
+            raise InputError(
+                "edge_attr was given, but the layer was built without edge_dim; pass edge_dim to it."
+            )
+        edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 1 else edge_attr
+        wanted = self.lin_edge.in_channels
+        if edge_attr.dim() != 2 or wanted not in (-1, edge_attr.size(1)):
+            raise InputError(f"edge_attr needs the shape [num_edges, {wanted}], not {list(edge_attr.shape)}.")
+        return self.lin_edge(edge_attr).index_select(0, dag.edge_id).chunk(self.directions, dim=1)
+
+    def _transition(self, a: Tensor, c: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """Transitions [L, H] of the lines before → after."""
+        if self.mode == "D":
+            return (a.index_select(0, before) + c.index_select(0, after)).sigmoid()
+        weight = c.sigmoid() + _WEIGHT_FLOOR
+        shares = weight.index_select(0, after)
+        total = torch.zeros_like(weight).index_add(0, before, shares)
+        return shares * (a.sigmoid() / total.clamp(min=_WEIGHT_FLOOR)).index_select(0, before)

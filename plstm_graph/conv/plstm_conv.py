@@ -1,0 +1,138 @@
+"""PLSTMConv: a layer whose linear recurrence crosses a whole molecule."""
+
+from torch import Tensor
+from torch_geometric.nn import Linear, MessagePassing
+
+from plstm_graph.conv.gates import STMGates
+from plstm_graph.conv.shared_dag import shared_dag
+from plstm_graph.dag import LineGraphDAG, Orientation
+from plstm_graph.errors import InputError
+from plstm_graph.kernels import Backend, Mode, stm
+
+
+class PLSTMConv(MessagePassing):
+    r"""The pLSTM graph layer from the `"pLSTM: parallelizable Linear Source Transition Mark networks"
+    <https://arxiv.org/abs/2506.11997>`_ paper: a linear recurrence along the line graph of an oriented graph.
+
+    .. math::
+        C_e = S_e \, k_{src(e)} v_{src(e)}^T + \sum_{(e',e)} T_{e'e} \, C_{e'}, \qquad
+        x'_n = W_O \Big( \sum_{e: dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n \Big)
+
+    with :math:`q = W_Q x / \sqrt{K}`, :math:`k = W_K x`, :math:`v = W_V x` per head and gates from node
+    and bond features (:class:`~plstm_graph.conv.gates.STMGates`).
+
+    A graph with both directions of every bond is oriented to a DAG; a directed one must be acyclic and
+    keeps its directions. An atom hears from its ancestors and, if ``bidirectional``, from its descendants.
+    With the default orientation, atoms in different branches of the centre meet after two layers.
+
+    Args:
+        in_channels: width of the input, -1 to take it from the first call.
+        out_channels: width of the output, a multiple of ``heads``.
+        heads: H; every head has out_channels / H query, key and value channels.
+        mode: ``"P"`` (propagation: what an edge holds is shared out among its successors) or ``"D"``
+            (distribution: it goes whole to each of them, along a multitree).
+        bidirectional: walk the reversed DAG as well, with gates of its own.
+        edge_dim: width of the bond features, which feed the source, transition and mark gates.
+        orientation: how undirected graphs become DAGs, see :func:`plstm_graph.dag.rank_nodes`.
+        bias: additive biases of the query, key, value and output maps; the gates always have offsets.
+        backend: see :func:`plstm_graph.kernels.stm`.
+        **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`.
+
+    Shapes:
+        - **input:** node features :math:`(|V|, F_{in})`, edge indices :math:`(2, |E|)`, bond features
+          :math:`(|E|, D)` *(optional)*
+        - **output:** node features :math:`(|V|, F_{out})`
+
+    Raises:
+        InputError: shapes that do not fit, or a graph that cannot be oriented.
+
+    Complexity: see :func:`plstm_graph.kernels.stm`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        heads: int = 4,
+        mode: Mode = "P",
+        bidirectional: bool = True,
+        edge_dim: int | None = None,
+        orientation: Orientation = "center",
+        bias: bool = True,
+        backend: Backend = "auto",
+        **kwargs: object,
+    ) -> None:
+        super().__init__(aggr="add", **kwargs)
+        if heads < 1 or out_channels < 1 or out_channels % heads:
+            raise InputError(
+                f"out_channels must be a multiple of heads, but {out_channels} is not one of {heads}."
+            )
+        if mode not in ("P", "D"):
+            raise InputError(f"mode must be 'P' or 'D', not {mode!r}.")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.heads = heads
+        self.mode: Mode = mode
+        self.bidirectional = bidirectional
+        self.edge_dim = edge_dim
+        self.orientation = orientation
+        self.backend: Backend = backend
+        self.lin_query = Linear(in_channels, out_channels, bias=bias)
+        self.lin_key = Linear(in_channels, out_channels, bias=bias)
+        self.lin_value = Linear(in_channels, out_channels, bias=bias)
+        self.gates = STMGates(in_channels, heads, mode, bidirectional, edge_dim)
+        self.lin_out = Linear(out_channels, out_channels, bias=bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew."""
+        super().reset_parameters()
+        for module in (self.lin_query, self.lin_key, self.lin_value, self.gates, self.lin_out):
+            module.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None = None,
+        batch: Tensor | None = None,
+        dag: LineGraphDAG | None = None,
+    ) -> Tensor:
+        """Run the layer.
+
+        Args:
+            x: [N, in_channels].
+            edge_index: [2, C].
+            edge_attr: [C, edge_dim].
+            batch: [N] sorted; never needed, checked against the bonds when a DAG is built.
+            dag: the prepared line graph of ``edge_index``. Without it one is built from ``edge_index``,
+                with ``x`` and ``edge_attr`` to break ties, and shared with the layers that are called
+                with the same ``edge_index`` afterwards.
+
+        Returns:
+            [N, out_channels].
+        """
+        if x.dim() != 2 or self.in_channels not in (-1, x.size(1)):
+            raise InputError(f"x needs the shape [num_nodes, {self.in_channels}], not {list(x.shape)}.")
+        if edge_attr is not None and edge_attr.size(0) != edge_index.size(1):
+            rows, columns = edge_attr.size(0), edge_index.size(1)
+            raise InputError(f"edge_attr has {rows} rows, but edge_index has {columns} columns.")
+        if dag is None:
+            dag = shared_dag(edge_index, x, edge_attr, batch, self.orientation)
+        elif dag.num_nodes != x.size(0):
+            raise InputError(f"the DAG has {dag.num_nodes} nodes, but x has {x.size(0)} rows.")
+        query = self.lin_query(x) * (self.out_channels // self.heads) ** -0.5
+        query, key, value = (
+            y.unflatten(1, (self.heads, -1)) for y in (query, self.lin_key(x), self.lin_value(x))
+        )
+        gates, direct = self.gates(x, edge_attr, dag)
+        (source, transition, mark), reverse = gates[0], gates[1] if self.bidirectional else None
+        hidden = stm(
+            query, key, value, source, transition, mark, direct, dag,
+            mode=self.mode, reverse=reverse, backend=self.backend,
+        )  # fmt: skip
+        return self.lin_out(hidden.flatten(1))
+
+    def __repr__(self) -> str:
+        channels = f"{self.in_channels}, {self.out_channels}"
+        return f"{type(self).__name__}({channels}, heads={self.heads}, mode={self.mode})"

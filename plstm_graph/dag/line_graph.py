@@ -1,0 +1,283 @@
+"""LineGraphDAG: edges, line edges and blocks of oriented graphs, as tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch_geometric.data import Data
+
+from plstm_graph.dag.adjacency import incoming_lines, oriented_edges
+from plstm_graph.dag.levels import edge_levels, line_levels
+from plstm_graph.dag.multitree import multitree_lines
+from plstm_graph.dag.orientation import Orientation, Structure, check_edge_index, resolve
+from plstm_graph.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class LineGraphDAG:
+    """The line graph of a DAG, or of a batch of DAGs: the one structure that the op works on.
+
+    Edges are grouped by block and, inside a block, in topological order: all predecessors of an edge
+    stand before it. A block is a range of nodes that no edge leaves; the graphs of a batch always fall
+    into different blocks, and the components of a graph usually do.
+
+    Attributes:
+        num_nodes: N.
+        edge_id: [E] column of edge_index (or of the list given) that the edge came from.
+        src, dst: [E] nodes.
+        pred_ptr, pred: [E+1], [L] incoming line edges (CSR): edge e continues ``pred[pred_ptr[e] :
+            pred_ptr[e+1]]``.
+        succ: [L] the edge that a line leads to: ``pred[l]`` → ``succ[l]``.
+        line_id: [L] position in the list of lines given; 0 … L-1 where none was.
+        multitree: [L] bool, the lines that D-mode keeps: at most one path between any two edges.
+        level: [E] longest path to an edge, in line edges.
+        node_ptr, edge_ptr: [B+1] first node and edge of every block.
+
+    All index tensors are int64 and are validated when they are made; the structure is immutable.
+    """
+
+    num_nodes: int
+    edge_id: Tensor
+    src: Tensor
+    dst: Tensor
+    pred_ptr: Tensor
+    pred: Tensor
+    line_id: Tensor
+    multitree: Tensor
+    level: Tensor
+    node_ptr: Tensor
+    edge_ptr: Tensor
+    succ: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        succ = torch.repeat_interleave(self.pred_ptr.diff(), output_size=self.pred.size(0))
+        object.__setattr__(self, "succ", succ)
+
+    @classmethod
+    def from_edge_index(
+        cls,
+        edge_index: Tensor,
+        num_nodes: int | None = None,
+        *,
+        rank: Orientation = "center",
+        batch: Tensor | None = None,
+        node_labels: Tensor | None = None,
+        edge_labels: Tensor | None = None,
+    ) -> "LineGraphDAG":
+        """Orient the bonds of a graph or a batch and build the line graph of the DAG.
+
+        A graph whose bonds are all given in both directions is undirected and is oriented by ``rank``;
+        one that has a bond in one direction only is directed and keeps its directions. Repeated bonds
+        count once (the first column stands for them); self loops are left out, since what a node says
+        to itself is the direct gate's part.
+
+        Args:
+            edge_index: [2, C] integer.
+            num_nodes: N; by default one more than the largest index.
+            rank: orientation, see :func:`plstm_graph.dag.rank_nodes`.
+            batch: [N] graph of every node; only checked, since blocks follow from the bonds.
+            node_labels: [N, …] what tells nodes apart before the structure does: features or RDKit's
+                canonical ranks. Without them, ends of C-O count as alike.
+            edge_labels: [C, …] the same for bonds.
+
+        Raises:
+            InputError: bad indices or ranks, bonds between graphs, or a directed cycle, which is named.
+
+        Complexity: O(C log N + L), see :func:`plstm_graph.dag.rank_nodes` for the ranking.
+        """
+        if num_nodes is None:
+            num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
+        structure = Structure(edge_index, num_nodes, node_labels, edge_labels)
+        if batch is not None:
+            _check_batch(batch, edge_index, num_nodes)
+        graph = Data(edge_index=edge_index, x=node_labels, edge_attr=edge_labels, num_nodes=num_nodes)
+        ranks = structure.rank(resolve(rank, graph))
+        ptr, nbr, out_col, in_col, _ = structure.adjacency
+        src, dst, column, edge_ptr = oriented_edges(structure.node_ptr, ranks, ptr, nbr, out_col, in_col)
+        pred_ptr, pred = incoming_lines(src, dst, num_nodes)
+        return _assemble(
+            num_nodes,
+            edge_id=column,
+            src=src,
+            dst=dst,
+            pred_ptr=pred_ptr,
+            pred=pred,
+            line_id=np.arange(len(pred)),
+            node_ptr=structure.node_ptr,
+            edge_ptr=edge_ptr,
+        ).to(edge_index.device)
+
+    @classmethod
+    def from_lines(cls, num_nodes: int, edges: Tensor, lines: Tensor) -> "LineGraphDAG":
+        """Take the edges [2, E] of a DAG and the line edges [2, L] among them as they are given.
+
+        Args:
+            num_nodes: N.
+            edges: [2, E] integer, source and destination nodes, in any order.
+            lines: [2, L] integer, positions in ``edges`` of a predecessor and its successor, in any order.
+
+        Returns:
+            One block; ``edge_id`` and ``line_id`` say where every edge and line went.
+
+        Raises:
+            InputError: bad indices, a line between edges that do not meet, a repeated line, or a cycle.
+
+        Complexity: O(N + E + L log L).
+        """
+        src, dst = check_edge_index(edges, num_nodes)
+        first, second = check_edge_index(lines, len(src))
+        apart = np.flatnonzero(dst[first] != src[second])
+        if len(apart):
+            raise InputError(
+                f"line {apart[0]} joins edges {first[apart[0]]} and {second[apart[0]]}, but the first ends "
+                f"at node {dst[first[apart[0]]]} and the second starts at node {src[second[apart[0]]]}."
+            )
+        level, done = line_levels(first, second, len(src))
+        if done < len(src):
+            edge = np.argmin(level)
+            raise InputError(f"edge {edge} ({src[edge]}→{dst[edge]}) lies on or behind a directed cycle.")
+        order = np.lexsort((np.arange(len(src)), level))
+        place = np.argsort(order)
+        line_id = np.lexsort((place[first], place[second]))
+        pred, succ = place[first][line_id], place[second][line_id]
+        repeated = np.flatnonzero((pred[1:] == pred[:-1]) & (succ[1:] == succ[:-1]))
+        if len(repeated):
+            raise InputError(f"lines {line_id[repeated[0]]} and {line_id[repeated[0] + 1]} are the same.")
+        pred_ptr = np.searchsorted(succ, np.arange(len(src) + 1))
+        return _assemble(
+            num_nodes,
+            edge_id=order,
+            src=src[order],
+            dst=dst[order],
+            pred_ptr=pred_ptr,
+            pred=pred,
+            line_id=line_id,
+            node_ptr=np.array([0, num_nodes]),
+            edge_ptr=np.array([0, len(src)]),
+        ).to(edges.device)
+
+    @classmethod
+    def batch(cls, dags: Sequence["LineGraphDAG"]) -> "LineGraphDAG":
+        """Join several DAGs into one; nodes, edges, lines and ids of each follow those of the one before."""
+        nodes = np.cumsum([0] + [dag.num_nodes for dag in dags]).tolist()
+        edges = np.cumsum([0] + [dag.num_edges for dag in dags]).tolist()
+        lines = np.cumsum([0] + [dag.num_lines for dag in dags]).tolist()
+
+        def join(name: str, offsets: Sequence[int], pointer: bool = False) -> Tensor:
+            start = 1 if pointer else 0
+            parts = [getattr(dag, name)[start:] + shift for dag, shift in zip(dags, offsets, strict=False)]
+            head = [torch.zeros(1, dtype=torch.int64, device=parts[0].device if parts else None)]
+            return torch.cat(head + parts if pointer else parts or [head[0][:0]])
+
+        keep = [dag.multitree for dag in dags] or [torch.zeros(0, dtype=torch.bool)]
+        return cls(
+            num_nodes=nodes[-1],
+            edge_id=join("edge_id", edges),
+            src=join("src", nodes),
+            dst=join("dst", nodes),
+            pred_ptr=join("pred_ptr", lines, pointer=True),
+            pred=join("pred", edges),
+            line_id=join("line_id", lines),
+            multitree=torch.cat(keep),
+            level=join("level", [0] * len(dags)),
+            node_ptr=join("node_ptr", nodes, pointer=True),
+            edge_ptr=join("edge_ptr", edges, pointer=True),
+        )
+
+    @property
+    def num_edges(self) -> int:
+        """E, the number of DAG edges (bonds)."""
+        return self.src.size(0)
+
+    @property
+    def num_lines(self) -> int:
+        """L, the number of line edges."""
+        return self.pred.size(0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.src.device
+
+    @cached_property
+    def level_order(self) -> Tensor:
+        """[E] the edges sorted by level."""
+        return torch.argsort(self.level, stable=True)
+
+    @cached_property
+    def level_ptr(self) -> Tensor:
+        """[num_levels + 1] where every level begins in ``level_order``."""
+        counts = torch.bincount(self.level)
+        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+    @property
+    def num_levels(self) -> int:
+        """Length of the longest chain of edges."""
+        return self.level_ptr.size(0) - 1
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "LineGraphDAG":
+        """The same structure on another device."""
+        if torch.device(device) == self.device:
+            return self
+        tensors = {
+            part.name: getattr(self, part.name).to(device, non_blocking=non_blocking)
+            for part in fields(self)
+            if part.init and part.name != "num_nodes"
+        }
+        return LineGraphDAG(num_nodes=self.num_nodes, **tensors)
+
+    def reverse(self) -> "LineGraphDAG":
+        """The DAG with every edge turned round; its ids say where each edge and line came from.
+
+        Edges stand in the opposite order inside their block, which is topological again, so that
+        ``dag.reverse().reverse()`` equals ``dag``. The multitree is kept: its reverse is one too.
+        """
+        dag = self.to("cpu")
+        edge_ptr = dag.edge_ptr.numpy()
+        block_ends = np.repeat(edge_ptr[:-1] + edge_ptr[1:] - 1, np.diff(edge_ptr))
+        flipped = block_ends - np.arange(dag.num_edges)  # an involution on positions
+        pred, succ = flipped[dag.succ.numpy()], flipped[dag.pred.numpy()]
+        lines = np.lexsort((pred, succ))
+        pred_ptr = np.searchsorted(succ[lines], np.arange(dag.num_edges + 1))
+        level = edge_levels(pred_ptr, pred[lines])
+        order = torch.from_numpy(flipped)
+        return LineGraphDAG(
+            num_nodes=dag.num_nodes,
+            edge_id=dag.edge_id[order],
+            src=dag.dst[order],
+            dst=dag.src[order],
+            pred_ptr=torch.from_numpy(pred_ptr),
+            pred=torch.from_numpy(pred[lines]),
+            line_id=dag.line_id[torch.from_numpy(lines)],
+            multitree=dag.multitree[torch.from_numpy(lines)],
+            level=torch.from_numpy(level),
+            node_ptr=dag.node_ptr,
+            edge_ptr=dag.edge_ptr,
+        ).to(self.device)
+
+    def __repr__(self) -> str:
+        sizes = f"nodes={self.num_nodes}, edges={self.num_edges}, lines={self.num_lines}"
+        return f"{type(self).__name__}({sizes}, blocks={self.node_ptr.size(0) - 1})"
+
+
+def _assemble(num_nodes: int, **arrays: NDArray[np.int64]) -> LineGraphDAG:
+    """Add the multitree and the levels to arrays in topological order, and turn all into tensors."""
+    pred_ptr, pred = arrays["pred_ptr"], arrays["pred"]
+    arrays |= {"multitree": multitree_lines(pred_ptr, pred), "level": edge_levels(pred_ptr, pred)}
+    return LineGraphDAG(num_nodes, **{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def _check_batch(batch: Tensor, edge_index: Tensor, num_nodes: int) -> None:
+    """Say so if ``batch`` does not fit the graph."""
+    if batch.shape != (num_nodes,):
+        raise InputError(f"batch needs the shape [{num_nodes}], not {list(batch.shape)}.")
+    if (batch.diff() < 0).any():
+        raise InputError("batch must be sorted: the nodes of a graph follow each other.")
+    between = (batch[edge_index[0].long()] != batch[edge_index[1].long()]).nonzero()
+    if between.numel():
+        column = int(between[0])
+        raise InputError(f"column {column} of edge_index joins nodes of two graphs of the batch.")

@@ -1,0 +1,59 @@
+"""What the op refuses, in a sentence."""
+
+from typing import get_args
+
+from torch import Tensor
+
+from plstm_graph.dag import LineGraphDAG
+from plstm_graph.errors import InputError
+from plstm_graph.kernels.cost import Backend
+
+
+def check_names(mode: str, backend: str, dag: LineGraphDAG) -> None:
+    """Refuse unknown modes and backends."""
+    if mode not in ("P", "D"):
+        raise InputError(f"mode must be 'P' or 'D', not {mode!r}.")
+    if backend not in get_args(Backend):
+        raise InputError(
+            f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, not {backend!r}."
+        )
+    if backend == "cpu" and dag.device.type != "cpu":
+        raise InputError(f"backend 'cpu' needs tensors on the CPU, not on {dag.device}.")
+
+
+def check_nodes(query: Tensor, key: Tensor, value: Tensor, direct: Tensor, dag: LineGraphDAG) -> None:
+    """Refuse node inputs that do not fit each other or the DAG."""
+    if query.dim() != 3 or query.size(0) != dag.num_nodes or 0 in query.shape[1:]:
+        raise InputError(f"query needs the shape [{dag.num_nodes}, heads, dim], not {list(query.shape)}.")
+    if key.shape != query.shape:
+        raise InputError(f"key needs query's shape {list(query.shape)}, not {list(key.shape)}.")
+    if value.dim() != 3 or value.shape[:2] != query.shape[:2] or value.size(2) == 0:
+        raise InputError(f"value needs the shape {[*query.shape[:2], 'dim']}, not {list(value.shape)}.")
+    if direct.shape != query.shape[:2]:
+        raise InputError(f"direct needs the shape {list(query.shape[:2])}, not {list(direct.shape)}.")
+    for name, tensor in (("query", query), ("key", key), ("value", value), ("direct", direct)):
+        _check_tensor(name, tensor, dag)
+
+
+def check_gates(
+    prefix: str, source: Tensor, transition: Tensor, mark: Tensor, heads: int, dag: LineGraphDAG
+) -> None:
+    """Refuse gates that do not fit the DAG."""
+    rows = (
+        ("source", source, dag.num_edges),
+        ("transition", transition, dag.num_lines),
+        ("mark", mark, dag.num_edges),
+    )
+    for name, gate, count in rows:
+        if gate.shape != (count, heads):
+            raise InputError(f"{prefix}{name} needs the shape {[count, heads]}, not {list(gate.shape)}.")
+        _check_tensor(prefix + name, gate, dag)
+
+
+def _check_tensor(name: str, tensor: Tensor, dag: LineGraphDAG) -> None:
+    if not tensor.is_floating_point():
+        raise InputError(f"{name} must be floating point, not {tensor.dtype}.")
+    if tensor.device != dag.device:
+        raise InputError(
+            f"{name} is on {tensor.device}, but the DAG is on {dag.device}; move it with dag.to()."
+        )

@@ -1,0 +1,40 @@
+"""The cost model: which form and which backend a graph takes, from sizes alone."""
+
+from typing import Literal
+
+import torch
+from numba import njit
+
+from plstm_graph.dag import LineGraphDAG
+
+Backend = Literal["auto", "reference", "gating", "cpu"]
+
+#: Off the CPU, blocks above this many nodes or edges go by level: dense matrices grow with the square.
+_LARGEST_DENSE_BLOCK = 512
+
+
+@njit(cache=True, nogil=True)
+def gating_operations(nodes, edges, lines, key_dim, value_dim, directions):
+    """Multiply-adds of one block and head in gating form: a solve over node rows, then two dense products."""
+    return nodes * nodes * (key_dim + value_dim) + directions * (edges + lines) * nodes
+
+
+@njit(cache=True, nogil=True)
+def state_operations(edges, lines, key_dim, value_dim, directions):
+    """Multiply-adds of one block and head in state form: a solve over states, filled once and read once."""
+    return directions * (2 * edges + lines) * key_dim * value_dim
+
+
+@njit(cache=True, nogil=True)
+def prefers_states(nodes, edges, lines, key_dim, value_dim, directions):
+    """Whether the fused kernels take the state form for a block: narrow heads and long molecules."""
+    dense = gating_operations(nodes, edges, lines, key_dim, value_dim, directions)
+    return state_operations(edges, lines, key_dim, value_dim, directions) < dense
+
+
+def choose_backend(dag: LineGraphDAG) -> Backend:
+    """Backend of ``"auto"``: fused on the CPU; elsewhere dense matrices while all blocks are small."""
+    if dag.device.type == "cpu":
+        return "cpu"
+    extents = torch.cat([dag.node_ptr.diff(), dag.edge_ptr.diff()])
+    return "gating" if extents.numel() == 0 or int(extents.max()) <= _LARGEST_DENSE_BLOCK else "reference"

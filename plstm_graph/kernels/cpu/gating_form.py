@@ -1,0 +1,183 @@
+"""A block in gating form: rows of (I - T)^{-1} S_inc over its nodes, then one attention-like pass (Numba)."""
+
+import numpy as np
+
+from plstm_graph.kernels.cpu.solve import clear, dot, jit, solve, transition_gradient
+
+#: Rows of dense scratch are padded to whole vectors, which keeps inner loops free of remainders.
+_LANES = 8
+
+
+@jit
+def _padded(count):
+    return (count + _LANES - 1) // _LANES * _LANES
+
+
+@jit
+def scratch(nodes, edges, key_dim, value_dim, directions, like):
+    """Memory for the largest block that a call meets in this form; columns of padding are zero for good."""
+    width = _padded(nodes)
+    by_node = np.zeros((3, nodes, width), like.dtype)
+    by_edge = np.empty((directions + 1, edges, width), like.dtype)
+    by_dim = np.zeros((4, nodes, _padded(max(key_dim, value_dim))), like.dtype)
+    transposed = np.zeros((2, max(key_dim, value_dim), width), like.dtype)
+    return by_node, by_edge, by_dim, transposed
+
+
+@jit
+def _accumulate_product(a, b, c, rows, inner, cols):
+    """c[:rows, :cols] += a[:rows, :inner] @ b[:inner, :cols], four rows of b at a time."""
+    for i in range(rows):
+        k = 0
+        while k + 4 <= inner:
+            a0, a1, a2, a3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
+            for j in range(cols):
+                c[i, j] += a0 * b[k, j] + a1 * b[k + 1, j] + a2 * b[k + 2, j] + a3 * b[k + 3, j]
+            k += 4
+        while k < inner:
+            a0 = a[i, k]
+            for j in range(cols):
+                c[i, j] += a0 * b[k, j]
+            k += 1
+
+
+@jit
+def _load(rows, h, block, out):
+    """out[:count] = rows of the block's nodes at head h, zeros in the padding; returns the padded width."""
+    node, count, _, _ = block
+    dim, width = rows.shape[2], _padded(rows.shape[2])
+    for n in range(count):
+        for j in range(dim):
+            out[n, j] = rows[node + n, h, j]
+        for j in range(dim, width):
+            out[n, j] = 0
+    return width
+
+
+@jit
+def _load_transposed(rows, h, block, out):
+    """out[:, :count] = the same, transposed."""
+    node, count, _, _ = block
+    clear(out, rows.shape[2], _padded(count))
+    for n in range(count):
+        for j in range(rows.shape[2]):
+            out[j, n] = rows[node + n, h, j]
+
+
+@jit
+def _store_product(a, b, scratch, h, block, out):
+    """Rows of the block's nodes at head h in ``out`` = a @ b."""
+    node, count, _, _ = block
+    width = _padded(out.shape[2])
+    clear(scratch, count, width)
+    _accumulate_product(a, b, scratch, count, count, width)
+    for n in range(count):
+        for j in range(out.shape[2]):
+            out[node + n, h, j] = scratch[n, j]
+
+
+@jit
+def _gating_matrix(gating, rows, direct, gates, directions, h, dag, block):
+    """Fill ``gating`` [nodes, nodes] with M_inc (I - T)^{-1} S_inc + diag(D), both directions added.
+
+    Leaves (I - T)^{-1} S_inc of each direction in ``rows`` [directions, edges, nodes].
+    """
+    node, count, first, last = block
+    width = _padded(count)
+    clear(gating, count, width)
+    for reverse in range(directions):
+        source, transition, mark = gates[reverse]
+        start, end, resolved = dag[reverse], dag[1 - reverse], rows[reverse]
+        clear(resolved, last - first, width)
+        for e in range(first, last):
+            resolved[e - first, start[e] - node] = source[e, h]
+        solve(resolved, width, transition, h, dag, block, reverse)
+        for e in range(first, last):
+            m, into, row = mark[e, h], gating[end[e] - node], resolved[e - first]
+            for j in range(width):
+                into[j] += m * row[j]
+    for n in range(count):
+        gating[n, n] += direct[node + n, h]
+
+
+@jit
+def forward_block(nodes, gates, directions, h, dag, block, memory, out):
+    """Write the block's rows of ``out`` [N, H, V] at head h."""
+    query, key, value, direct = nodes
+    by_node, by_edge, by_dim, transposed = memory
+    gating, scores, _ = by_node
+    count, width = block[1], _padded(block[1])
+    _gating_matrix(gating, by_edge, direct, gates, directions, h, dag, block)
+    _load(query, h, block, by_dim[0])
+    _load(value, h, block, by_dim[1])
+    _load_transposed(key, h, block, transposed[0])
+    clear(scores, count, width)
+    _accumulate_product(by_dim[0], transposed[0], scores, count, key.shape[2], width)
+    for n in range(count):
+        for m in range(width):
+            scores[n, m] *= gating[n, m]
+    _store_product(scores, by_dim[1], by_dim[2], h, block, out)
+
+
+@jit
+def backward_block(grad, nodes, gates, directions, h, dag, block, memory, node_grads, gate_grads):
+    """Write the gradients of the block's nodes, edges and lines at head h."""
+    query, key, value, direct = nodes
+    grad_query, grad_key, grad_value, grad_direct = node_grads
+    by_node, by_edge, by_dim, transposed = memory
+    gating, scores, reached = by_node
+    q, k, g, product = by_dim
+    node, count, _, _ = block
+    width = _padded(count)
+    _gating_matrix(gating, by_edge, direct, gates, directions, h, dag, block)
+    _load(query, h, block, q)
+    _load(key, h, block, k)
+    _load(grad, h, block, g)
+    _load_transposed(key, h, block, transposed[0])
+    _load_transposed(value, h, block, transposed[1])
+    clear(scores, count, width)
+    _accumulate_product(q, transposed[0], scores, count, key.shape[2], width)
+    clear(reached, count, width)
+    _accumulate_product(g, transposed[1], reached, count, value.shape[2], width)
+    for n in range(count):
+        for m in range(width):
+            score, reach, gate = scores[n, m], reached[n, m], gating[n, m]
+            scores[n, m] = score * reach  # from here on the gradient of the gating matrix
+            reached[n, m] = gate * reach  # … of the scores
+            gating[n, m] = gate * score  # … and the attention weights
+    _store_product(reached, k, product, h, block, grad_query)
+    _store_product(reached.T, q, product, h, block, grad_key)
+    _store_product(gating.T, g, product, h, block, grad_value)
+    for n in range(count):
+        grad_direct[node + n, h] = scores[n, n]
+    for reverse in range(directions):
+        _gate_gradients(
+            scores,
+            by_edge[reverse],
+            by_edge[directions],
+            gates[reverse],
+            h,
+            dag,
+            block,
+            reverse,
+            gate_grads[reverse],
+        )
+
+
+@jit
+def _gate_gradients(grad_gating, rows, adjoint, gates, h, dag, block, reverse, gate_grads):
+    """Gradients of source, transition and mark of one direction from that of the gating matrix."""
+    _, transition, mark = gates
+    grad_source, grad_transition, grad_mark = gate_grads
+    start, end = dag[reverse], dag[1 - reverse]
+    node, count, first, last = block
+    width = _padded(count)
+    for e in range(first, last):
+        at_end, row, m = grad_gating[end[e] - node], adjoint[e - first], mark[e, h]
+        grad_mark[e, h] = dot(at_end, rows[e - first], width)
+        for j in range(width):
+            row[j] = m * at_end[j]
+    solve(adjoint, width, transition, h, dag, block, 1 - reverse)
+    for e in range(first, last):
+        grad_source[e, h] = adjoint[e - first, start[e] - node]
+    transition_gradient(adjoint, rows, width, h, dag, block, reverse, grad_transition)

@@ -1,0 +1,78 @@
+"""The fused kernels over a range of blocks: each in the form that takes fewer operations (Numba)."""
+
+from plstm_graph.kernels.cost import prefers_states
+from plstm_graph.kernels.cpu import gating_form, state_form
+from plstm_graph.kernels.cpu.solve import jit
+
+_gating_scratch, _gating_forward = gating_form.scratch, gating_form.forward_block
+_state_scratch, _state_forward = state_form.scratch, state_form.forward_block
+_gating_backward, _state_backward = gating_form.backward_block, state_form.backward_block
+
+
+@jit
+def _block(b, dag, borders, dims):
+    """Block b as (first node, number of nodes, first edge, last edge + 1), and whether it prefers states."""
+    node_ptr, edge_ptr = borders
+    key_dim, value_dim, directions = dims
+    node, first, last = node_ptr[b], edge_ptr[b], edge_ptr[b + 1]
+    count = node_ptr[b + 1] - node
+    lines = dag[2][last] - dag[2][first]
+    states = prefers_states(count, last - first, lines, key_dim, value_dim, directions)
+    return (node, count, first, last), states
+
+
+@jit
+def _largest(first_block, last_block, dag, borders, dims):
+    """Most nodes and edges among the blocks in gating form, most edges among those in state form."""
+    nodes, edges, state_edges = 1, 1, 0
+    for b in range(first_block, last_block):
+        (_, count, first, last), states = _block(b, dag, borders, dims)
+        if states:
+            state_edges = max(state_edges, last - first)
+        else:
+            nodes, edges = max(nodes, count), max(edges, last - first)
+    return nodes, edges, state_edges
+
+
+@jit
+def forward(first_block, last_block, nodes, gates, directions, dag, borders, out):
+    """Write the output of blocks ``first_block … last_block - 1`` to ``out`` [N, H, V].
+
+    Args:
+        nodes: (query, key, value, direct).
+        gates: (source, transition, mark) of the DAG and of the reversed one, used if ``directions`` is 2.
+        dag: (src, dst, pred_ptr, pred).
+        borders: (node_ptr, edge_ptr).
+    """
+    dims = (nodes[1].shape[2], nodes[2].shape[2], directions)
+    most_nodes, most_edges, state_edges = _largest(first_block, last_block, dag, borders, dims)
+    dense = _gating_scratch(most_nodes, most_edges, dims[0], dims[1], directions, out)
+    cells = _state_scratch(state_edges, dims[0], dims[1], out)
+    for b in range(first_block, last_block):
+        block, states = _block(b, dag, borders, dims)
+        for h in range(out.shape[1]):
+            if states:
+                _state_forward(nodes, gates, directions, h, dag, block, cells, out)
+            else:
+                _gating_forward(nodes, gates, directions, h, dag, block, dense, out)
+
+
+@jit
+def backward(first_block, last_block, grad, nodes, gates, directions, dag, borders, node_grads, gate_grads):
+    """Write the gradients of blocks ``first_block … last_block - 1``; all but the inputs is computed anew.
+
+    Args:
+        grad: [N, H, V] gradient of the output.
+        node_grads, gate_grads: laid out like ``nodes`` and ``gates`` (see :func:`forward`).
+    """
+    dims = (nodes[1].shape[2], nodes[2].shape[2], directions)
+    most_nodes, most_edges, state_edges = _largest(first_block, last_block, dag, borders, dims)
+    dense = _gating_scratch(most_nodes, most_edges, dims[0], dims[1], directions, grad)
+    cells = _state_scratch(state_edges, dims[0], dims[1], grad)
+    for b in range(first_block, last_block):
+        block, states = _block(b, dag, borders, dims)
+        for h in range(grad.shape[1]):
+            if states:
+                _state_backward(grad, nodes, gates, directions, h, dag, block, cells, node_grads, gate_grads)
+            else:
+                _gating_backward(grad, nodes, gates, directions, h, dag, block, dense, node_grads, gate_grads)

@@ -1,0 +1,72 @@
+"""The recurrence as the paper writes it, by level, in plain differentiable torch: the oracle."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from plstm_graph.dag import LineGraphDAG
+from plstm_graph.kernels.segments import segment_sum
+
+
+def cell_states(key: Tensor, value: Tensor, source: Tensor, transition: Tensor, dag: LineGraphDAG) -> Tensor:
+    r"""States of all edges, level by level.
+
+    .. math:: C_e = S_e \, k_{src(e)} v_{src(e)}^T + \sum_{(e',e)} T_{e'e} \, C_{e'}
+
+    Args:
+        key, value: [N, H, K], [N, H, V].
+        source, transition: [E, H], [L, H].
+        dag: edges and lines in the order of the gates.
+
+    Returns:
+        [E, H, K, V].
+
+    Complexity: O((E + L) H K V) time, O(E H K V) memory. Source: arXiv 2506.11997, Section 3.
+    """
+    outer = key.unsqueeze(-1) * value.unsqueeze(-2)  # [N, H, K, V]
+    states = source[..., None, None] * outer[dag.src]  # [E, H, K, V]
+    num_preds = dag.pred_ptr.diff()
+    for level in range(1, dag.num_levels):
+        edges = dag.level_order[dag.level_ptr[level] : dag.level_ptr[level + 1]]
+        ptr = torch.cat([dag.pred_ptr[:1], num_preds[edges].cumsum(0)])
+        # Lines of edge i of the level: pred_ptr[edge] onwards.
+        lines = torch.repeat_interleave(dag.pred_ptr[edges] - ptr[:-1], ptr.diff())
+        lines = lines + torch.arange(lines.size(0), device=lines.device)
+        arriving = transition[lines][..., None, None] * states[dag.pred[lines]]
+        states.index_put_((edges,), segment_sum(arriving, ptr), accumulate=True)
+    return states
+
+
+def marked_sums(query: Tensor, states: Tensor, mark: Tensor, dag: LineGraphDAG) -> Tensor:
+    r"""What the states bring to the nodes: :math:`\sum_{e: dst(e) = n} M_e \, q_n^T C_e`, [N, H, V]."""
+    marked = mark.unsqueeze(-1) * torch.einsum("ehk,ehkv->ehv", query[dag.dst], states)
+    order = torch.argsort(dag.dst, stable=True)
+    ptr = torch.searchsorted(dag.dst[order], torch.arange(dag.num_nodes + 1, device=dag.device))
+    return segment_sum(marked[order], ptr)
+
+
+def stm_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    direct: Tensor,
+    gates: Sequence[tuple[Tensor, Tensor, Tensor]],
+    dag: LineGraphDAG,
+) -> Tensor:
+    r"""Output of one or both directions, the second on the reversed DAG.
+
+    .. math:: h_n = \sum_{e: dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n
+
+    Shapes as in :func:`plstm_graph.kernels.stm`. Complexity: see :func:`cell_states`.
+    """
+    output = (direct * (query * key).sum(-1)).unsqueeze(-1) * value
+    for i, (source, transition, mark) in enumerate(gates):
+        if i == 1:  # ids of the turned dag are positions in this one, where the gates stand
+            edges, lines = (torch.arange(n, device=dag.device) for n in (dag.num_edges, dag.num_lines))
+            dag = replace(dag, edge_id=edges, line_id=lines).reverse()
+            source, transition, mark = source[dag.edge_id], transition[dag.line_id], mark[dag.edge_id]
+        states = cell_states(key, value, source, transition, dag)
+        output = output + marked_sums(query, states, mark, dag)
+    return output

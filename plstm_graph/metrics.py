@@ -1,0 +1,75 @@
+"""Metrics of several targets, some of whose values are missing."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.functional import mean_absolute_error, mean_squared_error
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+from torchmetrics.utilities import dim_zero_cat
+
+
+class PerTask(Metric):
+    """Mean over the tasks of a metric of each task's labelled graphs.
+
+    Tasks without a label are left out, and for classification those with one class only. With no
+    task left the value is NaN.
+
+    Args:
+        metric: Function of predictions [n] and targets [n] to a scalar.
+        binary: Whether targets are classes 0 and 1.
+    """
+
+    full_state_update = False
+    preds: list[Tensor]
+    targets: list[Tensor]
+
+    def __init__(self, metric: Callable[[Tensor, Tensor], Tensor], binary: bool = False) -> None:
+        super().__init__()
+        self.metric = metric
+        self.binary = binary
+        self.add_state("preds", default=[], dist_reduce_fx="cat")
+        self.add_state("targets", default=[], dist_reduce_fx="cat")
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        """Collect a batch; both are [B, T], and a NaN target is no label."""
+        self.preds.append(preds)
+        self.targets.append(targets)
+
+    def compute(self) -> Tensor:
+        """Return the mean over the tasks."""
+        preds, targets = dim_zero_cat(self.preds), dim_zero_cat(self.targets)
+        values = []
+        for pred, target in zip(preds.unbind(1), targets.unbind(1), strict=True):
+            labelled = ~target.isnan()
+            pred, target = pred[labelled], target[labelled]
+            if self.binary:
+                target = target.long()
+            if target.numel() and (not self.binary or target.min() != target.max()):
+                values.append(self.metric(pred, target))
+        return torch.stack(values).mean() if values else preds.new_tensor(math.nan)
+
+
+def regression_metrics() -> MetricCollection:
+    """Root mean squared and mean absolute error, in the targets' unit."""
+    return MetricCollection(
+        {"rmse": PerTask(_root_mean_squared_error), "mae": PerTask(mean_absolute_error)},
+        compute_groups=False,
+    )
+
+
+def classification_metrics() -> MetricCollection:
+    """Areas under the ROC curve and the precision-recall curve (average precision)."""
+    return MetricCollection(
+        {
+            "roc_auc": PerTask(binary_auroc, binary=True),
+            "average_precision": PerTask(binary_average_precision, binary=True),
+        },
+        compute_groups=False,
+    )
+
+
+def _root_mean_squared_error(preds: Tensor, target: Tensor) -> Tensor:
+    return mean_squared_error(preds, target, squared=False)

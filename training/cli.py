@@ -1,0 +1,243 @@
+"""LightningCLI with this project's defaults."""
+
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+import torch
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from datasets import MoleculeDataModule
+from plstm_graph.checkpoint import read_checkpoint
+from plstm_graph.errors import InputError
+from plstm_graph.task import GraphTask
+from training.report import print_table, save_learning_curve
+
+ROOT = Path(__file__).parent.parent
+PRESETS = [path.relative_to(ROOT) for path in ROOT.glob("configs/*.yaml")]
+
+# What remains of Lightning's messages concerns its own internals, or loader processes, which small
+# graphs held in memory do not need.
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+warnings.filterwarnings("ignore", message=".*does not have many workers")
+warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+
+
+class Parser(LightningArgumentParser):
+    """Reports a wrong command line as an :class:`InputError` in place of a usage page."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message in one line."""
+        key = message.partition(":")[0]
+        presets = f"presets are {', '.join(sorted(str(path) for path in PRESETS))}"
+        # Of a value that fits no member of a union, the message gives one reason per member.
+        lines = [line.strip() for line in message.partition("Errors:")[2].splitlines()]
+        reasons = [line[2:] for line in lines if line[:2] == "- " and "NoneType" not in line]
+        if "Given value: None" in message:
+            text = f"{key} is missing; pass --config FILE, {presets}"
+        elif reasons:
+            text = f"{key}: {'; '.join(reasons)}"
+        else:
+            text = " ".join(message.split())
+        if key == 'Parser key "config"':
+            text += f"; {presets}"
+        raise InputError(text.removesuffix(".") + ".") from ex
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of one training run; ``val``, ``test`` and ``baseline`` are values of ``metric``."""
+
+    network: str
+    metric: str
+    unit: str
+    val: float
+    test: float
+    baseline: float
+    parameters: int
+    seconds: float
+
+
+class GraphCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` for molecular graphs.
+
+    ``fit`` ends with a test of the best checkpoint, a picture of the learning curve and a table.
+
+    Args:
+        args: Command line; ``None`` takes ``sys.argv``.
+    """
+
+    datamodule: MoleculeDataModule
+    model: GraphTask
+    result: Result
+
+    def __init__(self, args: ArgsType = None) -> None:
+        super().__init__(
+            GraphTask,
+            MoleculeDataModule,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": 100,
+                "deterministic": True,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 1,
+                "default_root_dir": "runs",
+                "enable_model_summary": False,
+            },
+            parser_kwargs={
+                "epilog": "train.py compare CONFIG... trains several presets and prints one table."
+            },
+            auto_configure_optimizers=False,
+            # GraphTask writes down how to build itself, without the data module's classes.
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Say everything once: the data decide on the targets, the network on the orientation."""
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="CPU threads of torch; small graphs train fastest with one.",
+        )
+        parser.link_arguments(
+            "data.num_tasks", "model.network.init_args.out_channels", apply_on="instantiate"
+        )
+        for name in ("task", "target_names", "unit"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        parser.link_arguments("model.network", "data.init_args.orientation", _orientation)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse what cannot work before anything is built."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        config.weights_only = True  # a checkpoint never runs code
+        if config.ckpt_path is not None:
+            read_checkpoint(config.ckpt_path)
+        elif self.config.subcommand != "fit":
+            raise InputError(
+                f"{self.config.subcommand} needs a trained model: pass --ckpt_path FILE, the best "
+                "checkpoint of a run lies in its folder under checkpoints/."
+            )
+
+    def before_instantiate_classes(self) -> None:
+        """Set the number of threads."""
+        threads = self._get(self.config, "threads")
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add logger, progress bar and checkpoints unless the configuration names its own."""
+        config = self._get(self.config_init, "trainer")
+        if config.logger is None:
+            name = f"{type(self.datamodule).__name__}-{type(self.model.network).__name__}"
+            kwargs["logger"] = CSVLogger(config.default_root_dir, name=name.lower())
+        callbacks = list(config.callbacks or [])
+        if config.enable_progress_bar is not False:
+            callbacks.append(RichProgressBar(leave=False))
+        if self.subcommand == "fit" and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            monitor, mode = self.model.monitor
+            resumed = self._get(self.config, "ckpt_path")
+            callbacks.append(
+                ModelCheckpoint(
+                    # A resumed run goes on with its own best and last checkpoint.
+                    dirpath=Path(resumed).parent if resumed else None,
+                    monitor=monitor,
+                    mode=mode,
+                    filename="best-{epoch}",
+                    save_last=True,
+                    auto_insert_metric_name=False,
+                )
+            )
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def before_fit(self) -> None:
+        """Start the clock."""
+        self.started = time.monotonic()
+
+    def after_fit(self) -> None:
+        """Save the learning curve, test the best checkpoint and print the closing table."""
+        seconds = time.monotonic() - self.started
+        checkpoint = self.trainer.checkpoint_callback
+        if self.trainer.fast_dev_run or not checkpoint.best_model_path:
+            return
+        folder = Path(self.trainer.log_dir)
+        [test] = self.trainer.test(
+            self.model,
+            datamodule=self.datamodule,
+            ckpt_path=checkpoint.best_model_path,
+            weights_only=True,
+            verbose=False,
+        )
+        if not self.trainer.is_global_zero:
+            return
+        column, _ = self.model.monitor
+        metric = column.removeprefix("val/")
+        if (folder / "metrics.csv").is_file():  # the user may have chosen another logger
+            label = ", ".join(filter(None, (metric, self.model.unit)))
+            picture = folder / "learning_curve.png"
+            save_learning_curve(folder / "metrics.csv", picture, column, label)
+        baseline = self.model.baseline_metrics(self.datamodule.train_targets, self.datamodule.test_targets)
+        self.result = Result(
+            network=type(self.model.network).__name__,
+            metric=metric,
+            unit=self.model.unit,
+            val=float(checkpoint.best_model_score),
+            test=test[f"test/{metric}"],
+            baseline=float(baseline[f"test/{metric}"]),
+            parameters=sum(parameter.numel() for parameter in self.model.network.parameters()),
+            seconds=seconds,
+        )
+        rows = [
+            {
+                "test": name.removeprefix("test/"),
+                self.result.network: f"{test[name]:.3f}",
+                "training mean": f"{float(value):.3f}",
+            }
+            for name, value in baseline.items()
+        ]
+        print_table(f"{type(self.datamodule).__name__} {self.model.unit}".strip(), rows)
+        print(
+            f"{self.result.parameters:,} parameters, {seconds:.0f} s, "
+            f"best validation {metric} {self.result.val:.3f}\n"
+            f"Run: {folder}\nBest checkpoint: {checkpoint.best_model_path}"
+        )
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write predictions of all rows of the data set to a CSV file in the run's folder."""
+        batches = self.trainer.predict(**kwargs)
+        values = torch.cat([batch["prediction"] for batch in batches])
+        table = pd.DataFrame(
+            {
+                "row": torch.cat([batch["row"] for batch in batches]),
+                "smiles": [smiles for batch in batches for smiles in batch["smiles"]],
+            }
+            | {
+                f"predicted_{name}": values[:, column]
+                for column, name in enumerate(self.datamodule.target_names)
+            }
+        )
+        path = Path(self.trainer.log_dir) / "predictions.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+        print(f"{len(table)} predictions: {path}")
+
+
+def _orientation(network: Any) -> str | None:
+    """Read the orientation out of a network's configuration; GINE has none."""
+    return network.init_args.get("orientation") if network else None
