@@ -140,9 +140,9 @@ def test_gradients_equal_finite_differences(backend, mode):
 def test_registration_passes_opcheck(backend, both):
     dag = LineGraphDAG.from_edge_index(both_directions(path(5)), 6)
     inputs, reverse = random_inputs(dag)
-    nodes = (*inputs[:3], inputs[6])
-    gates = (*inputs[3:6], *(reverse if both else (None, None, None)))
-    leaves = [x if x is None else x.requires_grad_() for x in (*nodes, *gates)]
+    ways = [inputs[3:6], reverse] if both else [inputs[3:6]]
+    gates = [torch.stack(gate) for gate in zip(*ways, strict=True)]
+    leaves = [x.requires_grad_() for x in (*inputs[:3], inputs[6], *gates)]
     structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.level, dag.node_ptr, dag.edge_ptr)
     torch.library.opcheck(torch.ops.plstm_graph.stm.default, (*leaves, *structure, backend))
 

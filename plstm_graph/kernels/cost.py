@@ -14,22 +14,22 @@ _LARGEST_DENSE_BLOCK = 512
 
 
 @njit(cache=True, nogil=True)
-def gating_operations(nodes, edges, lines, key_dim, value_dim, directions):
+def gating_operations(nodes, edges, lines, key_dim, value_dim, ways):
     """Multiply-adds of one block and head in gating form: a solve over node rows, then two dense products."""
-    return nodes * nodes * (key_dim + value_dim) + directions * (edges + lines) * nodes
+    return nodes * nodes * (key_dim + value_dim) + ways * (edges + lines) * nodes
 
 
 @njit(cache=True, nogil=True)
-def state_operations(edges, lines, key_dim, value_dim, directions):
+def state_operations(edges, lines, key_dim, value_dim, ways):
     """Multiply-adds of one block and head in state form: a solve over states, filled once and read once."""
-    return directions * (2 * edges + lines) * key_dim * value_dim
+    return ways * (2 * edges + lines) * key_dim * value_dim
 
 
 @njit(cache=True, nogil=True)
-def prefers_states(nodes, edges, lines, key_dim, value_dim, directions):
+def prefers_states(nodes, edges, lines, key_dim, value_dim, ways):
     """Whether the fused kernels take the state form for a block: narrow heads and long molecules."""
-    dense = gating_operations(nodes, edges, lines, key_dim, value_dim, directions)
-    return state_operations(edges, lines, key_dim, value_dim, directions) < dense
+    dense = gating_operations(nodes, edges, lines, key_dim, value_dim, ways)
+    return state_operations(edges, lines, key_dim, value_dim, ways) < dense
 
 
 def choose_backend(dag: LineGraphDAG) -> Backend:

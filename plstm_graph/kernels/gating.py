@@ -95,8 +95,8 @@ def _resolvent(matrix: Tensor, num_levels: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Direction:
-    """Gates and resolvent of one direction in one bucket; ``end`` is where its edges arrive."""
+class _Way:
+    """Gates and resolvent of one way through the DAGs of a bucket; ``end`` is where its edges arrive."""
 
     source: Tensor  # [b, H, e]
     mark: Tensor
@@ -124,82 +124,68 @@ class _Direction:
         return grad_source, adjoint @ arrived.mT, grad_mark
 
 
-def _directions(
-    gates: Sequence[tuple[Tensor, Tensor, Tensor]], bucket: _Bucket, num_levels: int
-) -> list[_Direction]:
-    """Forward and, if given, reversed direction of a bucket."""
-    one = torch.ones(len(bucket.edges), 1, 1, dtype=gates[0][0].dtype, device=bucket.edges.device)
+def _ways(gates: Sequence[Tensor], bucket: _Bucket, num_levels: int) -> list[_Way]:
+    """The DAG's own way and, if its gates are given, that of the reversed one."""
     columns = torch.arange(bucket.size, device=bucket.edges.device)
+    one = gates[0].new_ones(len(bucket.edges), 1, 1)
     at_src = _pad(one * (bucket.src_slot[:, None, None] == columns), bucket.edge_slot, bucket)
     at_dst = _pad(one * (bucket.dst_slot[:, None, None] == columns), bucket.edge_slot, bucket)
-    directions = []
-    for reverse, (source, transition, mark) in enumerate(gates):
+    ways = []
+    for way, (source, transition, mark) in enumerate(zip(*gates, strict=True)):
         matrix = _transition_matrix(transition, bucket)
-        directions.append(
-            _Direction(
+        ways.append(
+            _Way(
                 source=_pad(source[bucket.edges], bucket.edge_slot, bucket),
                 mark=_pad(mark[bucket.edges], bucket.edge_slot, bucket),
-                resolvent=_resolvent(matrix.mT if reverse else matrix, num_levels),
-                start_inc=at_dst if reverse else at_src,
-                end_inc=at_src if reverse else at_dst,
+                resolvent=_resolvent(matrix.mT if way == 1 else matrix, num_levels),
+                start_inc=at_dst if way == 1 else at_src,
+                end_inc=at_src if way == 1 else at_dst,
             )
         )
-    return directions
+    return ways
 
 
-def gating_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    direct: Tensor,
-    gates: Sequence[tuple[Tensor, Tensor, Tensor]],
-    dag: LineGraphDAG,
-) -> Tensor:
-    """Output [N, H, V] of one or both directions; ``gates`` holds (source, transition, mark) of each.
+def gating_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
+    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
 
     Complexity: O(B s³ H log depth) time for B blocks padded to s edges.
     """
-    output = torch.zeros_like(value)
+    output = torch.zeros_like(nodes[2])
     for bucket in _buckets(dag):
-        q, k, v = (_pad(x[bucket.nodes], bucket.node_slot, bucket) for x in (query, key, value))
-        gating = torch.diag_embed(_pad(direct[bucket.nodes], bucket.node_slot, bucket))
-        for direction in _directions(gates, bucket, dag.num_levels):
-            gating = gating + direction.gating()
+        q, k, v, direct = (_pad(x[bucket.nodes], bucket.node_slot, bucket) for x in nodes)
+        gating = torch.diag_embed(direct)
+        for way in _ways(gates, bucket, dag.num_levels):
+            gating = gating + way.gating()
         output[bucket.nodes] = _unpad((gating * (q @ k.mT)) @ v, bucket.node_slot)
     return output
 
 
 def gating_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    direct: Tensor,
-    gates: Sequence[tuple[Tensor, Tensor, Tensor]],
-    dag: LineGraphDAG,
-) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Gradients of query, key, value and direct, and of (source, transition, mark) of each direction.
+    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG
+) -> list[Tensor]:
+    """Gradients of ``nodes`` and ``gates`` (see :func:`gating_forward`) for the gradient of the output.
 
-    The gating matrix is recomputed; the gradient of (I - T)^{-1} is R^T · dR · R^T with R resolved.
+    The gating matrix is recomputed; the gradient of R = (I - T)^{-1} is R^T · dR · R^T.
     """
-    grads = [torch.zeros_like(x) for x in (query, key, value, direct)]
-    gate_grads = [[torch.zeros_like(gate) for gate in direction] for direction in gates]
+    grads = [torch.zeros_like(x) for x in (*nodes, *gates)]
+    grad_source, grad_transition, grad_mark = grads[4:]
     for bucket in _buckets(dag):
-        q, k, v, g = (_pad(x[bucket.nodes], bucket.node_slot, bucket) for x in (query, key, value, grad))
-        directions = _directions(gates, bucket, dag.num_levels)
-        gating = torch.diag_embed(_pad(direct[bucket.nodes], bucket.node_slot, bucket))
-        for direction in directions:
-            gating = gating + direction.gating()
+        q, k, v, direct, g = (_pad(x[bucket.nodes], bucket.node_slot, bucket) for x in (*nodes, grad))
+        ways = _ways(gates, bucket, dag.num_levels)
+        gating = torch.diag_embed(direct)
+        for way in ways:
+            gating = gating + way.gating()
         scores, grad_weights = q @ k.mT, g @ v.mT
         grad_scores, grad_gating = gating * grad_weights, scores * grad_weights
         dense = (grad_scores @ k, grad_scores.mT @ q, (gating * scores).mT @ g)
-        for total, part in zip(grads, (*dense, grad_gating.diagonal(dim1=-2, dim2=-1)), strict=True):
+        for total, part in zip(grads, (*dense, grad_gating.diagonal(dim1=-2, dim2=-1)), strict=False):
             total[bucket.nodes] = _unpad(part, bucket.node_slot)
-        for reverse, (direction, totals) in enumerate(zip(directions, gate_grads, strict=True)):
-            grad_source, grad_matrix, grad_mark = direction.gradients(grad_gating)
-            if reverse:
-                grad_matrix = grad_matrix.mT
-            totals[0][bucket.edges] = _unpad(grad_source, bucket.edge_slot)
-            totals[1][bucket.lines] = grad_matrix[bucket.line_block, :, bucket.succ_slot, bucket.pred_slot]
-            totals[2][bucket.edges] = _unpad(grad_mark, bucket.edge_slot)
-    return grads, gate_grads
+        for i, way in enumerate(ways):
+            at_source, matrix, at_mark = way.gradients(grad_gating)
+            matrix = matrix.mT if i == 1 else matrix
+            grad_source[i, bucket.edges] = _unpad(at_source, bucket.edge_slot)
+            grad_transition[i, bucket.lines] = matrix[
+                bucket.line_block, :, bucket.succ_slot, bucket.pred_slot
+            ]
+            grad_mark[i, bucket.edges] = _unpad(at_mark, bucket.edge_slot)
+    return grads

@@ -64,43 +64,35 @@ def stm(
     """
     check_names(mode, backend, dag)
     check_nodes(query, key, value, direct, dag)
-    gates = [(source, transition, mark)] + ([] if reverse is None else [reverse])
-    for prefix, gate in zip(("", "reverse "), gates, strict=False):
-        check_gates(prefix, *gate, query.size(1), dag)
+    check_gates("", source, transition, mark, query.size(1), dag)
+    gates = [x.unsqueeze(0) for x in (source, transition, mark)]  # [ways, E or L, H]
+    if reverse is not None:
+        check_gates("reverse ", *reverse, query.size(1), dag)
+        gates = [torch.stack(pair) for pair in zip((source, transition, mark), reverse, strict=True)]
     if mode == "D":
-        keep = dag.multitree.unsqueeze(1)
-        gates = [(s, torch.where(keep, t, 0), m) for s, t, m in gates]
+        gates[1] = torch.where(dag.multitree.unsqueeze(1), gates[1], 0)
     # Sums in half precision would lose what a long path carries.
     dtype = torch.promote_types(query.dtype, torch.float32)
-    nodes = (query.to(dtype), key.to(dtype), value.to(dtype), direct.to(dtype))
-    gates = [(s.to(dtype), t.to(dtype), m.to(dtype)) for s, t, m in gates]
+    inputs = [x.to(dtype) for x in (query, key, value, direct, *gates)]
     if backend == "auto":
         backend = choose_backend(dag)
     if backend == "reference":
-        output = stm_reference(*nodes, gates, dag)
-    else:
-        structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.level, dag.node_ptr, dag.edge_ptr)
-        output = _stm(
-            *nodes, *gates[0], *(gates[1] if reverse is not None else (None, None, None)), *structure, backend
-        )
-    return output.to(query.dtype)
+        return stm_reference(inputs[:4], inputs[4:], dag).to(query.dtype)
+    structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.level, dag.node_ptr, dag.edge_ptr)
+    return _stm(*inputs, *structure, backend).to(query.dtype)
 
 
 @torch.library.custom_op("plstm_graph::stm", mutates_args=())
 def _stm(
     query: Tensor, key: Tensor, value: Tensor, direct: Tensor,
     source: Tensor, transition: Tensor, mark: Tensor,
-    reverse_source: Tensor | None, reverse_transition: Tensor | None, reverse_mark: Tensor | None,
     src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, level: Tensor,
     node_ptr: Tensor, edge_ptr: Tensor, backend: str,
 ) -> Tensor:  # fmt: skip
-    nodes = (query, key, value, direct)
-    gates = _directions(source, transition, mark, reverse_source, reverse_transition, reverse_mark)
-    if backend == "cpu":
-        return cpu_forward(nodes, gates, (src, dst, pred_ptr, pred, node_ptr, edge_ptr))
-    return gating_forward(
-        *nodes, gates, _dag(query.size(0), src, dst, pred_ptr, pred, level, node_ptr, edge_ptr)
-    )
+    """Output [N, H, V]; gates are [ways, E or L, H], the second way on the reversed DAG."""
+    dag = _dag(query.size(0), src, dst, pred_ptr, pred, level, node_ptr, edge_ptr)
+    forward = cpu_forward if backend == "cpu" else gating_forward
+    return forward((query, key, value, direct), (source, transition, mark), dag)
 
 
 @_stm.register_fake
@@ -112,33 +104,18 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
 def _stm_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, direct: Tensor,
     source: Tensor, transition: Tensor, mark: Tensor,
-    reverse_source: Tensor | None, reverse_transition: Tensor | None, reverse_mark: Tensor | None,
     src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, level: Tensor,
     node_ptr: Tensor, edge_ptr: Tensor, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of the four node inputs, then of the gates of one or both directions."""
-    nodes = (query, key, value, direct)
-    gates = _directions(source, transition, mark, reverse_source, reverse_transition, reverse_mark)
-    if backend == "cpu":
-        node_grads, gate_grads = cpu_backward(
-            grad, nodes, gates, (src, dst, pred_ptr, pred, node_ptr, edge_ptr)
-        )
-    else:
-        dag = _dag(query.size(0), src, dst, pred_ptr, pred, level, node_ptr, edge_ptr)
-        node_grads, gate_grads = gating_backward(grad, *nodes, gates, dag)
-    return [*node_grads, *(x for gate in gate_grads for x in gate)]
+    """Gradients of the seven inputs."""
+    dag = _dag(query.size(0), src, dst, pred_ptr, pred, level, node_ptr, edge_ptr)
+    backward = cpu_backward if backend == "cpu" else gating_backward
+    return backward(grad, (query, key, value, direct), (source, transition, mark), dag)
 
 
 @_stm_backward.register_fake
-def _(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, direct: Tensor,
-    source: Tensor, transition: Tensor, mark: Tensor,
-    reverse_source: Tensor | None, reverse_transition: Tensor | None, reverse_mark: Tensor | None,
-    *_: object,
-) -> list[Tensor]:  # fmt: skip
-    gates = _directions(source, transition, mark, reverse_source, reverse_transition, reverse_mark)
-    inputs = [query, key, value, direct, *(x for gate in gates for x in gate)]
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
+def _(grad: Tensor, *inputs: Tensor) -> list[Tensor]:
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:7]]
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -147,35 +124,15 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    grads = _stm_backward(grad, *ctx.saved_tensors, ctx.backend)
-    if len(grads) == 7:
-        grads = [*grads, None, None, None]
-    return (*grads, *[None] * 8)
+    return (*_stm_backward(grad, *ctx.saved_tensors, ctx.backend), *[None] * 8)
 
 
 _stm.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _directions(
-    source: Tensor, transition: Tensor, mark: Tensor,
-    reverse_source: Tensor | None, reverse_transition: Tensor | None, reverse_mark: Tensor | None,
-) -> list[Gates]:  # fmt: skip
-    """The gates of one or both directions."""
-    forward = (source, transition, mark)
-    if reverse_source is None or reverse_transition is None or reverse_mark is None:
-        return [forward]
-    return [forward, (reverse_source, reverse_transition, reverse_mark)]
-
-
 def _dag(
-    num_nodes: int,
-    src: Tensor,
-    dst: Tensor,
-    pred_ptr: Tensor,
-    pred: Tensor,
-    level: Tensor,
-    node_ptr: Tensor,
-    edge_ptr: Tensor,
-) -> LineGraphDAG:
+    num_nodes: int, src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, level: Tensor,
+    node_ptr: Tensor, edge_ptr: Tensor,
+) -> LineGraphDAG:  # fmt: skip
     """The structure again inside the op, which takes tensors only; ids and multitree play no part there."""
     return LineGraphDAG(num_nodes, src, src, dst, pred_ptr, pred, pred, pred, level, node_ptr, edge_ptr)

@@ -47,23 +47,22 @@ def marked_sums(query: Tensor, states: Tensor, mark: Tensor, dag: LineGraphDAG) 
     return segment_sum(marked[order], ptr)
 
 
-def stm_reference(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    direct: Tensor,
-    gates: Sequence[tuple[Tensor, Tensor, Tensor]],
-    dag: LineGraphDAG,
-) -> Tensor:
-    r"""Output of one or both directions, the second on the reversed DAG.
+def stm_reference(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
+    r"""Output of one or both ways, the second on the reversed DAG.
 
     .. math:: h_n = \sum_{e: dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n
 
-    Shapes as in :func:`plstm_graph.kernels.stm`. Complexity: see :func:`cell_states`.
+    Args:
+        nodes: query, key [N, H, K], value [N, H, V], direct [N, H].
+        gates: source [W, E, H], transition [W, L, H], mark [W, E, H].
+        dag: edges and lines in the order of the gates.
+
+    Complexity: see :func:`cell_states`.
     """
+    query, key, value, direct = nodes
     output = (direct * (query * key).sum(-1)).unsqueeze(-1) * value
-    for i, (source, transition, mark) in enumerate(gates):
-        if i == 1:  # ids of the turned dag are positions in this one, where the gates stand
+    for way, (source, transition, mark) in enumerate(zip(*gates, strict=True)):
+        if way == 1:  # ids of the turned dag are positions in this one, where the gates stand
             edges, lines = (torch.arange(n, device=dag.device) for n in (dag.num_edges, dag.num_lines))
             dag = replace(dag, edge_id=edges, line_id=lines).reverse()
             source, transition, mark = source[dag.edge_id], transition[dag.line_id], mark[dag.edge_id]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from plstm_graph.kernels.cpu.solve import clear, dot, jit, solve, transition_gradient
+from plstm_graph.kernels.cpu.solve import add_row, clear, jit, row_dot, solve, transition_gradient
 
 #: Rows of dense scratch are padded to whole vectors, which keeps inner loops free of remainders.
 _LANES = 8
@@ -14,11 +14,11 @@ def _padded(count):
 
 
 @jit
-def scratch(nodes, edges, key_dim, value_dim, directions, like):
+def scratch(nodes, edges, key_dim, value_dim, ways, like):
     """Memory for the largest block that a call meets in this form; columns of padding are zero for good."""
     width = _padded(nodes)
     by_node = np.zeros((3, nodes, width), like.dtype)
-    by_edge = np.empty((directions + 1, edges, width), like.dtype)
+    by_edge = np.empty((ways + 1, edges, width), like.dtype)
     by_dim = np.zeros((4, nodes, _padded(max(key_dim, value_dim))), like.dtype)
     transposed = np.zeros((2, max(key_dim, value_dim), width), like.dtype)
     return by_node, by_edge, by_dim, transposed
@@ -26,18 +26,24 @@ def scratch(nodes, edges, key_dim, value_dim, directions, like):
 
 @jit
 def _accumulate_product(a, b, c, rows, inner, cols):
-    """c[:rows, :cols] += a[:rows, :inner] @ b[:inner, :cols], four rows of b at a time."""
+    """c[:rows, :cols] += a[:rows, :inner] @ b[:inner, :cols], eight rows of b at a time."""
     for i in range(rows):
         k = 0
-        while k + 4 <= inner:
+        while k + 8 <= inner:
+            a0, a1, a2, a3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
+            a4, a5, a6, a7 = a[i, k + 4], a[i, k + 5], a[i, k + 6], a[i, k + 7]
+            for j in range(cols):
+                low = a0 * b[k, j] + a1 * b[k + 1, j] + a2 * b[k + 2, j] + a3 * b[k + 3, j]
+                high = a4 * b[k + 4, j] + a5 * b[k + 5, j] + a6 * b[k + 6, j] + a7 * b[k + 7, j]
+                c[i, j] += low + high
+            k += 8
+        if k + 4 <= inner:
             a0, a1, a2, a3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
             for j in range(cols):
                 c[i, j] += a0 * b[k, j] + a1 * b[k + 1, j] + a2 * b[k + 2, j] + a3 * b[k + 3, j]
             k += 4
         while k < inner:
-            a0 = a[i, k]
-            for j in range(cols):
-                c[i, j] += a0 * b[k, j]
+            add_row(c, i, a[i, k], b, k, cols)
             k += 1
 
 
@@ -77,37 +83,36 @@ def _store_product(a, b, scratch, h, block, out):
 
 
 @jit
-def _gating_matrix(gating, rows, direct, gates, directions, h, dag, block):
-    """Fill ``gating`` [nodes, nodes] with M_inc (I - T)^{-1} S_inc + diag(D), both directions added.
+def _gating_matrix(gating, rows, direct, gates, h, dag, block):
+    """Fill ``gating`` [nodes, nodes] with M_inc (I - T)^{-1} S_inc + diag(D), both ways added.
 
-    Leaves (I - T)^{-1} S_inc of each direction in ``rows`` [directions, edges, nodes].
+    Leaves (I - T)^{-1} S_inc of each way in ``rows`` [ways, edges, nodes].
     """
+    source, transition, mark = gates
+    ends, _, _ = dag
     node, count, first, last = block
     width = _padded(count)
     clear(gating, count, width)
-    for reverse in range(directions):
-        source, transition, mark = gates[reverse]
-        start, end, resolved = dag[reverse], dag[1 - reverse], rows[reverse]
+    for way in range(source.shape[0]):
+        resolved = rows[way]
         clear(resolved, last - first, width)
         for e in range(first, last):
-            resolved[e - first, start[e] - node] = source[e, h]
-        solve(resolved, width, transition, h, dag, block, reverse)
+            resolved[e - first, ends[way, e] - node] = source[way, e, h]
+        solve(resolved, width, transition, way, h, dag, block, False)
         for e in range(first, last):
-            m, into, row = mark[e, h], gating[end[e] - node], resolved[e - first]
-            for j in range(width):
-                into[j] += m * row[j]
+            add_row(gating, ends[1 - way, e] - node, mark[way, e, h], resolved, e - first, width)
     for n in range(count):
         gating[n, n] += direct[node + n, h]
 
 
 @jit
-def forward_block(nodes, gates, directions, h, dag, block, memory, out):
+def forward_block(nodes, gates, h, dag, block, memory, out):
     """Write the block's rows of ``out`` [N, H, V] at head h."""
     query, key, value, direct = nodes
     by_node, by_edge, by_dim, transposed = memory
     gating, scores, _ = by_node
     count, width = block[1], _padded(block[1])
-    _gating_matrix(gating, by_edge, direct, gates, directions, h, dag, block)
+    _gating_matrix(gating, by_edge, direct, gates, h, dag, block)
     _load(query, h, block, by_dim[0])
     _load(value, h, block, by_dim[1])
     _load_transposed(key, h, block, transposed[0])
@@ -120,7 +125,7 @@ def forward_block(nodes, gates, directions, h, dag, block, memory, out):
 
 
 @jit
-def backward_block(grad, nodes, gates, directions, h, dag, block, memory, node_grads, gate_grads):
+def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_grads):
     """Write the gradients of the block's nodes, edges and lines at head h."""
     query, key, value, direct = nodes
     grad_query, grad_key, grad_value, grad_direct = node_grads
@@ -129,7 +134,7 @@ def backward_block(grad, nodes, gates, directions, h, dag, block, memory, node_g
     q, k, g, product = by_dim
     node, count, _, _ = block
     width = _padded(count)
-    _gating_matrix(gating, by_edge, direct, gates, directions, h, dag, block)
+    _gating_matrix(gating, by_edge, direct, gates, h, dag, block)
     _load(query, h, block, q)
     _load(key, h, block, k)
     _load(grad, h, block, g)
@@ -150,34 +155,24 @@ def backward_block(grad, nodes, gates, directions, h, dag, block, memory, node_g
     _store_product(gating.T, g, product, h, block, grad_value)
     for n in range(count):
         grad_direct[node + n, h] = scores[n, n]
-    for reverse in range(directions):
-        _gate_gradients(
-            scores,
-            by_edge[reverse],
-            by_edge[directions],
-            gates[reverse],
-            h,
-            dag,
-            block,
-            reverse,
-            gate_grads[reverse],
-        )
+    for way in range(gates[0].shape[0]):
+        _gate_gradients(scores, by_edge[way], by_edge[-1], gates, way, h, dag, block, gate_grads)
 
 
 @jit
-def _gate_gradients(grad_gating, rows, adjoint, gates, h, dag, block, reverse, gate_grads):
-    """Gradients of source, transition and mark of one direction from that of the gating matrix."""
+def _gate_gradients(grad_gating, rows, adjoint, gates, way, h, dag, block, gate_grads):
+    """Gradients of source, transition and mark of one way from that of the gating matrix."""
     _, transition, mark = gates
     grad_source, grad_transition, grad_mark = gate_grads
-    start, end = dag[reverse], dag[1 - reverse]
+    ends, _, _ = dag
     node, count, first, last = block
     width = _padded(count)
     for e in range(first, last):
-        at_end, row, m = grad_gating[end[e] - node], adjoint[e - first], mark[e, h]
-        grad_mark[e, h] = dot(at_end, rows[e - first], width)
+        row, at_end, m = e - first, ends[1 - way, e] - node, mark[way, e, h]
+        grad_mark[way, e, h] = row_dot(grad_gating, at_end, rows, row, width)
         for j in range(width):
-            row[j] = m * at_end[j]
-    solve(adjoint, width, transition, h, dag, block, 1 - reverse)
+            adjoint[row, j] = m * grad_gating[at_end, j]
+    solve(adjoint, width, transition, way, h, dag, block, True)
     for e in range(first, last):
-        grad_source[e, h] = adjoint[e - first, start[e] - node]
-    transition_gradient(adjoint, rows, width, h, dag, block, reverse, grad_transition)
+        grad_source[way, e, h] = adjoint[e - first, ends[way, e] - node]
+    transition_gradient(adjoint, rows, width, way, h, dag, block, grad_transition)

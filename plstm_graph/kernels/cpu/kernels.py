@@ -13,11 +13,11 @@ _gating_backward, _state_backward = gating_form.backward_block, state_form.backw
 def _block(b, dag, borders, dims):
     """Block b as (first node, number of nodes, first edge, last edge + 1), and whether it prefers states."""
     node_ptr, edge_ptr = borders
-    key_dim, value_dim, directions = dims
+    key_dim, value_dim, ways = dims
     node, first, last = node_ptr[b], edge_ptr[b], edge_ptr[b + 1]
     count = node_ptr[b + 1] - node
-    lines = dag[2][last] - dag[2][first]
-    states = prefers_states(count, last - first, lines, key_dim, value_dim, directions)
+    lines = dag[1][last] - dag[1][first]
+    states = prefers_states(count, last - first, lines, key_dim, value_dim, ways)
     return (node, count, first, last), states
 
 
@@ -35,44 +35,44 @@ def _largest(first_block, last_block, dag, borders, dims):
 
 
 @jit
-def forward(first_block, last_block, nodes, gates, directions, dag, borders, out):
+def forward(first_block, last_block, nodes, gates, dag, borders, out):
     """Write the output of blocks ``first_block … last_block - 1`` to ``out`` [N, H, V].
 
     Args:
         nodes: (query, key, value, direct).
-        gates: (source, transition, mark) of the DAG and of the reversed one, used if ``directions`` is 2.
-        dag: (src, dst, pred_ptr, pred).
+        gates: (source [W, E, H], transition [W, L, H], mark [W, E, H]), W = 2 with the reversed DAG, else 1.
+        dag: (ends [2, E], pred_ptr, pred).
         borders: (node_ptr, edge_ptr).
     """
-    dims = (nodes[1].shape[2], nodes[2].shape[2], directions)
+    dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
     most_nodes, most_edges, state_edges = _largest(first_block, last_block, dag, borders, dims)
-    dense = _gating_scratch(most_nodes, most_edges, dims[0], dims[1], directions, out)
+    dense = _gating_scratch(most_nodes, most_edges, dims[0], dims[1], dims[2], out)
     cells = _state_scratch(state_edges, dims[0], dims[1], out)
     for b in range(first_block, last_block):
         block, states = _block(b, dag, borders, dims)
         for h in range(out.shape[1]):
             if states:
-                _state_forward(nodes, gates, directions, h, dag, block, cells, out)
+                _state_forward(nodes, gates, h, dag, block, cells, out)
             else:
-                _gating_forward(nodes, gates, directions, h, dag, block, dense, out)
+                _gating_forward(nodes, gates, h, dag, block, dense, out)
 
 
 @jit
-def backward(first_block, last_block, grad, nodes, gates, directions, dag, borders, node_grads, gate_grads):
+def backward(first_block, last_block, grad, nodes, gates, dag, borders, node_grads, gate_grads):
     """Write the gradients of blocks ``first_block … last_block - 1``; all but the inputs is computed anew.
 
     Args:
         grad: [N, H, V] gradient of the output.
         node_grads, gate_grads: laid out like ``nodes`` and ``gates`` (see :func:`forward`).
     """
-    dims = (nodes[1].shape[2], nodes[2].shape[2], directions)
+    dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
     most_nodes, most_edges, state_edges = _largest(first_block, last_block, dag, borders, dims)
-    dense = _gating_scratch(most_nodes, most_edges, dims[0], dims[1], directions, grad)
+    dense = _gating_scratch(most_nodes, most_edges, dims[0], dims[1], dims[2], grad)
     cells = _state_scratch(state_edges, dims[0], dims[1], grad)
     for b in range(first_block, last_block):
         block, states = _block(b, dag, borders, dims)
         for h in range(grad.shape[1]):
             if states:
-                _state_backward(grad, nodes, gates, directions, h, dag, block, cells, node_grads, gate_grads)
+                _state_backward(grad, nodes, gates, h, dag, block, cells, node_grads, gate_grads)
             else:
-                _gating_backward(grad, nodes, gates, directions, h, dag, block, dense, node_grads, gate_grads)
+                _gating_backward(grad, nodes, gates, h, dag, block, dense, node_grads, gate_grads)

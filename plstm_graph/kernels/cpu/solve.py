@@ -1,8 +1,9 @@
 """The triangular solves over the line graph that both forms of the fused kernels are made of (Numba).
 
-Throughout: ``dag`` is (src, dst, pred_ptr, pred), ``gates`` (source, transition, mark) of one direction,
-``block`` (first node, number of nodes, first edge, last edge + 1), ``h`` a head; ``reverse`` is 0 on the DAG
-and 1 on the reversed one, whose edges start at ``dag[reverse]`` and end at ``dag[1 - reverse]``.
+Throughout: ``dag`` is (ends, pred_ptr, pred), where edges start at ``ends[way]`` and end at ``ends[1 - way]``;
+``way`` is 0 on the DAG and 1 on the reversed one. ``gates`` are (source [W, E, H], transition [W, L, H],
+mark [W, E, H]) for one or two ways, ``block`` is (first node, number of nodes, first edge, last edge + 1), ``h`` a
+head.
 """
 
 from numba import njit
@@ -20,62 +21,63 @@ def clear(rows, count, width):
 
 
 @jit
-def dot(a, b, count):
-    """Inner product of the first ``count`` ≥ 1 entries."""
-    total = a[0] * b[0]
-    for j in range(1, count):
-        total += a[j] * b[j]
+def row_dot(a, i, b, k, width):
+    """Inner product of a[i, :width] and b[k, :width], width ≥ 1.
+
+    Rows are indexed, not sliced, here and below: a view of a row costs as much as the work on it.
+    """
+    total = a[i, 0] * b[k, 0]
+    for j in range(1, width):
+        total += a[i, j] * b[k, j]
     return total
 
 
 @jit
-def _gather(rows, width, transition, h, dag, first, last):
+def add_row(a, i, factor, b, k, width):
+    """a[i, :width] += factor * b[k, :width]."""
+    for j in range(width):
+        a[i, j] += factor * b[k, j]
+
+
+@jit
+def _gather(rows, width, transition, way, h, pred_ptr, pred, first, last):
     """rows ← (I - T)^{-1} rows, in place: every edge gathers from its predecessors."""
-    _, _, pred_ptr, pred = dag
     for e in range(first, last):
         for line in range(pred_ptr[e], pred_ptr[e + 1]):
-            t = transition[line, h]
-            if t != 0:
-                into, other = rows[e - first], rows[pred[line] - first]
-                for j in range(width):
-                    into[j] += t * other[j]
+            add_row(rows, e - first, transition[way, line, h], rows, pred[line] - first, width)
 
 
 @jit
-def _hand_down(rows, width, transition, h, dag, first, last):
+def _hand_down(rows, width, transition, way, h, pred_ptr, pred, first, last):
     """rows ← (I - T^T)^{-1} rows, in place: every edge hands down to its predecessors."""
-    _, _, pred_ptr, pred = dag
     for e in range(last - 1, first - 1, -1):
         for line in range(pred_ptr[e], pred_ptr[e + 1]):
-            t = transition[line, h]
-            if t != 0:
-                into, other = rows[pred[line] - first], rows[e - first]
-                for j in range(width):
-                    into[j] += t * other[j]
+            add_row(rows, pred[line] - first, transition[way, line, h], rows, e - first, width)
 
 
 @jit
-def solve(rows, width, transition, h, dag, block, reverse):
-    """Run the recurrence of the DAG or of the reversed one over ``rows`` [edges, width], in place.
+def solve(rows, width, transition, way, h, dag, block, adjoint):
+    """Run the recurrence of one way, or its adjoint, over ``rows`` [edges, width], in place.
 
-    The two are each other's adjoint, so the backward pass of one direction is the other.
+    The recurrence of the reversed DAG gathers from successors, just as the adjoint of the other does.
     """
+    _, pred_ptr, pred = dag
     _, _, first, last = block
-    if reverse:
-        _hand_down(rows, width, transition, h, dag, first, last)
+    if (way == 1) != adjoint:
+        _hand_down(rows, width, transition, way, h, pred_ptr, pred, first, last)
     else:
-        _gather(rows, width, transition, h, dag, first, last)
+        _gather(rows, width, transition, way, h, pred_ptr, pred, first, last)
 
 
 @jit
-def transition_gradient(adjoint, rows, width, h, dag, block, reverse, out):
+def transition_gradient(adjoint, rows, width, way, h, dag, block, out):
     """Gradient of every transition: the inner product of what left by the line and what came back."""
-    _, _, pred_ptr, pred = dag
+    _, pred_ptr, pred = dag
     _, _, first, last = block
     for e in range(first, last):
         for line in range(pred_ptr[e], pred_ptr[e + 1]):
             p = pred[line] - first
-            if reverse:
-                out[line, h] = dot(adjoint[p], rows[e - first], width)
+            if way == 1:
+                out[way, line, h] = row_dot(adjoint, p, rows, e - first, width)
             else:
-                out[line, h] = dot(adjoint[e - first], rows[p], width)
+                out[way, line, h] = row_dot(adjoint, e - first, rows, p, width)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from plstm_graph.kernels.cpu.solve import dot, jit, solve, transition_gradient
+from plstm_graph.kernels.cpu.solve import jit, solve, transition_gradient
 
 
 @jit
@@ -12,107 +12,104 @@ def scratch(edges, key_dim, value_dim, like):
 
 
 @jit
-def _fill_states(states, nodes, gates, h, dag, block, reverse):
-    """States [edges, K·V] of one direction: S_e k v^T at the start of every edge, then the solve."""
+def _fill_states(states, nodes, gates, way, h, dag, block):
+    """States [edges, K·V] of one way: S_e k v^T at the start of every edge, then the solve."""
     _, key, value, _ = nodes
     source, transition, _ = gates
     _, _, first, last = block
-    start = dag[reverse]
+    ends, _, _ = dag
     key_dim, value_dim = key.shape[2], value.shape[2]
     for e in range(first, last):
-        n = start[e]
+        n = ends[way, e]
         for i in range(key_dim):
-            scaled = source[e, h] * key[n, h, i]
+            scaled = source[way, e, h] * key[n, h, i]
             for j in range(value_dim):
                 states[e - first, i * value_dim + j] = scaled * value[n, h, j]
-    solve(states, key_dim * value_dim, transition, h, dag, block, reverse)
+    solve(states, key_dim * value_dim, transition, way, h, dag, block, False)
 
 
 @jit
-def forward_block(nodes, gates, directions, h, dag, block, memory, out):
+def _node_dot(a, b, n, h):
+    """Inner product of a[n, h] and b[n, h]."""
+    total = a[n, h, 0] * b[n, h, 0]
+    for j in range(1, a.shape[2]):
+        total += a[n, h, j] * b[n, h, j]
+    return total
+
+
+@jit
+def forward_block(nodes, gates, h, dag, block, memory, out):
     """Write the block's rows of ``out`` [N, H, V] at head h."""
     query, key, value, direct = nodes
     node, count, first, last = block
     states, value_dim = memory[0], value.shape[2]
     for n in range(node, node + count):
-        weight = direct[n, h] * dot(query[n, h], key[n, h], key.shape[2])
+        weight = direct[n, h] * _node_dot(query, key, n, h)
         for j in range(value_dim):
             out[n, h, j] = weight * value[n, h, j]
-    for reverse in range(directions):
-        _fill_states(states, nodes, gates[reverse], h, dag, block, reverse)
-        mark, end = gates[reverse][2], dag[1 - reverse]
+    mark, ends = gates[2], dag[0]
+    for way in range(mark.shape[0]):
+        _fill_states(states, nodes, gates, way, h, dag, block)
         for e in range(first, last):
-            n = end[e]
+            n = ends[1 - way, e]
             for i in range(query.shape[2]):
-                scaled = mark[e, h] * query[n, h, i]
+                scaled = mark[way, e, h] * query[n, h, i]
                 for j in range(value_dim):
                     out[n, h, j] += scaled * states[e - first, i * value_dim + j]
 
 
 @jit
-def backward_block(grad, nodes, gates, directions, h, dag, block, memory, node_grads, gate_grads):
+def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_grads):
     """Write the gradients of the block's nodes, edges and lines at head h."""
     query, key, value, direct = nodes
     grad_query, grad_key, grad_value, grad_direct = node_grads
     node, count, _, _ = block
     for n in range(node, node + count):
-        score = dot(query[n, h], key[n, h], key.shape[2])
-        reached = dot(grad[n, h], value[n, h], value.shape[2])
+        score = _node_dot(query, key, n, h)
+        reached = _node_dot(grad, value, n, h)
         grad_direct[n, h] = score * reached
         for i in range(key.shape[2]):
             grad_query[n, h, i] = direct[n, h] * reached * key[n, h, i]
             grad_key[n, h, i] = direct[n, h] * reached * query[n, h, i]
         for j in range(value.shape[2]):
             grad_value[n, h, j] = direct[n, h] * score * grad[n, h, j]
-    for reverse in range(directions):
-        _fill_states(memory[0], nodes, gates[reverse], h, dag, block, reverse)
-        _direction_backward(
-            memory[0],
-            memory[1],
-            grad,
-            nodes,
-            gates[reverse],
-            h,
-            dag,
-            block,
-            reverse,
-            node_grads,
-            gate_grads[reverse],
-        )
+    for way in range(gates[0].shape[0]):
+        _fill_states(memory[0], nodes, gates, way, h, dag, block)
+        _way_backward(memory[0], memory[1], grad, nodes, gates, way, h, dag, block, node_grads, gate_grads)
 
 
 @jit
-def _direction_backward(states, adjoint, grad, nodes, gates, h, dag, block, reverse, node_grads, gate_grads):
-    """Add one direction's gradients of the nodes and write those of its gates."""
+def _way_backward(states, adjoint, grad, nodes, gates, way, h, dag, block, node_grads, gate_grads):
+    """Add one way's gradients of the nodes and write those of its gates."""
     query, key, value, _ = nodes
     source, transition, mark = gates
     grad_query, grad_key, grad_value, _ = node_grads
     grad_source, grad_transition, grad_mark = gate_grads
-    start, end = dag[reverse], dag[1 - reverse]
+    ends, _, _ = dag
     _, _, first, last = block
     key_dim, value_dim = key.shape[2], value.shape[2]
     zero = query.dtype.type(0)
     for e in range(first, last):
-        n = end[e]
+        n = ends[1 - way, e]
         marked = zero
         for i in range(key_dim):
-            base, read, scaled = i * value_dim, zero, mark[e, h] * query[n, h, i]
+            base, read, scaled = i * value_dim, zero, mark[way, e, h] * query[n, h, i]
             for j in range(value_dim):
                 read += states[e - first, base + j] * grad[n, h, j]
                 adjoint[e - first, base + j] = scaled * grad[n, h, j]
             marked += read * query[n, h, i]
-            grad_query[n, h, i] += mark[e, h] * read
-        grad_mark[e, h] = marked
-    solve(adjoint, key_dim * value_dim, transition, h, dag, block, 1 - reverse)
+            grad_query[n, h, i] += mark[way, e, h] * read
+        grad_mark[way, e, h] = marked
+    solve(adjoint, key_dim * value_dim, transition, way, h, dag, block, True)
     for e in range(first, last):
-        n = start[e]
+        n = ends[way, e]
         sourced = zero
         for i in range(key_dim):
-            base, read, scaled = i * value_dim, zero, source[e, h] * key[n, h, i]
+            base, read, scaled = i * value_dim, zero, source[way, e, h] * key[n, h, i]
             for j in range(value_dim):
                 read += adjoint[e - first, base + j] * value[n, h, j]
                 grad_value[n, h, j] += scaled * adjoint[e - first, base + j]
             sourced += read * key[n, h, i]
-            grad_key[n, h, i] += source[e, h] * read
-        grad_source[e, h] = sourced
-    transition_gradient(adjoint, states, key_dim * value_dim, h, dag, block, reverse, grad_transition)
+            grad_key[n, h, i] += source[way, e, h] * read
+        grad_source[way, e, h] = sourced
+    transition_gradient(adjoint, states, key_dim * value_dim, way, h, dag, block, grad_transition)
