@@ -102,12 +102,15 @@ def test_a_dag_keeps_its_directions_whatever_its_numbers(graph, random):
         assert torch.equal(dag.edge_id.sort().values, torch.arange(bonds.size(1)))
 
 
-def test_every_block_is_directed_or_not_on_its_own():
+def test_every_component_is_directed_or_not_on_its_own():
     edge_index = torch.tensor([[1, 2, 3, 4], [0, 3, 2, 2]])  # 1→0 | 2-3 and 4→2: a two-cycle
     with pytest.raises(InputError, match="cycle of length 2"):
         LineGraphDAG.from_edge_index(edge_index, 5)
-    dag = LineGraphDAG.from_edge_index(edge_index[:, :3], 4, rank="index")
-    assert list(zip(dag.src.tolist(), dag.dst.tolist(), strict=True)) == [(1, 0), (2, 3)]
+    for order in ([0, 1, 2, 3], [0, 2, 1, 3]):  # side by side, and interleaved
+        place = torch.tensor(order)
+        dag = LineGraphDAG.from_edge_index(place[edge_index[:, :3]], 4, rank="index")
+        edges = set(zip(dag.src.tolist(), dag.dst.tolist(), strict=True))
+        assert edges == {(order[1], order[0]), tuple(sorted((order[2], order[3])))}
 
 
 def test_ranks_given_as_tensor_or_function():

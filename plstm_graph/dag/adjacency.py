@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from plstm_graph.compiled import structure
 
 
 class Adjacency(NamedTuple):
@@ -21,7 +22,7 @@ class Adjacency(NamedTuple):
     label: NDArray[np.float64]
 
 
-@njit(cache=True, nogil=True)
+@structure
 def neighbour_lists(row, col, num_nodes, edge_label):
     """Build the fields of :class:`Adjacency` from ``row``, ``col`` [C] and ``edge_label`` [C].
 
@@ -79,7 +80,35 @@ def neighbour_lists(row, col, num_nodes, edge_label):
     return ptr, nbr[:count], out_col[:count], in_col[:count], label[:count]
 
 
-@njit(cache=True, nogil=True)
+@structure
+def connected_components(ptr, nbr):
+    """The nodes of one component after the other: component_ptr [C+1], members [N]."""
+    num_nodes = len(ptr) - 1
+    starts = np.empty(num_nodes + 1, np.int64)
+    members = np.empty(num_nodes, np.int64)
+    seen = np.zeros(num_nodes, np.bool_)
+    count, head, tail = 0, 0, 0
+    for root in range(num_nodes):
+        if seen[root]:
+            continue
+        starts[count] = tail
+        count += 1
+        seen[root] = True
+        members[tail] = root
+        tail += 1
+        while head < tail:
+            node = members[head]
+            head += 1
+            for a in range(ptr[node], ptr[node + 1]):
+                if not seen[nbr[a]]:
+                    seen[nbr[a]] = True
+                    members[tail] = nbr[a]
+                    tail += 1
+    starts[count] = num_nodes
+    return starts[: count + 1], members
+
+
+@structure
 def contiguous_blocks(ptr, nbr):
     """First node of every block of the finest partition into node ranges that no bond leaves: [B+1].
 
@@ -100,57 +129,59 @@ def contiguous_blocks(ptr, nbr):
     return starts[: count + 1]
 
 
-@njit(cache=True, nogil=True)
-def directed_blocks(node_ptr, ptr, out_col, in_col):
-    """Whether a block has a bond that is given in one direction only: [B] bool."""
-    directed = np.zeros(len(node_ptr) - 1, np.bool_)
-    for b in range(len(node_ptr) - 1):
-        for a in range(ptr[node_ptr[b]], ptr[node_ptr[b + 1]]):
-            if out_col[a] < 0 or in_col[a] < 0:
-                directed[b] = True
-                break
+@structure
+def in_directed_component(component_ptr, members, ptr, out_col, in_col):
+    """Whether a node's component has a bond that is given in one direction only: [N] bool."""
+    directed = np.zeros(len(members), np.bool_)
+    for c in range(len(component_ptr) - 1):
+        nodes = members[component_ptr[c] : component_ptr[c + 1]]
+        one_way = False
+        for node in nodes:
+            for a in range(ptr[node], ptr[node + 1]):
+                one_way = one_way or out_col[a] < 0 or in_col[a] < 0
+        for node in nodes:
+            directed[node] = one_way
     return directed
 
 
-@njit(cache=True, nogil=True)
-def topological_depth(node_ptr, directed, ptr, nbr, out_col, in_col):
-    """Longest path to every node of the directed blocks, 0 in the others (Kahn, 1962).
+@structure
+def topological_depth(directed, ptr, nbr, out_col, in_col):
+    """Longest path to every node of the directed components, 0 in the others (Kahn, 1962).
 
     Returns:
         depth: [N] int64; -1 at nodes on or behind a directed cycle.
     """
-    num_nodes = len(ptr) - 1
+    num_nodes = len(directed)
     depth = np.zeros(num_nodes, np.int64)
     missing = np.zeros(num_nodes, np.int64)
     ready = np.empty(num_nodes, np.int64)
-    for b in range(len(node_ptr) - 1):
-        if not directed[b]:
+    head, tail = 0, 0
+    for node in range(num_nodes):
+        if not directed[node]:
             continue
-        head, tail = 0, 0
-        for node in range(node_ptr[b], node_ptr[b + 1]):
-            depth[node] = -1
-            for a in range(ptr[node], ptr[node + 1]):
-                if in_col[a] >= 0:
-                    missing[node] += 1
-            if missing[node] == 0:
-                ready[tail] = node
-                tail += 1
-        while head < tail:
-            node = ready[head]
-            head += 1
-            depth[node] = 0
-            for a in range(ptr[node], ptr[node + 1]):
-                if in_col[a] >= 0:
-                    depth[node] = max(depth[node], depth[nbr[a]] + 1)
-                if out_col[a] >= 0:
-                    missing[nbr[a]] -= 1
-                    if missing[nbr[a]] == 0:
-                        ready[tail] = nbr[a]
-                        tail += 1
+        depth[node] = -1
+        for a in range(ptr[node], ptr[node + 1]):
+            if in_col[a] >= 0:
+                missing[node] += 1
+        if missing[node] == 0:
+            ready[tail] = node
+            tail += 1
+    while head < tail:
+        node = ready[head]
+        head += 1
+        depth[node] = 0
+        for a in range(ptr[node], ptr[node + 1]):
+            if in_col[a] >= 0:
+                depth[node] = max(depth[node], depth[nbr[a]] + 1)
+            if out_col[a] >= 0:
+                missing[nbr[a]] -= 1
+                if missing[nbr[a]] == 0:
+                    ready[tail] = nbr[a]
+                    tail += 1
     return depth
 
 
-@njit(cache=True, nogil=True)
+@structure
 def directed_cycle(depth, ptr, nbr, in_col):
     """Nodes of one directed cycle in the order of its edges, given that ``depth`` has a -1."""
     num_nodes = len(depth)
@@ -169,7 +200,7 @@ def directed_cycle(depth, ptr, nbr, in_col):
     return path[step[node] : length][::-1].copy()
 
 
-@njit(cache=True, nogil=True)
+@structure
 def oriented_edges(node_ptr, rank, ptr, nbr, out_col, in_col):
     """Every bond once, from the lower to the higher rank, sorted by (block, rank[src], rank[dst]).
 
@@ -180,9 +211,8 @@ def oriented_edges(node_ptr, rank, ptr, nbr, out_col, in_col):
     num_nodes = len(rank)
     num_edges = len(nbr) // 2
     by_rank = np.empty(num_nodes, np.int64)
-    for b in range(len(node_ptr) - 1):
-        for node in range(node_ptr[b], node_ptr[b + 1]):
-            by_rank[node_ptr[b] + rank[node]] = node
+    for node in range(num_nodes):
+        by_rank[rank[node]] = node
     # first[n]: where the edges that leave n begin. Targets visited by rank arrive sorted.
     fill = np.empty(num_nodes, np.int64)
     edge_ptr = np.zeros(len(node_ptr), np.int64)
@@ -210,7 +240,7 @@ def oriented_edges(node_ptr, rank, ptr, nbr, out_col, in_col):
     return src, dst, column, edge_ptr
 
 
-@njit(cache=True, nogil=True)
+@structure
 def incoming_lines(src, dst, num_nodes):
     """All line edges of a DAG whose edges are in topological order: pred_ptr [E+1], pred [L]."""
     num_edges = len(src)

@@ -1,18 +1,16 @@
 """Breadth-first distances from a canonical centre or end of every connected component, compiled."""
 
 import numpy as np
-from numba import njit
+
+from plstm_graph.compiled import structure, structure_inner
 
 #: Beyond this many visited bonds the search for an extremal node settles for the best one seen.
 _WORK_LIMIT = 50_000_000
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _breadth_first(root, adj_ptr, adj, distance, queue):
-    """Fill ``distance`` from ``root`` over its component; return the number of nodes reached.
-
-    ``distance`` must be -1 on the component; ``queue`` holds the component in order of distance.
-    """
+    """Fill ``distance``, -1 on the component of ``root``, and ``queue`` with its nodes by distance."""
     queue[0] = root
     distance[root] = 0
     head, tail = 0, 1
@@ -25,10 +23,9 @@ def _breadth_first(root, adj_ptr, adj, distance, queue):
                 distance[other] = distance[node] + 1
                 queue[tail] = other
                 tail += 1
-    return tail
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _pick(component, exact, lower, upper, rank, central):
     """Next node worth measuring: least lower bound (centre) or largest upper bound (end)."""
     best = -1
@@ -44,7 +41,7 @@ def _pick(component, exact, lower, upper, rank, central):
     return best
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _extremal_node(component, adj_ptr, adj, rank, central, distance, queue, exact, lower, upper):
     """Node of least (``central``) or largest eccentricity; of several, the one of lowest rank.
 
@@ -75,11 +72,12 @@ def _extremal_node(component, adj_ptr, adj, rank, central, distance, queue, exac
     return winner
 
 
-@njit(cache=True, nogil=True)
-def distance_from_extremal_node(adj_ptr, adj, rank, central):
+@structure
+def distance_from_extremal_node(component_ptr, members, adj_ptr, adj, rank, central):
     """Distance of every node from its component's centre, or from an end of a longest shortest path.
 
     Args:
+        component_ptr, members: [C+1], [N] int64, the nodes of every connected component.
         adj_ptr, adj: [N+1], [A] int64, undirected neighbour lists (CSR).
         rank: [N] int64, canonical rank, which decides between nodes of equal eccentricity.
         central: the node of least eccentricity if true, else one of the largest.
@@ -96,13 +94,10 @@ def distance_from_extremal_node(adj_ptr, adj, rank, central):
     exact = np.zeros(num_nodes, np.bool_)
     lower = np.zeros(num_nodes, np.int64)
     upper = np.full(num_nodes, num_nodes, np.int64)
-    for node in range(num_nodes):
-        if distance[node] >= 0:
-            continue
-        size = _breadth_first(node, adj_ptr, adj, distance, queue)
-        component = queue[:size].copy()
+    for c in range(len(component_ptr) - 1):
+        component = members[component_ptr[c] : component_ptr[c + 1]]
         root = _extremal_node(component, adj_ptr, adj, rank, central, distance, queue, exact, lower, upper)
-        for other in component:
-            distance[other] = -1
+        for node in component:
+            distance[node] = -1
         _breadth_first(root, adj_ptr, adj, distance, queue)
     return distance

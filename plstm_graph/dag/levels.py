@@ -1,10 +1,11 @@
 """Levels of edges: the longest path to each, in line edges, compiled."""
 
 import numpy as np
-from numba import njit
+
+from plstm_graph.compiled import structure
 
 
-@njit(cache=True, nogil=True)
+@structure
 def edge_levels(pred_ptr, pred):
     """Longest path to every edge, edges in topological order: [E] int64. Complexity: O(E + L)."""
     num_edges = len(pred_ptr) - 1
@@ -15,7 +16,7 @@ def edge_levels(pred_ptr, pred):
     return level
 
 
-@njit(cache=True, nogil=True)
+@structure
 def line_levels(first, second, num_edges):
     """Levels [E] of edges in any order, -1 behind a cycle, and how many have one (Kahn, 1962)."""
     missing = np.zeros(num_edges, np.int64)

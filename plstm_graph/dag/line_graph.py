@@ -70,10 +70,10 @@ class LineGraphDAG:
     ) -> "LineGraphDAG":
         """Orient the bonds of a graph or a batch and build the line graph of the DAG.
 
-        A graph whose bonds are all given in both directions is undirected and is oriented by ``rank``;
-        one that has a bond in one direction only is directed and keeps its directions. Repeated bonds
-        count once (the first column stands for them); self loops are left out, since what a node says
-        to itself is the direct gate's part.
+        A component whose bonds are all given in both directions is undirected and is oriented by
+        ``rank``; one that has a bond in one direction only is directed and keeps its directions. Repeated
+        bonds count once (the first column stands for them); self loops are left out, since what a node
+        says to itself is the direct gate's part.
 
         Args:
             edge_index: [2, C] integer.

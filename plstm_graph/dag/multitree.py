@@ -1,10 +1,11 @@
 """Pruning of a line graph to a multitree (D-mode): at most one path between any two edges."""
 
 import numpy as np
-from numba import njit
+
+from plstm_graph.compiled import structure, structure_inner
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _ancestors(edge, pred_ptr, pred, keep, seen, visit, stack):
     """List ``edge`` and its kept ancestors in ``stack``; -1 as soon as one of them is in ``seen``.
 
@@ -24,7 +25,7 @@ def _ancestors(edge, pred_ptr, pred, keep, seen, visit, stack):
     return tail
 
 
-@njit(cache=True, nogil=True)
+@structure
 def multitree_lines(pred_ptr, pred):
     """Choose the line edges that D-mode keeps.
 
@@ -65,7 +66,7 @@ def multitree_lines(pred_ptr, pred):
     return keep
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _same_predecessors(edge, pred_ptr, pred):
     """Whether ``edge`` has the same predecessors as the edge before it."""
     first, before = pred_ptr[edge], pred_ptr[edge - 1]

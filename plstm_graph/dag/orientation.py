@@ -11,9 +11,10 @@ from torch_geometric.data import Data
 
 from plstm_graph.dag.adjacency import (
     Adjacency,
+    connected_components,
     contiguous_blocks,
-    directed_blocks,
     directed_cycle,
+    in_directed_component,
     neighbour_lists,
     topological_depth,
 )
@@ -37,15 +38,15 @@ def rank_nodes(graph: Data, orientation: Orientation = "center") -> Tensor:
 
     Ties are broken canonically: by ``graph.canonical_rank`` [N] (RDKit's, see :mod:`plstm_graph.chem`) if
     the graph has it, else by ``graph.x`` and ``graph.edge_attr``, and then by colour refinement. Nodes
-    that are still tied are automorphic but for graphs that refinement is known to confuse. A graph that
-    has a bond in one direction only is directed and is ranked by its own topological order.
+    that are still tied are automorphic but for graphs that refinement is known to confuse. A component
+    that has a bond in one direction only is directed and is ranked by its own topological order.
 
     Args:
         graph: a graph or batch with ``edge_index`` [2, C].
         orientation: as above.
 
     Returns:
-        rank: [N] int64, a permutation of 0 … n-1 within every connected range of nodes.
+        rank: [N] int64, a permutation of 0 … N-1 in which components follow each other.
 
     Raises:
         InputError: bad indices or ranks, or a directed cycle, which is named.
@@ -96,7 +97,7 @@ def label_keys(values: Tensor | None, count: int, what: str) -> NDArray[np.float
 
 
 class Structure:
-    """Bonds of a graph or batch as arrays: neighbour lists, blocks, directions.
+    """Bonds of a graph or batch as arrays: neighbour lists, components, blocks, directions.
 
     Args:
         edge_index: [2, C] integer; both directions of a bond, or one only in a directed graph.
@@ -121,16 +122,16 @@ class Structure:
         self.adjacency = Adjacency(*neighbour_lists(columns[0], columns[1], num_nodes, edge_keys))
         ptr, nbr, out_col, in_col, _ = self.adjacency
         self.node_ptr = contiguous_blocks(ptr, nbr)
-        directed = directed_blocks(self.node_ptr, ptr, out_col, in_col)
-        self.in_directed = np.repeat(directed, np.diff(self.node_ptr))
+        self.component_ptr, self.members = connected_components(ptr, nbr)
+        self.in_directed = in_directed_component(self.component_ptr, self.members, ptr, out_col, in_col)
         self.depth = np.zeros(num_nodes, np.int64)
-        if directed.any():
-            self.depth = topological_depth(self.node_ptr, directed, ptr, nbr, out_col, in_col)
+        if self.in_directed.any():
+            self.depth = topological_depth(self.in_directed, ptr, nbr, out_col, in_col)
             if self.depth.min() < 0:
                 raise InputError(_cycle_message(directed_cycle(self.depth, ptr, nbr, in_col)))
 
     def rank(self, orientation: OrientationName | Tensor) -> NDArray[np.int64]:
-        """Rank of every node within its block, for a name or given ranks (see :func:`rank_nodes`)."""
+        """Rank of every node, for a name or given ranks (see :func:`rank_nodes`)."""
         if isinstance(orientation, str) and orientation == "index":
             return self._refined(self.depth, np.arange(self.num_nodes))
         canonical = self._refined(self.depth, ascending_bits(self.labels))
@@ -142,12 +143,14 @@ class Structure:
             return canonical
         else:
             ptr, nbr = self.adjacency.ptr, self.adjacency.nbr
-            first = distance_from_extremal_node(ptr, nbr, canonical, orientation == "center")
+            components = (self.component_ptr, self.members)
+            first = distance_from_extremal_node(*components, ptr, nbr, canonical, orientation == "center")
         return self._refined(np.where(self.in_directed, self.depth, first), canonical)
 
     def _refined(self, depth: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.int64]:
         ptr, nbr, _, _, edge_label = self.adjacency
-        return canonical_rank(self.node_ptr, ptr, nbr, edge_label.view(np.int64), depth, label)
+        bonds = (ptr, nbr, edge_label.view(np.int64))
+        return canonical_rank(self.component_ptr, self.members, *bonds, depth, label)
 
 
 def ascending_bits(values: NDArray[np.float64]) -> NDArray[np.int64]:

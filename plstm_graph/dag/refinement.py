@@ -1,10 +1,11 @@
 """Canonical node ranks by colour refinement (Weisfeiler-Leman), compiled, for a whole batch at once."""
 
 import numpy as np
-from numba import njit
+
+from plstm_graph.compiled import structure, structure_inner
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _mix(value):
     """Scramble 64 bits, so that sums of scrambled colours tell multisets of colours apart."""
     value = (value ^ (value >> 30)) * -4658895280553007687
@@ -12,7 +13,7 @@ def _mix(value):
     return value ^ (value >> 31)
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def sort_by_key(items, key):
     """Sort ``items`` by ``key[item]`` in place, not stably (Shell's sort).
 
@@ -32,7 +33,7 @@ def sort_by_key(items, key):
         gap //= 3
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _collect_signatures(changed, num_changed, adj_ptr, adj, adj_key, cell, cell_len, sig, touched):
     """Sum what changed around every node that still shares its cell; return how many such nodes."""
     num_touched = 0
@@ -51,7 +52,7 @@ def _collect_signatures(changed, num_changed, adj_ptr, adj, adj_key, cell, cell_
     return num_touched
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _split_cell(first, length, moved, order, sig, cell, cell_lo, cell_len, changed, counts):
     """Split one cell into runs of equal signature; all but the longest run get new colours.
 
@@ -77,7 +78,7 @@ def _split_cell(first, length, moved, order, sig, cell, cell_lo, cell_len, chang
         lo = hi
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _run_end(order, key, lo, last):
     """End of the run of equal keys that begins at ``lo``."""
     hi = lo + 1
@@ -86,7 +87,7 @@ def _run_end(order, key, lo, last):
     return hi
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _new_cell(lo, hi, order, cell, cell_lo, cell_len, changed, counts):
     """Give ``order[lo:hi]`` a new colour and list its nodes as changed; counts = [cells, changed]."""
     cell_lo[counts[0]] = lo
@@ -98,7 +99,7 @@ def _new_cell(lo, hi, order, cell, cell_lo, cell_len, changed, counts):
     counts[0] += 1
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def _refine(order, pos, adj_ptr, adj, adj_key, cell, cell_lo, cell_len, cell_moved, sig, touched,
             touched_cells, changed, counts):  # fmt: skip
     """Split cells until nodes of one colour see the same colours around them."""
@@ -132,26 +133,26 @@ def _refine(order, pos, adj_ptr, adj, adj_key, cell, cell_lo, cell_len, cell_mov
             sig[touched[i]] = 0
 
 
-@njit(cache=True, nogil=True)
-def canonical_rank(node_ptr, adj_ptr, adj, adj_key, depth, label):
-    """Rank the nodes of every block from 0 by depth, then label, then colour refinement.
+@structure
+def canonical_rank(component_ptr, members, adj_ptr, adj, adj_key, depth, label):
+    """Rank the nodes of one component after the other by depth, then label, then colour refinement.
 
     Nodes that refinement cannot tell apart are taken to be automorphic: one is singled out and the
     rest is refined again until every node has a colour of its own.
 
     Args:
-        node_ptr: [B+1] int64, first node of every block.
+        component_ptr, members: [C+1], [N] int64, the nodes of every connected component.
         adj_ptr, adj: [N+1], [A] int64, undirected neighbour lists (CSR).
         adj_key: [A] int64, what tells one bond from another; zeros where nothing does.
         depth, label: [N] int64, what tells the nodes apart before their bonds do.
 
     Returns:
-        rank: [N] int64, a permutation of 0 … n-1 within every block.
+        rank: [N] int64, a permutation of 0 … N-1; components keep their order.
 
     Complexity: O(A log N).
     """
     num_nodes = len(depth)
-    order = np.arange(num_nodes)
+    order = members.copy()
     pos = np.empty(num_nodes, np.int64)
     cell = np.empty(num_nodes, np.int64)
     cell_lo = np.empty(num_nodes, np.int64)
@@ -161,10 +162,10 @@ def canonical_rank(node_ptr, adj_ptr, adj, adj_key, depth, label):
     touched = np.empty(num_nodes, np.int64)
     touched_cells = np.empty(num_nodes, np.int64)
     sig = np.zeros(num_nodes, np.int64)
-    counts = np.empty(2, np.int64)  # cells of the block, nodes whose colour has just changed
+    counts = np.empty(2, np.int64)  # cells of the component, nodes whose colour has just changed
     rank = np.empty(num_nodes, np.int64)
-    for b in range(len(node_ptr) - 1):
-        first, last = node_ptr[b], node_ptr[b + 1]
+    for c in range(len(component_ptr) - 1):
+        first, last = component_ptr[c], component_ptr[c + 1]
         counts[:] = 0
         sort_by_key(order[first:last], depth)
         lo = first
@@ -189,5 +190,5 @@ def canonical_rank(node_ptr, adj_ptr, adj, adj_key, depth, label):
                 cell_len[rest] -= 1
                 _new_cell(p, p + 1, order, cell, cell_lo, cell_len, changed, counts)
         for p in range(first, last):
-            rank[order[p]] = p - first
+            rank[order[p]] = p
     return rank

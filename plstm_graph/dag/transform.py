@@ -38,6 +38,10 @@ class LineGraphData(Data):
         return 0 if key.startswith("dag_") else super().__cat_dim__(key, value, *args, **kwargs)
 
 
+# Data sets that were saved with their DAGs load without unpickling anything unsafe.
+torch.serialization.add_safe_globals([LineGraphData])
+
+
 @functional_transform("to_line_graph_dag")
 class ToLineGraphDAG(BaseTransform):
     """Orient a graph and add its line-graph DAG, for ``transform`` as well as ``pre_transform``.

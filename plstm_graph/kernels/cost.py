@@ -3,8 +3,8 @@
 from typing import Literal
 
 import torch
-from numba import njit
 
+from plstm_graph.compiled import structure, structure_inner
 from plstm_graph.dag import LineGraphDAG
 
 Backend = Literal["auto", "reference", "gating", "cpu"]
@@ -13,19 +13,19 @@ Backend = Literal["auto", "reference", "gating", "cpu"]
 _LARGEST_DENSE_BLOCK = 512
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def gating_operations(nodes, edges, lines, key_dim, value_dim, ways):
     """Multiply-adds of one block and head in gating form: a solve over node rows, then two dense products."""
     return nodes * nodes * (key_dim + value_dim) + ways * (edges + lines) * nodes
 
 
-@njit(cache=True, nogil=True)
+@structure_inner
 def state_operations(edges, lines, key_dim, value_dim, ways):
     """Multiply-adds of one block and head in state form: a solve over states, filled once and read once."""
     return ways * (2 * edges + lines) * key_dim * value_dim
 
 
-@njit(cache=True, nogil=True)
+@structure
 def prefers_states(nodes, edges, lines, key_dim, value_dim, ways):
     """Whether the fused kernels take the state form for a block: narrow heads and long molecules."""
     dense = gating_operations(nodes, edges, lines, key_dim, value_dim, ways)

@@ -2,18 +2,19 @@
 
 import numpy as np
 
-from plstm_graph.kernels.cpu.solve import add_row, clear, jit, row_dot, solve, transition_gradient
+from plstm_graph.compiled import kernel_inner
+from plstm_graph.kernels.cpu.solve import add_row, clear, row_dot, solve, transition_gradient
 
 #: Rows of dense scratch are padded to whole vectors, which keeps inner loops free of remainders.
 _LANES = 8
 
 
-@jit
+@kernel_inner
 def _padded(count):
     return (count + _LANES - 1) // _LANES * _LANES
 
 
-@jit
+@kernel_inner
 def scratch(nodes, edges, key_dim, value_dim, ways, like):
     """Memory for the largest block that a call meets in this form; columns of padding are zero for good."""
     width = _padded(nodes)
@@ -24,20 +25,12 @@ def scratch(nodes, edges, key_dim, value_dim, ways, like):
     return by_node, by_edge, by_dim, transposed
 
 
-@jit
+@kernel_inner
 def _accumulate_product(a, b, c, rows, inner, cols):
-    """c[:rows, :cols] += a[:rows, :inner] @ b[:inner, :cols], eight rows of b at a time."""
+    """c[:rows, :cols] += a[:rows, :inner] @ b[:inner, :cols], four rows of b at a time."""
     for i in range(rows):
         k = 0
-        while k + 8 <= inner:
-            a0, a1, a2, a3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
-            a4, a5, a6, a7 = a[i, k + 4], a[i, k + 5], a[i, k + 6], a[i, k + 7]
-            for j in range(cols):
-                low = a0 * b[k, j] + a1 * b[k + 1, j] + a2 * b[k + 2, j] + a3 * b[k + 3, j]
-                high = a4 * b[k + 4, j] + a5 * b[k + 5, j] + a6 * b[k + 6, j] + a7 * b[k + 7, j]
-                c[i, j] += low + high
-            k += 8
-        if k + 4 <= inner:
+        while k + 4 <= inner:
             a0, a1, a2, a3 = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
             for j in range(cols):
                 c[i, j] += a0 * b[k, j] + a1 * b[k + 1, j] + a2 * b[k + 2, j] + a3 * b[k + 3, j]
@@ -47,7 +40,7 @@ def _accumulate_product(a, b, c, rows, inner, cols):
             k += 1
 
 
-@jit
+@kernel_inner
 def _load(rows, h, block, out):
     """out[:count] = rows of the block's nodes at head h, zeros in the padding; returns the padded width."""
     node, count, _, _ = block
@@ -60,7 +53,7 @@ def _load(rows, h, block, out):
     return width
 
 
-@jit
+@kernel_inner
 def _load_transposed(rows, h, block, out):
     """out[:, :count] = the same, transposed."""
     node, count, _, _ = block
@@ -70,7 +63,7 @@ def _load_transposed(rows, h, block, out):
             out[j, n] = rows[node + n, h, j]
 
 
-@jit
+@kernel_inner
 def _store_product(a, b, scratch, h, block, out):
     """Rows of the block's nodes at head h in ``out`` = a @ b."""
     node, count, _, _ = block
@@ -82,7 +75,7 @@ def _store_product(a, b, scratch, h, block, out):
             out[node + n, h, j] = scratch[n, j]
 
 
-@jit
+@kernel_inner
 def _gating_matrix(gating, rows, direct, gates, h, dag, block):
     """Fill ``gating`` [nodes, nodes] with M_inc (I - T)^{-1} S_inc + diag(D), both ways added.
 
@@ -105,7 +98,7 @@ def _gating_matrix(gating, rows, direct, gates, h, dag, block):
         gating[n, n] += direct[node + n, h]
 
 
-@jit
+@kernel_inner
 def forward_block(nodes, gates, h, dag, block, memory, out):
     """Write the block's rows of ``out`` [N, H, V] at head h."""
     query, key, value, direct = nodes
@@ -124,7 +117,7 @@ def forward_block(nodes, gates, h, dag, block, memory, out):
     _store_product(scores, by_dim[1], by_dim[2], h, block, out)
 
 
-@jit
+@kernel_inner
 def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_grads):
     """Write the gradients of the block's nodes, edges and lines at head h."""
     query, key, value, direct = nodes
@@ -159,7 +152,7 @@ def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_g
         _gate_gradients(scores, by_edge[way], by_edge[-1], gates, way, h, dag, block, gate_grads)
 
 
-@jit
+@kernel_inner
 def _gate_gradients(grad_gating, rows, adjoint, gates, way, h, dag, block, gate_grads):
     """Gradients of source, transition and mark of one way from that of the gating matrix."""
     _, transition, mark = gates

@@ -1,15 +1,15 @@
 """The fused kernels over a range of blocks: each in the form that takes fewer operations (Numba)."""
 
+from plstm_graph.compiled import kernel, kernel_inner
 from plstm_graph.kernels.cost import prefers_states
 from plstm_graph.kernels.cpu import gating_form, state_form
-from plstm_graph.kernels.cpu.solve import jit
 
 _gating_scratch, _gating_forward = gating_form.scratch, gating_form.forward_block
 _state_scratch, _state_forward = state_form.scratch, state_form.forward_block
 _gating_backward, _state_backward = gating_form.backward_block, state_form.backward_block
 
 
-@jit
+@kernel_inner
 def _block(b, dag, borders, dims):
     """Block b as (first node, number of nodes, first edge, last edge + 1), and whether it prefers states."""
     node_ptr, edge_ptr = borders
@@ -21,7 +21,7 @@ def _block(b, dag, borders, dims):
     return (node, count, first, last), states
 
 
-@jit
+@kernel_inner
 def _largest(first_block, last_block, dag, borders, dims):
     """Most nodes and edges among the blocks in gating form, most edges among those in state form."""
     nodes, edges, state_edges = 1, 1, 0
@@ -34,7 +34,7 @@ def _largest(first_block, last_block, dag, borders, dims):
     return nodes, edges, state_edges
 
 
-@jit
+@kernel
 def forward(first_block, last_block, nodes, gates, dag, borders, out):
     """Write the output of blocks ``first_block … last_block - 1`` to ``out`` [N, H, V].
 
@@ -57,7 +57,7 @@ def forward(first_block, last_block, nodes, gates, dag, borders, out):
                 _gating_forward(nodes, gates, h, dag, block, dense, out)
 
 
-@jit
+@kernel
 def backward(first_block, last_block, grad, nodes, gates, dag, borders, node_grads, gate_grads):
     """Write the gradients of blocks ``first_block … last_block - 1``; all but the inputs is computed anew.
 

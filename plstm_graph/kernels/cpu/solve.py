@@ -1,18 +1,15 @@
 """The triangular solves over the line graph that both forms of the fused kernels are made of (Numba).
 
-Throughout: ``dag`` is (ends, pred_ptr, pred), where edges start at ``ends[way]`` and end at ``ends[1 - way]``;
-``way`` is 0 on the DAG and 1 on the reversed one. ``gates`` are (source [W, E, H], transition [W, L, H],
-mark [W, E, H]) for one or two ways, ``block`` is (first node, number of nodes, first edge, last edge + 1), ``h`` a
-head.
+Throughout: ``dag`` is (ends, pred_ptr, pred); edges start at ``ends[way]`` and end at ``ends[1 - way]``;
+``way`` is 0 on the DAG, 1 on the reversed one. ``gates`` are (source [W, E, H], transition [W, L, H],
+mark [W, E, H]) for one or two ways, ``block`` is (first node, number of nodes, first edge, last edge + 1)
+and ``h`` a head.
 """
 
-from numba import njit
-
-#: Reassociation lets sums use vector registers; NaN and infinity keep their meaning.
-jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+from plstm_graph.compiled import kernel_inner
 
 
-@jit
+@kernel_inner
 def clear(rows, count, width):
     """rows[:count, :width] = 0."""
     for i in range(count):
@@ -20,7 +17,7 @@ def clear(rows, count, width):
             rows[i, j] = 0
 
 
-@jit
+@kernel_inner
 def row_dot(a, i, b, k, width):
     """Inner product of a[i, :width] and b[k, :width], width ≥ 1.
 
@@ -32,14 +29,14 @@ def row_dot(a, i, b, k, width):
     return total
 
 
-@jit
+@kernel_inner
 def add_row(a, i, factor, b, k, width):
     """a[i, :width] += factor * b[k, :width]."""
     for j in range(width):
         a[i, j] += factor * b[k, j]
 
 
-@jit
+@kernel_inner
 def _gather(rows, width, transition, way, h, pred_ptr, pred, first, last):
     """rows ← (I - T)^{-1} rows, in place: every edge gathers from its predecessors."""
     for e in range(first, last):
@@ -47,7 +44,7 @@ def _gather(rows, width, transition, way, h, pred_ptr, pred, first, last):
             add_row(rows, e - first, transition[way, line, h], rows, pred[line] - first, width)
 
 
-@jit
+@kernel_inner
 def _hand_down(rows, width, transition, way, h, pred_ptr, pred, first, last):
     """rows ← (I - T^T)^{-1} rows, in place: every edge hands down to its predecessors."""
     for e in range(last - 1, first - 1, -1):
@@ -55,7 +52,7 @@ def _hand_down(rows, width, transition, way, h, pred_ptr, pred, first, last):
             add_row(rows, pred[line] - first, transition[way, line, h], rows, e - first, width)
 
 
-@jit
+@kernel_inner
 def solve(rows, width, transition, way, h, dag, block, adjoint):
     """Run the recurrence of one way, or its adjoint, over ``rows`` [edges, width], in place.
 
@@ -69,7 +66,7 @@ def solve(rows, width, transition, way, h, dag, block, adjoint):
         _gather(rows, width, transition, way, h, pred_ptr, pred, first, last)
 
 
-@jit
+@kernel_inner
 def transition_gradient(adjoint, rows, width, way, h, dag, block, out):
     """Gradient of every transition: the inner product of what left by the line and what came back."""
     _, pred_ptr, pred = dag

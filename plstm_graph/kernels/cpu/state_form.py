@@ -2,16 +2,17 @@
 
 import numpy as np
 
-from plstm_graph.kernels.cpu.solve import jit, solve, transition_gradient
+from plstm_graph.compiled import kernel_inner
+from plstm_graph.kernels.cpu.solve import solve, transition_gradient
 
 
-@jit
+@kernel_inner
 def scratch(edges, key_dim, value_dim, like):
     """Memory for the states of the largest block that a call meets in this form, and for their adjoint."""
     return np.empty((2, edges, key_dim * value_dim), like.dtype)
 
 
-@jit
+@kernel_inner
 def _fill_states(states, nodes, gates, way, h, dag, block):
     """States [edges, K·V] of one way: S_e k v^T at the start of every edge, then the solve."""
     _, key, value, _ = nodes
@@ -28,7 +29,7 @@ def _fill_states(states, nodes, gates, way, h, dag, block):
     solve(states, key_dim * value_dim, transition, way, h, dag, block, False)
 
 
-@jit
+@kernel_inner
 def _node_dot(a, b, n, h):
     """Inner product of a[n, h] and b[n, h]."""
     total = a[n, h, 0] * b[n, h, 0]
@@ -37,7 +38,7 @@ def _node_dot(a, b, n, h):
     return total
 
 
-@jit
+@kernel_inner
 def forward_block(nodes, gates, h, dag, block, memory, out):
     """Write the block's rows of ``out`` [N, H, V] at head h."""
     query, key, value, direct = nodes
@@ -58,7 +59,7 @@ def forward_block(nodes, gates, h, dag, block, memory, out):
                     out[n, h, j] += scaled * states[e - first, i * value_dim + j]
 
 
-@jit
+@kernel_inner
 def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_grads):
     """Write the gradients of the block's nodes, edges and lines at head h."""
     query, key, value, direct = nodes
@@ -78,7 +79,7 @@ def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_g
         _way_backward(memory[0], memory[1], grad, nodes, gates, way, h, dag, block, node_grads, gate_grads)
 
 
-@jit
+@kernel_inner
 def _way_backward(states, adjoint, grad, nodes, gates, way, h, dag, block, node_grads, gate_grads):
     """Add one way's gradients of the nodes and write those of its gates."""
     query, key, value, _ = nodes
