@@ -34,9 +34,7 @@ def load_molecules(count: int) -> list[Data]:
 
 
 def build_dag(batch: Batch) -> LineGraphDAG:
-    return LineGraphDAG.from_edge_index(
-        batch.edge_index, batch.num_nodes, rank="center", batch=batch.batch
-    )
+    return LineGraphDAG.from_edge_index(batch.edge_index, batch.num_nodes, rank="center", batch=batch.batch)
 
 
 def state_bytes(num_bonds: int, width: int, dtype: torch.dtype) -> int:

@@ -179,6 +179,7 @@ def test_a_long_path_takes_no_quadratic_time():
         (torch.tensor([[0.0], [1.0]]), 2, "integers"),
         (torch.tensor([0, 1]), 2, "shape"),
         ([[0], [1]], 2, "tensor"),
+        ([[0], [1]], None, "tensor"),
     ],
 )
 def test_bad_edges_are_refused_in_a_sentence(edge_index, num_nodes, sentence):

@@ -48,14 +48,14 @@ class STMGates(nn.Module):
         super().__init__()
         self.heads = heads
         self.mode = mode
-        self.directions = 2 if bidirectional else 1
-        # Per direction: source, mark, a, c. The direct gate has no direction. The offsets stand apart
-        # from the map, since they have values of their own to start from.
-        self.lin_node = Linear(in_channels, (4 * self.directions + 1) * heads, bias=False)
-        self.offset = nn.Parameter(torch.empty(4 * self.directions + 1, heads))
+        self.ways = 2 if bidirectional else 1
+        # Per way: source, mark, a and c. The offsets stand apart from the map, since they have values of
+        # their own to start from, which a width that is inferred later must not overwrite.
+        self.lin_node = Linear(in_channels, (4 * self.ways + 1) * heads, bias=False)
+        self.offset = nn.Parameter(torch.empty(4 * self.ways + 1, heads))
         self.lin_edge = None
         if edge_dim is not None:
-            self.lin_edge = Linear(edge_dim, 4 * self.directions * heads, bias=False)
+            self.lin_edge = Linear(edge_dim, 4 * self.ways * heads, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -77,26 +77,28 @@ class STMGates(nn.Module):
             dag: its ``edge_id`` are columns of edge_index.
         """
         logits = self.lin_node(x) + self.offset.flatten()
-        *nodes, direct = logits.split([4 * self.heads] * self.directions + [self.heads], dim=1)
-        edges = self._edge_logits(edge_attr, dag)
+        # Each gate looks at the atom at one end of its bond: S0 (M1 A1 C1) at src, (S1) M0 A0 C0 at dst.
+        widths = [self.heads, 3 * self.heads] if self.ways == 1 else [4 * self.heads, 4 * self.heads]
+        at_src, at_dst, direct = logits.split([*widths, self.heads], dim=1)
+        edges = torch.cat([at_src.index_select(0, dag.src), at_dst.index_select(0, dag.dst)], dim=1)
+        if edge_attr is not None:
+            edges = edges + self._edge_logits(edge_attr).index_select(0, dag.edge_id)
+        signals = edges.unflatten(1, (-1, self.heads)).unbind(1)  # [E, H] each
+        opened = edges.sigmoid().unflatten(1, (-1, self.heads)).unbind(1)
         gates = []
-        for i, node in enumerate(nodes):
-            start, end = (dag.src, dag.dst) if i == 0 else (dag.dst, dag.src)
-            before, after = (dag.pred, dag.succ) if i == 0 else (dag.succ, dag.pred)
-            at_start = node[:, : self.heads].index_select(0, start)  # [E, H]
-            at_end = node[:, self.heads :].index_select(0, end)  # [E, 3H]
-            logits = torch.cat([at_start, at_end], dim=1)
-            if edges is not None:
-                logits = logits + edges[i]
-            source, mark, a, c = logits.split(self.heads, dim=1)
-            transition = self._transition(a, c, before, after)
-            gates.append((source.sigmoid(), transition, mark.sigmoid()))
+        for way, (before, after) in enumerate([(dag.pred, dag.succ), (dag.succ, dag.pred)][: self.ways]):
+            s, m = 4 * way, 5 if self.ways == 2 and way == 0 else 1  # A and C follow M
+            if self.mode == "P":
+                transition = _shares(opened[m + 1], opened[m + 2], before, after)
+            else:
+                transition = (
+                    signals[m + 1].index_select(0, before) + signals[m + 2].index_select(0, after)
+                ).sigmoid()
+            gates.append((opened[s], transition, opened[m]))
         return gates, direct
 
-    def _edge_logits(self, edge_attr: Tensor | None, dag: LineGraphDAG) -> tuple[Tensor, ...] | None:
-        """What the bonds add, in the dag's order: [E, 4H] a direction."""
-        if edge_attr is None:
-            return None
+    def _edge_logits(self, edge_attr: Tensor) -> Tensor:
+        """What the bonds add to the logits, by column of edge_index: [C, 4·ways·H]."""
         if self.lin_edge is None:
             raise InputError(
                 "edge_attr was given, but the layer was built without edge_dim; pass edge_dim to it."
@@ -105,13 +107,12 @@ class STMGates(nn.Module):
         wanted = self.lin_edge.in_channels
         if edge_attr.dim() != 2 or wanted not in (-1, edge_attr.size(1)):
             raise InputError(f"edge_attr needs the shape [num_edges, {wanted}], not {list(edge_attr.shape)}.")
-        return self.lin_edge(edge_attr).index_select(0, dag.edge_id).chunk(self.directions, dim=1)
+        return self.lin_edge(edge_attr)
 
-    def _transition(self, a: Tensor, c: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """Transitions [L, H] of the lines before → after."""
-        if self.mode == "D":
-            return (a.index_select(0, before) + c.index_select(0, after)).sigmoid()
-        weight = c.sigmoid() + _WEIGHT_FLOOR
-        shares = weight.index_select(0, after)
-        total = torch.zeros_like(weight).index_add(0, before, shares)
-        return shares * (a.sigmoid() / total.clamp(min=_WEIGHT_FLOOR)).index_select(0, before)
+
+def _shares(kept: Tensor, weight: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """P-mode: what edges keep [E, H], shared out over their lines by the successors' weights: [L, H]."""
+    weight = weight + _WEIGHT_FLOOR
+    shares = weight.index_select(0, after)
+    total = torch.zeros_like(weight).index_add(0, before, shares)
+    return shares * (kept / total.clamp(min=_WEIGHT_FLOOR)).index_select(0, before)

@@ -89,9 +89,8 @@ class LineGraphDAG:
 
         Complexity: O(C log N + L), see :func:`plstm_graph.dag.rank_nodes` for the ranking.
         """
-        if num_nodes is None:
-            num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
         structure = Structure(edge_index, num_nodes, node_labels, edge_labels)
+        num_nodes = structure.num_nodes
         if batch is not None:
             _check_batch(batch, edge_index, num_nodes)
         graph = Data(edge_index=edge_index, x=node_labels, edge_attr=edge_labels, num_nodes=num_nodes)

@@ -101,7 +101,7 @@ class Structure:
 
     Args:
         edge_index: [2, C] integer; both directions of a bond, or one only in a directed graph.
-        num_nodes: N.
+        num_nodes: N; by default one more than the largest index.
         node_labels, edge_labels: [N, …], [C, …] what tells nodes and bonds apart, if anything does.
 
     Raises:
@@ -111,11 +111,13 @@ class Structure:
     def __init__(
         self,
         edge_index: Tensor,
-        num_nodes: int,
+        num_nodes: int | None,
         node_labels: Tensor | None = None,
         edge_labels: Tensor | None = None,
     ) -> None:
         columns = check_edge_index(edge_index, num_nodes)
+        if num_nodes is None:
+            num_nodes = int(columns.max(initial=-1)) + 1
         self.num_nodes = num_nodes
         self.labels = label_keys(node_labels, num_nodes, "x")
         edge_keys = label_keys(edge_labels, columns.shape[1], "edge_attr")
@@ -159,7 +161,7 @@ def ascending_bits(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(bits < 0, bits ^ np.iinfo(np.int64).max, bits)
 
 
-def check_edge_index(edge_index: Tensor, num_nodes: int) -> NDArray[np.int64]:
+def check_edge_index(edge_index: Tensor, num_nodes: int | None) -> NDArray[np.int64]:
     """Return ``edge_index`` as a contiguous [2, C] int64 array, or say what is wrong with it."""
     if not isinstance(edge_index, Tensor):
         raise InputError(f"edge_index must be a tensor [2, num_edges], not {type(edge_index).__name__}.")
@@ -169,9 +171,11 @@ def check_edge_index(edge_index: Tensor, num_nodes: int) -> NDArray[np.int64]:
         raise InputError(f"edge_index must hold integers, not {edge_index.dtype}.")
     # EdgeIndex is a tensor with metadata; NumPy wants the plain one.
     columns = np.ascontiguousarray(edge_index.detach().as_subclass(Tensor).cpu().numpy(), dtype=np.int64)
-    if columns.size and (columns.min() < 0 or columns.max() >= num_nodes):
-        bad = columns.min() if columns.min() < 0 else columns.max()
-        raise InputError(f"edge_index names node {bad}, but the nodes are numbered 0 to {num_nodes - 1}.")
+    least, largest = columns.min(initial=0), columns.max(initial=-1)
+    if least < 0:
+        raise InputError(f"edge_index names node {least}, but nodes are numbered from 0.")
+    if num_nodes is not None and largest >= num_nodes:
+        raise InputError(f"edge_index names node {largest}, but the nodes are numbered 0 to {num_nodes - 1}.")
     return columns
 
 
