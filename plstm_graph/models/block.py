@@ -1,10 +1,14 @@
 """The pre-norm residual block that all networks of this package are made of."""
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.nn import GINEConv
 
 from plstm_graph.conv import PLSTMConv
 from plstm_graph.dag import LineGraphDAG
+
+#: Scale of the scan's output map at the start of training.
+_SCAN_START = 0.1
 
 
 class ResidualBlock(nn.Module):
@@ -27,6 +31,9 @@ class ResidualBlock(nn.Module):
         self.local = GINEConv(feed_forward(channels, channels)) if local else None
         self.dropout = nn.Dropout(dropout)
         self.feed_forward = nn.Sequential(nn.LayerNorm(channels), feed_forward(channels, 2 * channels))
+        if scan is not None:  # products of three maps, summed over a molecule, would outweigh the rest
+            with torch.no_grad():
+                scan.lin_out.weight.mul_(_SCAN_START)
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor, dag: LineGraphDAG | None) -> Tensor:
         """Node features [N, channels] to the same, bond features [C, channels]."""
