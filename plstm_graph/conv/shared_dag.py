@@ -25,31 +25,23 @@ def shared_dag(
     that a model orients its input by the input's features and all its layers see one DAG. A tensor that
     was changed in place counts as new.
     """
+
+    def build() -> LineGraphDAG:
+        return LineGraphDAG.from_edge_index(
+            edge_index, x.size(0), rank=orientation, batch=batch, node_labels=x, edge_labels=edge_attr
+        )
+
     if edge_index.is_inference():  # such tensors do not count their changes
-        return _build(edge_index, x, edge_attr, batch, orientation)
+        return build()
     name = orientation if isinstance(orientation, str) else id(orientation)
     key = (name, x.size(0), edge_index._version)
     with _lock:
         known = _dags.setdefault(edge_index, {})
-        dag = known.get(key)
-    if dag is None:
-        dag = _build(edge_index, x, edge_attr, batch, orientation)
-        with _lock:
-            # Entries of older versions are of no more use; a rank kept with its DAG keeps its id taken.
-            for old in [k for k in known if k[2] != edge_index._version]:
-                del known[old]
-            dag, _ = known.setdefault(key, (dag, orientation))
-        return dag
-    return dag[0]
-
-
-def _build(
-    edge_index: Tensor,
-    x: Tensor,
-    edge_attr: Tensor | None,
-    batch: Tensor | None,
-    orientation: Orientation,
-) -> LineGraphDAG:
-    return LineGraphDAG.from_edge_index(
-        edge_index, x.size(0), rank=orientation, batch=batch, node_labels=x, edge_labels=edge_attr
-    )
+        if key in known:
+            return known[key][0]
+    dag = build()
+    with _lock:
+        # Entries of older versions are of no more use; a rank kept with its DAG keeps its id taken.
+        for old in [k for k in known if k[2] != edge_index._version]:
+            del known[old]
+        return known.setdefault(key, (dag, orientation))[0]

@@ -22,8 +22,8 @@ def _block(b, dag, borders, dims):
 
 
 @kernel_inner
-def _largest(first_block, last_block, dag, borders, dims):
-    """Most nodes and edges among the blocks in gating form, most edges among those in state form."""
+def _scratch(first_block, last_block, dag, borders, dims, like):
+    """Memory for the largest block in gating form and for the largest in state form."""
     nodes, edges, state_edges = 1, 1, 0
     for b in range(first_block, last_block):
         (_, count, first, last), states = _block(b, dag, borders, dims)
@@ -31,7 +31,9 @@ def _largest(first_block, last_block, dag, borders, dims):
             state_edges = max(state_edges, last - first)
         else:
             nodes, edges = max(nodes, count), max(edges, last - first)
-    return nodes, edges, state_edges
+    key_dim, value_dim, ways = dims
+    dense = _gating_scratch(nodes, edges, key_dim, value_dim, ways, like)
+    return dense, _state_scratch(state_edges, key_dim, value_dim, like)
 
 
 @kernel
@@ -45,9 +47,7 @@ def forward(first_block, last_block, nodes, gates, dag, borders, out):
         borders: (node_ptr, edge_ptr).
     """
     dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
-    most_nodes, most_edges, state_edges = _largest(first_block, last_block, dag, borders, dims)
-    dense = _gating_scratch(most_nodes, most_edges, dims[0], dims[1], dims[2], out)
-    cells = _state_scratch(state_edges, dims[0], dims[1], out)
+    dense, cells = _scratch(first_block, last_block, dag, borders, dims, out)
     for b in range(first_block, last_block):
         block, states = _block(b, dag, borders, dims)
         for h in range(out.shape[1]):
@@ -66,9 +66,7 @@ def backward(first_block, last_block, grad, nodes, gates, dag, borders, node_gra
         node_grads, gate_grads: laid out like ``nodes`` and ``gates`` (see :func:`forward`).
     """
     dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
-    most_nodes, most_edges, state_edges = _largest(first_block, last_block, dag, borders, dims)
-    dense = _gating_scratch(most_nodes, most_edges, dims[0], dims[1], dims[2], grad)
-    cells = _state_scratch(state_edges, dims[0], dims[1], grad)
+    dense, cells = _scratch(first_block, last_block, dag, borders, dims, grad)
     for b in range(first_block, last_block):
         block, states = _block(b, dag, borders, dims)
         for h in range(grad.shape[1]):
