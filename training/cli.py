@@ -153,17 +153,18 @@ class GraphCLI(LightningCLI):
         if self.subcommand == "fit" and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             monitor, mode = self.model.monitor
             resumed = self._get(self.config, "ckpt_path")
-            callbacks.append(
-                ModelCheckpoint(
-                    # A resumed run goes on with its own best and last checkpoint.
-                    dirpath=Path(resumed).parent if resumed else None,
-                    monitor=monitor,
-                    mode=mode,
-                    filename="best-{epoch}",
-                    save_last=True,
-                    auto_insert_metric_name=False,
-                )
+            # A resumed run goes on with its own best and last checkpoint.
+            folder = Path(resumed).parent if resumed else None
+            best = ModelCheckpoint(
+                dirpath=folder,
+                monitor=monitor,
+                mode=mode,
+                filename="best-{epoch}",
+                auto_insert_metric_name=False,
             )
+            # Lightning's save_last follows the best; a run resumes from the last epoch, good or bad.
+            last = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
+            callbacks += [best, last]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def before_fit(self) -> None:
