@@ -15,7 +15,7 @@ SCATTER_READY := $(VENV)/.scatter-ready
 TRAIN_COMMAND := train.py compare configs/freesolv.yaml configs/freesolv_gine.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint format bench scatter test-scatter clean
+.PHONY: help train test test-all forget-kernels lint format bench scatter test-scatter clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -26,10 +26,14 @@ $(READY): pyproject.toml constraints.txt tools/setup_venv.py tools/install_torch
 train: $(READY) ## train on FreeSolv, compare with GINE and the mean
 	$(PYTHON) $(TRAIN_COMMAND)
 
-test: lint ## lint, then every test but the slow ones
+# Numba notices when a cached function changes, but not when one that it calls does.
+forget-kernels:
+	@find plstm_graph -name '*.nb[ci]' -delete
+
+test: lint forget-kernels ## lint, then every test but the slow ones
 	$(PYTHON) -m pytest -m "not slow"
 
-test-all: lint ## lint, then every test
+test-all: lint forget-kernels ## lint, then every test
 	$(PYTHON) -m pytest
 
 lint: $(READY) ## ruff (lint and format) and mypy

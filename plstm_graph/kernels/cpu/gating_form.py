@@ -16,12 +16,19 @@ def _padded(count):
 
 @kernel_inner
 def scratch(nodes, edges, key_dim, value_dim, ways, like):
-    """Memory for the largest block that a call meets in this form; columns of padding are zero for good."""
-    width = _padded(nodes)
-    by_node = np.zeros((3, nodes, width), like.dtype)
-    by_edge = np.empty((ways + 1, edges, width), like.dtype)
-    by_dim = np.zeros((4, nodes, _padded(max(key_dim, value_dim))), like.dtype)
-    transposed = np.zeros((2, max(key_dim, value_dim), width), like.dtype)
+    """Memory for the largest block that a call meets in this form.
+
+    Every matrix has an allocation of its own: slices of one would have to be told apart at run time in
+    every product, which takes half as long again.
+    """
+    width, most, dtype = _padded(nodes), max(key_dim, value_dim), like.dtype
+    dim = _padded(most)
+    square = (nodes, width)
+    by_node = (np.zeros(square, dtype), np.zeros(square, dtype), np.zeros(square, dtype))
+    by_edge = np.empty((ways + 1, edges, width), dtype)
+    flat = (nodes, dim)
+    by_dim = (np.zeros(flat, dtype), np.zeros(flat, dtype), np.zeros(flat, dtype), np.zeros(flat, dtype))
+    transposed = (np.zeros((most, width), dtype), np.zeros((most, width), dtype))
     return by_node, by_edge, by_dim, transposed
 
 
@@ -73,6 +80,14 @@ def _store_product(a, b, scratch, h, block, out):
     for n in range(count):
         for j in range(out.shape[2]):
             out[node + n, h, j] = scratch[n, j]
+
+
+@kernel_inner
+def _transpose(a, count):
+    """Transpose a[:count, :count] in place."""
+    for i in range(count):
+        for j in range(i):
+            a[i, j], a[j, i] = a[j, i], a[i, j]
 
 
 @kernel_inner
@@ -144,8 +159,10 @@ def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_g
             reached[n, m] = gate * reach  # … of the scores
             gating[n, m] = gate * score  # … and the attention weights
     _store_product(reached, k, product, h, block, grad_query)
-    _store_product(reached.T, q, product, h, block, grad_key)
-    _store_product(gating.T, g, product, h, block, grad_value)
+    _transpose(reached, count)
+    _store_product(reached, q, product, h, block, grad_key)
+    _transpose(gating, count)
+    _store_product(gating, g, product, h, block, grad_value)
     for n in range(count):
         grad_direct[node + n, h] = scores[n, n]
     for way in range(gates[0].shape[0]):
