@@ -49,7 +49,7 @@ def _accumulate_product(a, b, c, rows, inner, cols):
 
 @kernel_inner
 def _load(rows, h, block, out):
-    """out[:count] = rows of the block's nodes at head h, zeros in the padding; returns the padded width."""
+    """out[:count] = rows of the block's nodes at head h, zeros in the padding."""
     node, count, _, _ = block
     dim, width = rows.shape[2], _padded(rows.shape[2])
     for n in range(count):
@@ -57,7 +57,6 @@ def _load(rows, h, block, out):
             out[n, j] = rows[node + n, h, j]
         for j in range(dim, width):
             out[n, j] = 0
-    return width
 
 
 @kernel_inner
