@@ -56,7 +56,7 @@ def assert_agrees(inputs, reverse, dag, backend, dtype=torch.float64, mode="P"):
 
 
 def _largest(result):
-    return max(1.0, *(float(x.abs().max()) for x in (result[0], *result[1]) if x.numel()))
+    return max([1.0, *(float(x.abs().max()) for x in (result[0], *result[1]) if x.numel())])
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -203,6 +203,12 @@ class LineGraphDAG:
         return self.src.device
 
     @cached_property
+    def largest_block(self) -> int:
+        """The most nodes or edges that a block has."""
+        sizes = torch.cat([self.node_ptr.diff(), self.edge_ptr.diff()])
+        return int(sizes.max()) if sizes.numel() else 0
+
+    @cached_property
     def level_order(self) -> Tensor:
         """[E] the edges sorted by level."""
         return torch.argsort(self.level, stable=True)

@@ -2,14 +2,15 @@
 
 from typing import get_args
 
+import torch
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
-from plstm_graph.kernels.cost import Backend
+from plstm_graph.kernels.cost import Backend, why_not_triton
 
 
-def check_names(mode: str, backend: str, dag: LineGraphDAG) -> None:
+def check_names(mode: str, backend: str) -> None:
     """Refuse unknown modes and backends."""
     if mode not in ("P", "D"):
         raise InputError(f"mode must be 'P' or 'D', not {mode!r}.")
@@ -17,8 +18,15 @@ def check_names(mode: str, backend: str, dag: LineGraphDAG) -> None:
         raise InputError(
             f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, not {backend!r}."
         )
-    if backend == "cpu" and dag.device.type != "cpu":
-        raise InputError(f"backend 'cpu' needs tensors on the CPU, not on {dag.device}.")
+
+
+def check_backend(backend: str, device: torch.device, key_dim: int) -> None:
+    """Refuse a backend that cannot run there."""
+    if backend == "cpu" and device.type != "cpu":
+        raise InputError(f"backend 'cpu' needs tensors on the CPU, not on {device}; use backend 'auto'.")
+    reason = why_not_triton(device, key_dim) if backend == "triton" else None
+    if reason is not None:
+        raise InputError(f"backend 'triton' {reason}.")
 
 
 def check_nodes(query: Tensor, key: Tensor, value: Tensor, direct: Tensor, dag: LineGraphDAG) -> None:

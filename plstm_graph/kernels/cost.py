@@ -1,16 +1,76 @@
-"""The cost model: which form and which backend a graph takes, from sizes alone."""
+"""The cost model: which backend, form and tile a graph takes, from sizes alone.
 
-from typing import Literal
+- ``"auto"`` takes the fused kernels of the device: ``cpu``, or ``triton`` on a GPU. Where Triton is missing
+  or cannot take the heads, dense matrices (``gating``) while all blocks are small, else ``reference``.
+- The fused CPU kernels take the form with fewer multiply-adds, block by block (:func:`prefers_states`).
+- The Triton kernels take the gating form for blocks of up to 128 nodes (:func:`gating_tile`): their
+  n²·(K + V) multiply-adds stay on the chip, where states move (edges + lines)·K·V numbers through memory.
+  What is larger goes by level.
+"""
+
+import logging
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
 
 import torch
 
 from plstm_graph.compiled import structure, structure_inner
 from plstm_graph.dag import LineGraphDAG
 
-Backend = Literal["auto", "reference", "gating", "cpu"]
+Backend = Literal["auto", "reference", "gating", "cpu", "triton"]
 
-#: Off the CPU, blocks above this many nodes or edges go by level: dense matrices grow with the square.
+#: Without fused kernels, larger blocks (nodes or edges) go by level: dense matrices grow with the square.
 _LARGEST_DENSE_BLOCK = 512
+
+#: Nodes of the smallest and the largest tile of a Triton program in gating form, and the most numbers of it.
+_SMALLEST_GATING_BLOCK, _LARGEST_GATING_BLOCK, _LARGEST_GATING_TILE = 16, 128, 2048
+
+#: The most key channels of a state that a Triton program takes, and the most numbers of a tile of it.
+_MOST_KEY_CHANNELS, _LARGEST_STATE_TILE = 256, 4096
+
+#: Numbers of a tile that a warp of a Triton program holds, 32 in each thread's registers in gating form and,
+#: since predecessors are loaded beside, 8 in state form.
+_GATING_NUMBERS_PER_WARP, _STATE_NUMBERS_PER_WARP = 512, 256
+
+_TRITON_INSTALLED = find_spec("triton") is not None
+#: Triton decides when it is imported whether kernels are compiled or interpreted, which the CPU can do.
+_TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+_log = logging.getLogger(__name__)
+
+
+def choose_backend(dag: LineGraphDAG, key_dim: int) -> Backend:
+    """Backend of ``"auto"``; a GPU that the Triton kernels cannot serve is logged once for each reason."""
+    if dag.device.type == "cpu":
+        return "cpu"
+    reason = why_not_triton(dag.device, key_dim)
+    if reason is None:
+        return "triton"
+    backend: Backend = "gating" if dag.largest_block <= _LARGEST_DENSE_BLOCK else "reference"
+    if not torch.compiler.is_compiling():
+        _log_fallback(backend, reason)
+    return backend
+
+
+@cache
+def _log_fallback(backend: Backend, reason: str) -> None:
+    _log.warning("backend '%s' runs in place of 'triton', which %s.", backend, reason)
+
+
+def why_not_triton(device: torch.device, key_dim: int) -> str | None:
+    """What keeps the Triton kernels from these inputs, as the end of a sentence; ``None`` if nothing does."""
+    if not _TRITON_INSTALLED:
+        return "needs the package triton; install it, or use backend 'auto'"
+    if device.type != "cuda" and not (device.type == "cpu" and _TRITON_INTERPRETED):
+        return f"needs tensors on a GPU, not on {device}; use backend 'auto', or TRITON_INTERPRET=1 to test"
+    if key_dim > _MOST_KEY_CHANNELS:
+        return (
+            f"takes at most {_MOST_KEY_CHANNELS} key channels a head, not {key_dim}; use more heads, or "
+            "backend 'gating' or 'reference'"
+        )
+    return None
 
 
 @structure_inner
@@ -27,14 +87,43 @@ def state_operations(edges, lines, key_dim, value_dim, ways):
 
 @structure
 def prefers_states(nodes, edges, lines, key_dim, value_dim, ways):
-    """Whether the fused kernels take the state form for a block: narrow heads and long molecules."""
+    """Whether the fused CPU kernels take the state form for a block: narrow heads and long molecules."""
     dense = gating_operations(nodes, edges, lines, key_dim, value_dim, ways)
     return state_operations(edges, lines, key_dim, value_dim, ways) < dense
 
 
-def choose_backend(dag: LineGraphDAG) -> Backend:
-    """Backend of ``"auto"``: fused on the CPU; elsewhere dense matrices while all blocks are small."""
-    if dag.device.type == "cpu":
-        return "cpu"
-    extents = torch.cat([dag.node_ptr.diff(), dag.edge_ptr.diff()])
-    return "gating" if extents.numel() == 0 or int(extents.max()) <= _LARGEST_DENSE_BLOCK else "reference"
+class GatingTile(NamedTuple):
+    """Nodes and channels that a Triton program in gating form holds at once, and its warps."""
+
+    nodes: int
+    channels: int
+    warps: int
+
+
+def gating_tile(nodes: int, key_dim: int, value_dim: int) -> GatingTile | None:
+    """The tile that takes a block of so many nodes, or ``None`` if the block goes by level."""
+    block = max(_padded(nodes), _SMALLEST_GATING_BLOCK)
+    if block > _LARGEST_GATING_BLOCK:
+        return None
+    channels = min(_padded(max(key_dim, value_dim)), _LARGEST_GATING_TILE // block)
+    return GatingTile(block, channels, max(1, block * channels // _GATING_NUMBERS_PER_WARP))
+
+
+class StateTile(NamedTuple):
+    """Sizes of a Triton program of the level kernels: all key channels, some of the value channels."""
+
+    key: int
+    value: int
+    warps: int
+
+
+def state_tile(key_dim: int, value_dim: int) -> StateTile:
+    """The tile of a state that one program takes."""
+    key = _padded(key_dim)
+    value = min(_padded(value_dim), _LARGEST_STATE_TILE // key)
+    return StateTile(key, value, max(1, key * value // _STATE_NUMBERS_PER_WARP))
+
+
+def _padded(count: int) -> int:
+    """The next power of two."""
+    return 1 << max(count - 1, 0).bit_length()

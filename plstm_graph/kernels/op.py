@@ -1,12 +1,13 @@
 """The source-transition-mark op: one differentiable function in front of all backends."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
-from plstm_graph.kernels.checks import check_gates, check_names, check_nodes
+from plstm_graph.kernels.checks import check_backend, check_gates, check_names, check_nodes
 from plstm_graph.kernels.cost import Backend, choose_backend
 from plstm_graph.kernels.cpu import cpu_backward, cpu_forward
 from plstm_graph.kernels.gating import gating_backward, gating_forward
@@ -50,7 +51,7 @@ def stm(
         reverse: (source, transition, mark) of the reversed DAG, which is added in the same pass; gate i
             belongs to edge or line i of ``dag``, walked from its end to its start.
         backend: ``"reference"`` (by level, differentiable torch), ``"gating"`` (dense, any device), ``"cpu"``
-            (fused), or ``"auto"`` (see :func:`plstm_graph.kernels.cost.choose_backend`).
+            (fused), ``"triton"`` (fused, GPU), or ``"auto"`` (see :mod:`plstm_graph.kernels.cost`).
 
     Returns:
         [N, H, V], in the dtype of ``query``. Sums are kept in float32 or better. On the CPU the result is
@@ -62,8 +63,9 @@ def stm(
     Complexity: (pairs joined by a path)·(K + V) a head in gating form, (E + L)·K·V in state form; the
     fused kernel takes the cheaper for every block. Source: arXiv 2506.11997, Section 3 and Appendix A.
     """
-    check_names(mode, backend, dag)
+    check_names(mode, backend)
     check_nodes(query, key, value, direct, dag)
+    check_backend(backend, dag.device, query.size(2))
     check_gates("", source, transition, mark, query.size(1), dag)
     gates = [x.unsqueeze(0) for x in (source, transition, mark)]  # [ways, E or L, H]
     if reverse is not None:
@@ -71,11 +73,13 @@ def stm(
         gates = [torch.stack(pair) for pair in zip((source, transition, mark), reverse, strict=True)]
     if mode == "D":
         gates[1] = torch.where(dag.multitree.unsqueeze(1), gates[1], 0)
-    # Sums in half precision would lose what a long path carries.
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    inputs = [x.to(dtype) for x in (query, key, value, direct, *gates)]
+    inputs = [query, key, value, direct, *gates]
     if backend == "auto":
-        backend = choose_backend(dag)
+        backend = choose_backend(dag, query.size(2))
+    if backend != "triton":  # whose kernels convert what they load
+        # Sums in half precision would lose what a long path carries.
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        inputs = [x.to(dtype) for x in inputs]
     if backend == "reference":
         return stm_reference(inputs[:4], inputs[4:], dag).to(query.dtype)
     structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.level, dag.node_ptr, dag.edge_ptr)
@@ -91,7 +95,7 @@ def _stm(
 ) -> Tensor:  # fmt: skip
     """Output [N, H, V]; gates are [ways, E or L, H], the second way on the reversed DAG."""
     dag = _dag(query.size(0), src, dst, pred_ptr, pred, level, node_ptr, edge_ptr)
-    forward = cpu_forward if backend == "cpu" else gating_forward
+    forward, _ = _passes(backend)
     return forward((query, key, value, direct), (source, transition, mark), dag)
 
 
@@ -109,7 +113,7 @@ def _stm_backward(
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of the seven inputs."""
     dag = _dag(query.size(0), src, dst, pred_ptr, pred, level, node_ptr, edge_ptr)
-    backward = cpu_backward if backend == "cpu" else gating_backward
+    _, backward = _passes(backend)
     return backward(grad, (query, key, value, direct), (source, transition, mark), dag)
 
 
@@ -128,6 +132,17 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 _stm.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _passes(backend: str) -> tuple[Callable[..., Tensor], Callable[..., list[Tensor]]]:
+    """Forward and backward pass of a backend with a backward pass of its own."""
+    if backend == "cpu":
+        return cpu_forward, cpu_backward
+    if backend == "gating":
+        return gating_forward, gating_backward
+    from plstm_graph.kernels.triton import triton_backward, triton_forward  # not installed everywhere
+
+    return triton_forward, triton_backward
 
 
 def _dag(
