@@ -1,5 +1,10 @@
 """Settings shared by all tests."""
 
+import os
+
+# Triton decides when it is imported: without a GPU, its interpreter runs the kernels on the CPU.
+os.environ["TRITON_INTERPRET"] = "1"
+
 from hypothesis import settings
 
 # Compilation of the kernels makes a first example slow; the rest must be reproducible.

@@ -1,0 +1,375 @@
+"""The Triton kernels in the interpreter: against the authors' numbers, the oracle, and their own promises."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from graphs import MOLECULES, bond_lists, both_directions, path
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle import CASES, assert_agrees, assert_gives_the_authors_numbers, output_and_gradients, random_inputs
+from torch_geometric.data import Batch
+
+from plstm_graph import LineGraphDAG, PLSTMConv, stm
+from plstm_graph.chem import smiles_to_data
+from plstm_graph.dag import ToLineGraphDAG
+from plstm_graph.errors import InputError
+from plstm_graph.kernels import cost
+from plstm_graph.kernels.cost import GatingTile, StateTile, choose_backend, gating_tile, state_tile
+from plstm_graph.models import PLSTM
+
+pytest.importorskip("triton")
+from plstm_graph.kernels.triton import gating, level
+from plstm_graph.kernels.triton.plan import plan_of
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """``torch.empty`` gives NaN, so that reading what nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=["gating", "level"])
+def form(request, monkeypatch):
+    """All blocks in gating form, or all by level."""
+    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", {"gating": 128, "level": 0}[request.param])
+    return request.param
+
+
+def batch_of(*edge_indices, nodes):
+    """The DAG of several graphs with ``nodes`` nodes each."""
+    columns, total = [], 0
+    for edge_index, count in zip(edge_indices, nodes, strict=True):
+        columns.append(edge_index + total)
+        total += count
+    return LineGraphDAG.from_edge_index(torch.cat(columns, dim=1), total, rank="bfs")
+
+
+def ring_with_tails():
+    bonds = torch.tensor([[0, 1, 2, 3, 4, 5, 3, 6, 0], [1, 2, 3, 4, 5, 0, 6, 7, 3]])
+    return LineGraphDAG.from_edge_index(both_directions(bonds), 9, rank="index")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_authors_numbers(case, form):
+    assert_gives_the_authors_numbers(case, "triton")
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    bond_lists(max_nodes=8),
+    st.sampled_from(["P", "D"]),
+    st.booleans(),
+    st.sampled_from([torch.float64, torch.float32]),
+    st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 5)),
+)
+def test_agrees_with_the_oracle(form, graph, mode, both, dtype, dims):
+    num_nodes, bonds = graph
+    dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes)
+    inputs, reverse = random_inputs(dag, *dims)
+    assert_agrees(inputs, reverse if both else None, dag, "triton", dtype, mode)
+
+
+@pytest.mark.parametrize("mode", ["P", "D"])
+def test_molecules_of_all_sizes(mode, form):
+    batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in MOLECULES])
+    dag = LineGraphDAG.from_edge_index(batch.edge_index, batch.num_nodes)
+    inputs, reverse = random_inputs(dag, 1, 4, 4)
+    assert_agrees(inputs, reverse, dag, "triton", torch.float32, mode)
+
+
+@pytest.mark.parametrize("border", [16, 32])
+def test_blocks_at_and_above_the_borders_of_the_tiles(border):
+    sizes = [border - 1, border, border + 1]
+    dag = batch_of(*(both_directions(path(n)) for n in sizes), nodes=sizes)
+    inputs, reverse = random_inputs(dag, 1, 2, 3)
+    tiles = [bucket.tile.nodes for bucket in plan_of(dag, 2, 3).buckets]
+    assert tiles == [border, 2 * border]
+    assert_agrees(inputs, reverse, dag, "triton")
+
+
+def test_one_batch_with_blocks_in_both_forms(monkeypatch):
+    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 16)
+    sizes = [16, 17, 3]
+    dag = batch_of(*(both_directions(path(n)) for n in sizes), nodes=sizes)
+    assert plan_of(dag, 2, 3).levels.nodes.tolist() == list(range(16, 33))
+    inputs, reverse = random_inputs(dag, 1, 2, 3)
+    assert_agrees(inputs, reverse, dag, "triton")
+
+
+def test_the_largest_block_in_gating_form_beside_the_smallest_by_level():
+    star = {n: torch.stack([torch.zeros(n - 1, dtype=torch.int64), torch.arange(1, n)]) for n in (128, 129)}
+    dag = batch_of(star[128], star[129], nodes=[128, 129])
+    plan = plan_of(dag, 1, 1)
+    assert [(bucket.tile.nodes, bucket.blocks.tolist()) for bucket in plan.buckets] == [(128, [0])]
+    assert plan.levels.nodes.tolist() == list(range(128, 257))
+    inputs, reverse = random_inputs(dag, 1, 1, 1)
+    assert_agrees(inputs, reverse, dag, "triton")
+
+
+@pytest.mark.parametrize("dims", [(3, 7, 13), (1, 40, 3), (2, 1, 1), (1, 3, 70), (1, 130, 2)])
+def test_odd_widths(dims, form):
+    dag = ring_with_tails()
+    inputs, reverse = random_inputs(dag, *dims)
+    assert_agrees(inputs, reverse, dag, "triton")
+
+
+def test_values_wider_than_a_tile(monkeypatch):
+    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 0)
+    monkeypatch.setattr(cost, "_LARGEST_STATE_TILE", 16)
+    assert state_tile(4, 9) == StateTile(key=4, value=4, warps=1)
+    dag = ring_with_tails()
+    inputs, reverse = random_inputs(dag, 2, 4, 9)
+    assert_agrees(inputs, reverse, dag, "triton")
+
+
+def test_channels_wider_than_a_tile(monkeypatch):
+    monkeypatch.setattr(cost, "_LARGEST_GATING_TILE", 64)
+    assert gating_tile(9, 9, 6) == GatingTile(nodes=16, channels=4, warps=1)
+    dag = ring_with_tails()
+    inputs, reverse = random_inputs(dag, 2, 9, 6)
+    assert_agrees(inputs, reverse, dag, "triton")
+
+
+@pytest.mark.parametrize("num_nodes", [0, 1, 4])
+def test_without_bonds_only_the_direct_term_is_left(num_nodes, form):
+    dag = LineGraphDAG.from_edge_index(torch.zeros(2, 0, dtype=torch.int64), num_nodes)
+    inputs, reverse = random_inputs(dag)
+    query, key, value, *_, direct = inputs
+    output, gradients = output_and_gradients(inputs, reverse, dag, backend="triton")
+    torch.testing.assert_close(output, (direct * (query * key).sum(-1)).unsqueeze(-1) * value)
+    assert all(g.shape == x.shape for g, x in zip(gradients, (*inputs, *reverse), strict=True))
+
+
+def test_two_runs_are_bitwise_the_same_and_a_graph_alone_as_in_a_batch(form):
+    dag = batch_of(both_directions(path(5)), both_directions(path(9)), nodes=[6, 9])
+    alone = LineGraphDAG.from_edge_index(both_directions(path(5)), 6, rank="bfs")
+    inputs, reverse = random_inputs(dag, 2, 3, 5, torch.float32)
+    first, second = (output_and_gradients(inputs, reverse, dag, backend="triton") for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert all(torch.equal(a, b) for a, b in zip(first[1], second[1], strict=True))
+    rows = [6, 6, 6, alone.num_edges, alone.num_lines, alone.num_edges, 6]
+    own = [x[:n] for x, n in zip(inputs, rows, strict=True)]
+    turned = tuple(x[:n] for x, n in zip(reverse, rows[3:6], strict=True))
+    assert torch.equal(stm(*own, alone, reverse=turned, backend="triton"), first[0][:6])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_single(dtype, form):
+    inputs, reverse = random_inputs(ring_with_tails(), 2, 5, 6)
+    assert_agrees(inputs, reverse, ring_with_tails(), "triton", dtype)
+    # 300 edges bring one node a one each; sums in bfloat16 would stop at 256.
+    dag = LineGraphDAG.from_lines(
+        301, torch.stack([torch.arange(300), torch.full((300,), 300)]), torch.zeros(2, 0).long()
+    )
+    ones = torch.ones(301, 1, 1, dtype=dtype)
+    gate = torch.ones(300, 1, dtype=dtype)
+    output = stm(
+        ones, ones, ones, gate, gate[:0], gate, torch.zeros(301, 1, dtype=dtype), dag, backend="triton"
+    )
+    assert output.dtype == dtype
+    torch.testing.assert_close(output[300].float(), torch.full((1, 1), 300.0), rtol=4e-3, atol=0)
+
+
+def test_under_autocast_the_layer_stays_close_to_single_precision(form):
+    torch.manual_seed(0)
+    conv = PLSTMConv(8, 8, heads=2, backend="triton")
+    data = smiles_to_data("CC(=O)Oc1ccccc1C(=O)O")
+    x = torch.randn(data.num_nodes, 8)
+    wanted = conv(x, data.edge_index)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(x, data.edge_index)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, atol=3e-2, rtol=3e-2)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_registration_passes_opcheck(both, form):
+    torch.use_deterministic_algorithms(False)  # opcheck compares memory that nobody reads
+    dag = ring_with_tails()
+    inputs, reverse = random_inputs(dag, 1, 2, 2)
+    ways = [inputs[3:6], reverse] if both else [inputs[3:6]]
+    gates = [torch.stack(gate) for gate in zip(*ways, strict=True)]
+    leaves = [x.requires_grad_() for x in (*inputs[:3], inputs[6], *gates)]
+    structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.level, dag.node_ptr, dag.edge_ptr)
+    torch.library.opcheck(torch.ops.plstm_graph.stm.default, (*leaves, *structure, "triton"))
+
+
+def test_a_prepared_network_compiles_without_a_break():
+    torch.use_deterministic_algorithms(False)  # the compiler wants kernels of its own for that
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=16, num_layers=2)
+    for module in model.modules():
+        if isinstance(module, PLSTMConv):
+            module.backend = "triton"
+    batch = Batch.from_data_list([ToLineGraphDAG()(smiles_to_data(smiles)) for smiles in MOLECULES[:4]])
+    wanted = model(batch)
+    wanted.sum().backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    found = torch.compile(model, fullgraph=True, backend="aot_eager")(batch)
+    found.sum().backward()
+    torch.testing.assert_close(found, wanted)
+    again = [p.grad for p in model.parameters() if p.grad is not None]
+    for a, b in zip(again, gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+class CountedKernel:
+    """Counts the launches of a kernel."""
+
+    def __init__(self, kernel):
+        self.kernel, self.launches = kernel, 0
+
+    def __getitem__(self, grid):
+        self.launches += 1
+        return self.kernel[grid]
+
+
+def test_one_launch_a_bucket_and_one_a_level(monkeypatch):
+    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 32)
+    sizes = [5, 20, 40, 7, 34]
+    dag = batch_of(*(both_directions(path(n)) for n in sizes), nodes=sizes)
+    kernels = []
+    for module, name in (
+        (gating, "forward_kernel"),
+        (gating, "backward_kernel"),
+        (level, "sweep_kernel"),
+        (level, "arrive_kernel"),
+    ):
+        kernels.append(CountedKernel(getattr(module, name)))
+        monkeypatch.setattr(module, name, kernels[-1])
+    inputs, reverse = random_inputs(dag, 1, 1, 1)
+    output = stm(*(x.requires_grad_() for x in inputs), dag, reverse=reverse, backend="triton")
+    depth = 39 - 1  # lines of the longest path by level, whose first edge has level 0
+    assert dag.num_levels == depth + 1
+    assert [kernel.launches for kernel in kernels] == [2, 0, dag.num_levels, 1]
+    output.sum().backward()
+    assert [kernel.launches for kernel in kernels] == [2, 2, 4 * dag.num_levels, 4]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bond_lists())
+def test_no_state_loses_its_slot_while_it_is_to_be_read(monkeypatch, graph):
+    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 0)
+    num_nodes, bonds = graph
+    dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes)
+    levels = plan_of(dag, 1, 1).levels
+    ptr = np.array(levels.level_ptr)
+    level_of = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    assert np.array_equal(level_of, dag.level[levels.edges].numpy())
+    depth = dag.num_levels
+    used = set()
+    for row in (0, 1):
+        step = level_of if row == 0 else depth - 1 - level_of
+        slot = levels.slot[row].numpy()
+        gather_ptr, gathered = levels.links.gather_ptr[row].numpy(), levels.links.gather_edge[row].numpy()
+        holder = {}
+        for now in range(depth):
+            edges = np.flatnonzero(step == now)
+            reads = {x for e in edges for x in gathered[gather_ptr[e] : gather_ptr[e + 1]]}
+            assert all(holder[slot[x]] == x for x in reads)
+            # The edges of a step run at the same time: none writes where another reads, or writes too.
+            written = [slot[e] for e in edges if slot[e] >= 0]
+            assert len(set(written)) == len(written)
+            assert not set(written) & {slot[x] for x in reads}
+            holder |= {slot[e]: e for e in edges if slot[e] >= 0}
+        assert not used & set(holder)  # the ways share no slot
+        used |= set(holder)
+    assert used == set(range(levels.slots))
+
+
+def test_a_path_of_any_length_holds_two_levels_of_each_way(monkeypatch):
+    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 0)
+    dag = LineGraphDAG.from_edge_index(path(200), 200)
+    assert plan_of(dag, 1, 1).levels.slots == 4
+
+
+def test_the_backward_pass_keeps_states_of_about_the_square_root_of_the_depth(monkeypatch):
+    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 0)
+    depth = 100
+    dag = LineGraphDAG.from_edge_index(path(depth + 1), depth + 1)
+    counts = []
+    states = level._Launcher.states
+    monkeypatch.setattr(level._Launcher, "states", lambda self, n: counts.append(n) or states(self, n))
+    inputs, _ = random_inputs(dag, 1, 1, 1)
+    output_and_gradients(inputs, None, dag, backend="triton")
+    slots = plan_of(dag, 1, 1).levels.slots
+    assert counts == [slots, slots, slots + 2 * 10]  # forward, adjoint, a segment of ten levels both ways
+
+
+def test_tiles_at_their_borders():
+    assert gating_tile(1, 24, 24) == GatingTile(nodes=16, channels=32, warps=1)
+    assert gating_tile(16, 24, 24) == GatingTile(nodes=16, channels=32, warps=1)
+    assert gating_tile(17, 24, 24) == GatingTile(nodes=32, channels=32, warps=2)
+    assert gating_tile(128, 24, 24) == GatingTile(nodes=128, channels=16, warps=4)
+    assert gating_tile(129, 24, 24) is None
+    assert gating_tile(16, 300, 8) == GatingTile(nodes=16, channels=128, warps=4)
+    assert state_tile(32, 32) == StateTile(key=32, value=32, warps=4)
+    assert state_tile(64, 65) == StateTile(key=64, value=64, warps=16)
+    assert state_tile(256, 256) == StateTile(key=256, value=16, warps=16)
+
+
+def on_gpu(largest_block=100):
+    """What the choice of a backend looks at, without a GPU."""
+    return SimpleNamespace(device=torch.device("cuda"), largest_block=largest_block)
+
+
+def test_auto_takes_triton_on_a_gpu_and_falls_back_with_one_line(caplog, monkeypatch):
+    cost._log_fallback.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="plstm_graph.kernels.cost"):
+        assert choose_backend(on_gpu(), 256) == "triton"
+        assert not caplog.records
+        assert choose_backend(on_gpu(), 257) == "gating"
+        assert choose_backend(on_gpu(), 257) == "gating"
+        assert choose_backend(on_gpu(513), 257) == "reference"
+        monkeypatch.setattr(cost, "_TRITON_INSTALLED", False)
+        assert choose_backend(on_gpu(512), 32) == "gating"
+    too_wide = (
+        "takes at most 256 key channels a head, not 257; use more heads, or backend 'gating' or 'reference'"
+    )
+    assert [record.getMessage() for record in caplog.records] == [
+        f"backend 'gating' runs in place of 'triton', which {too_wide}.",
+        f"backend 'reference' runs in place of 'triton', which {too_wide}.",
+        "backend 'gating' runs in place of 'triton', which needs the package triton; install it, or use "
+        "backend 'auto'.",
+    ]
+
+
+def test_what_triton_cannot_run_is_refused_in_a_sentence(monkeypatch):
+    dag = ring_with_tails()
+    wide, _ = random_inputs(dag, 1, 257, 1)
+    with pytest.raises(InputError, match="at most 256 key channels a head, not 257; use more heads, or"):
+        stm(*wide, dag, backend="triton")
+    inputs, _ = random_inputs(dag)
+    monkeypatch.setattr(cost, "_TRITON_INTERPRETED", False)
+    with pytest.raises(InputError, match="needs tensors on a GPU, not on cpu; use backend 'auto'"):
+        stm(*inputs, dag, backend="triton")
+    monkeypatch.setattr(cost, "_TRITON_INSTALLED", False)
+    with pytest.raises(InputError, match="needs the package triton; install it, or use backend 'auto'"):
+        stm(*inputs, dag, backend="triton")
+
+
+def test_every_kernel_compiles_for_real_targets_without_spills_and_atomics(tmp_path):
+    root = Path(__file__).parent.parent
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
+    table = tmp_path / "kernels.json"
+    command = [sys.executable, "benchmarks/gpu_kernels.py", "--json", str(table)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    kernels = json.loads(table.read_text())["kernels"]
+    assert {row["target"] for row in kernels} == {"sm_80", "sm_90", "sm_100"}
+    assert {row["dtype"] for row in kernels} == {"fp32", "fp16", "bf16"}
+    assert all(row["spilled_bytes"] == row["atomics"] == 0 for row in kernels)
+    assert max(row["seconds"] for row in kernels) < 60
