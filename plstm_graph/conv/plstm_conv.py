@@ -27,12 +27,13 @@ class PLSTMConv(MessagePassing):
 
     Args:
         in_channels: width of the input, -1 to take it from the first call.
-        out_channels: width of the output, a multiple of ``heads``.
-        heads: H; every head has out_channels / H query, key and value channels.
+        out_channels: width of the output.
+        heads: H.
         mode: ``"P"`` (propagation: what an edge holds is shared out among its successors) or ``"D"``
             (distribution: it goes whole to each of them, along a multitree).
         bidirectional: walk the reversed DAG as well, with gates of its own.
         edge_dim: width of the bond features, which feed the source, transition and mark gates.
+        head_dim: query, key and value channels of every head; by default out_channels / H.
         orientation: how undirected graphs become DAGs, see :func:`plstm_graph.dag.rank_nodes`.
         bias: additive biases of the query, key, value and output maps; the gates always have offsets.
         backend: see :func:`plstm_graph.kernels.stm`.
@@ -57,16 +58,20 @@ class PLSTMConv(MessagePassing):
         mode: Mode = "P",
         bidirectional: bool = True,
         edge_dim: int | None = None,
+        head_dim: int | None = None,
         orientation: Orientation = "center",
         bias: bool = True,
         backend: Backend = "auto",
         **kwargs: object,
     ) -> None:
         super().__init__(aggr="add", **kwargs)
-        if heads < 1 or out_channels < 1 or out_channels % heads:
+        if heads < 1 or out_channels < 1 or (head_dim is None and out_channels % heads):
             raise InputError(
-                f"out_channels must be a multiple of heads, but {out_channels} is not one of {heads}."
+                f"out_channels must be a multiple of heads, but {out_channels} is not one of {heads}; "
+                "or choose head_dim."
             )
+        if head_dim is not None and head_dim < 1:
+            raise InputError(f"head_dim must be at least 1, not {head_dim}.")
         if mode not in ("P", "D"):
             raise InputError(f"mode must be 'P' or 'D', not {mode!r}.")
         self.in_channels = in_channels
@@ -75,13 +80,15 @@ class PLSTMConv(MessagePassing):
         self.mode: Mode = mode
         self.bidirectional = bidirectional
         self.edge_dim = edge_dim
+        self.head_dim = out_channels // heads if head_dim is None else head_dim
         self.orientation = orientation
         self.backend: Backend = backend
-        self.lin_query = Linear(in_channels, out_channels, bias=bias)
-        self.lin_key = Linear(in_channels, out_channels, bias=bias)
-        self.lin_value = Linear(in_channels, out_channels, bias=bias)
+        inner_channels = heads * self.head_dim
+        self.lin_query = Linear(in_channels, inner_channels, bias=bias)
+        self.lin_key = Linear(in_channels, inner_channels, bias=bias)
+        self.lin_value = Linear(in_channels, inner_channels, bias=bias)
         self.gates = STMGates(in_channels, heads, mode, bidirectional, edge_dim)
-        self.lin_out = Linear(out_channels, out_channels, bias=bias)
+        self.lin_out = Linear(inner_channels, out_channels, bias=bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -121,7 +128,7 @@ class PLSTMConv(MessagePassing):
             dag = shared_dag(edge_index, x, edge_attr, batch, self.orientation)
         elif dag.num_nodes != x.size(0):
             raise InputError(f"the DAG has {dag.num_nodes} nodes, but x has {x.size(0)} rows.")
-        query = self.lin_query(x) * (self.out_channels // self.heads) ** -0.5
+        query = self.lin_query(x) * self.head_dim**-0.5
         query, key, value = (
             y.unflatten(1, (self.heads, -1)) for y in (query, self.lin_key(x), self.lin_value(x))
         )
