@@ -187,9 +187,12 @@ def test_under_autocast_the_layer_stays_close_to_single_precision(form):
     data = smiles_to_data("CC(=O)Oc1ccccc1C(=O)O")
     x = torch.randn(data.num_nodes, 8)
     wanted = conv(x, data.edge_index)
+    dag = LineGraphDAG.from_edge_index(data.edge_index, data.num_nodes)
     with torch.autocast("cpu", torch.bfloat16):
         found = conv(x, data.edge_index)
+        gates, direct = conv.gates(x, None, dag)
     assert found.dtype == torch.bfloat16
+    assert {gate.dtype for gate in (*gates[0], *gates[1], direct)} == {torch.float32}
     torch.testing.assert_close(found.float(), wanted, atol=3e-2, rtol=3e-2)
 
 

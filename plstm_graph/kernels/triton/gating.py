@@ -1,7 +1,7 @@
 r"""The gating form in Triton: one program a (block, head), rows of (I - T)^{-1} S_inc in scratch memory.
 
 A program sweeps its block's edges in topological order, row by row: (e + l)·n operations a way, where
-log-depth products of dense matrices take 4·e³·log2(depth). The rows are read back by the program that wrote
+log-depth products of dense matrices take about 4·e³·log2(depth). The rows are read back by the program that wrote
 them, so they stay in its cache. A pass over the nodes then makes one row of the gating matrix after the
 other and attends with it at once. Nodes are padded to ``BLOCK``, edges are not.
 
@@ -231,6 +231,7 @@ def backward_kernel(
                     at_line = tl.sum(row * tl.load((rows + before * BLOCK) + cols), axis=0)
                     tl.store(grad_transition + line * heads + h, at_line)
                 tl.debug_barrier()  # all threads of the program read the adjoint row
+        tl.debug_barrier()  # nobody overwrites rows that others still read
 
 
 def gating_forward(
