@@ -1,9 +1,9 @@
 r"""The gating form in Triton: one program a (block, head), rows of (I - T)^{-1} S_inc in scratch memory.
 
 A program sweeps its block's edges in topological order, row by row: (e + l)·n operations a way, where
-log-depth products of dense matrices take about 4·e³·log2(depth). The rows are read back by the program that wrote
-them, so they stay in its cache. A pass over the nodes then makes one row of the gating matrix after the
-other and attends with it at once. Nodes are padded to ``BLOCK``, edges are not.
+log-depth products of dense matrices take about 4·e³·log2(depth). The rows are read back by the program
+that wrote them, so they stay in its cache. Scores take the place of the [nodes, nodes] matrix that attention
+makes, and are weighted by the gating matrix row by row. Nodes are padded to ``BLOCK``, edges are not.
 
 All sums run in the order of the structure: no atomics, and one result whatever else is in the batch.
 
