@@ -88,7 +88,7 @@ def test_molecules_of_all_sizes(mode, form):
     assert_agrees(inputs, reverse, dag, "triton", torch.float32, mode)
 
 
-@pytest.mark.parametrize("border", [16, 32])
+@pytest.mark.parametrize("border", [16, 32, 64])
 def test_blocks_at_and_above_the_borders_of_the_tiles(border):
     sizes = [border - 1, border, border + 1]
     dag = batch_of(*(both_directions(path(n)) for n in sizes), nodes=sizes)
