@@ -98,10 +98,6 @@ def test_a_data_set_prepares_dags(stage, tmp_path):
     assert torch.equal(model(batch), model(raw))
 
 
-def test_modes_alternate():
-    assert [block.scan.mode for block in PLSTM(num_layers=5).blocks] == ["P", "D", "P", "D", "P"]
-
-
 @pytest.mark.parametrize("network", [PLSTM, GINE])
 def test_every_parameter_learns(network, molecules):
     torch.manual_seed(0)
@@ -126,6 +122,27 @@ def test_a_prepared_network_compiles_without_a_break(molecules):
     wanted = model(batch)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(batch)
     torch.testing.assert_close(compiled, wanted)
+
+
+@pytest.mark.parametrize(
+    ("scan_every", "modes"), [(1, ["P", "D", "P", "D", "P"]), (2, [None, "P", None, "D", None])]
+)
+def test_blocks_that_scan_take_p_and_d_mode_in_turn(scan_every, modes):
+    model = PLSTM(hidden_channels=8, num_layers=5, scan_every=scan_every)
+    assert [block.scan and block.scan.mode for block in model.blocks] == modes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"scan_every": 0}, r"from 1 to num_layers \(4\), not 0"),
+        ({"scan_every": 5}, r"from 1 to num_layers \(4\), not 5"),
+        ({"scan_every": 2, "local": False}, "need local message passing"),
+    ],
+)
+def test_blocks_that_could_do_nothing_are_refused(arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        PLSTM(hidden_channels=8, **arguments)
 
 
 def test_other_features_are_refused():

@@ -212,12 +212,25 @@ def test_no_limit_on_degree_and_graphs_without_bonds():
         assert conv(x, torch.zeros(2, 0, dtype=torch.int64)).shape == x.shape
 
 
+def test_heads_as_wide_as_one_likes():
+    edge_index, x = both_directions(path(6)), torch.randn(6, 5)
+    conv = PLSTMConv(5, 7, heads=3, head_dim=2)
+    assert conv(x, edge_index).shape == (6, 7)
+    assert conv.lin_query.weight.shape == conv.lin_value.weight.shape == (6, 5)
+    layers = []
+    for head_dim in (None, 4):
+        torch.manual_seed(0)
+        layers.append(PLSTMConv(5, 8, heads=2, head_dim=head_dim))
+    assert torch.equal(layers[0](x, edge_index), layers[1](x, edge_index))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"out_channels": 10}, "10 is not one of 4"),
         ({"mode": "X"}, "'P' or 'D'"),
         ({"heads": 0}, "multiple of heads"),
+        ({"head_dim": 0}, "head_dim must be at least 1"),
     ],
 )
 def test_bad_constructions_are_refused(arguments, sentence):

@@ -33,9 +33,9 @@ class PLSTMConv(MessagePassing):
             (distribution: it goes whole to each of them, along a multitree).
         bidirectional: walk the reversed DAG as well, with gates of its own.
         edge_dim: width of the bond features, which feed the source, transition and mark gates.
-        head_dim: query, key and value channels of every head; by default out_channels / H.
         orientation: how undirected graphs become DAGs, see :func:`plstm_graph.dag.rank_nodes`.
         bias: additive biases of the query, key, value and output maps; the gates always have offsets.
+        head_dim: query, key and value channels of every head; by default out_channels / H.
         backend: see :func:`plstm_graph.kernels.stm`.
         **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`.
 
@@ -58,9 +58,9 @@ class PLSTMConv(MessagePassing):
         mode: Mode = "P",
         bidirectional: bool = True,
         edge_dim: int | None = None,
-        head_dim: int | None = None,
         orientation: Orientation = "center",
         bias: bool = True,
+        head_dim: int | None = None,
         backend: Backend = "auto",
         **kwargs: object,
     ) -> None:
