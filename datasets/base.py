@@ -1,39 +1,35 @@
-"""What all data modules share: table, featurisation, cache, split, loaders."""
+"""What all data modules share: cache, split, loaders."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from rdkit.Chem import Mol
 from torch import Tensor
-from torch_geometric.data import Data
-from torch_geometric.loader import DataLoader
+from torch.utils.data import DataLoader, Subset
 
-from datasets.cache import GraphCache, GraphDataset
+from datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
+from datasets.featurise import featurise
+from datasets.graphs import PackedGraphs, keep_batch
 from datasets.splits import Split, random_split, scaffold_split
 from datasets.table import Table
-from plstm_graph.chem import mol_to_data
-from plstm_graph.dag import LineGraphData, ToLineGraphDAG
 from plstm_graph.errors import InputError
 
 
-class MoleculeDataModule(LightningDataModule):
-    """A table of molecules, featurised once and split into training, validation and test.
+class GraphDataModule(LightningDataModule):
+    """Graphs, prepared once and split into training, validation and test.
 
-    A data set is a subclass that sets the class attributes and says how to read its table.
     Nothing is read, written or fetched before ``prepare_data``.
 
     Args:
-        root: Folder of the featurised graphs; made when it is missing.
-        split: ``"scaffold"`` (Bemis-Murcko, 80/10/10, no scaffold on both sides) or ``"random"``.
-        split_seed: Seed of the random split.
+        cache: Folder of the prepared graphs; made when it is missing.
         batch_size: Graphs per batch.
-        num_workers: Loader processes; 0 loads in the training process.
+        num_workers: Loader processes; 0 cuts batches in the training process.
         orientation: Ranking that orients the bonds of the line-graph DAGs, which are then part of
-            the featurised graphs; ``None`` leaves the DAGs out.
+            the prepared graphs; ``None`` leaves the DAGs out.
     """
 
     task: Literal["regression", "classification"] = "regression"
@@ -41,17 +37,13 @@ class MoleculeDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: Path = Path("data"),
-        split: Literal["scaffold", "random"] = "scaffold",
-        split_seed: int = 0,
+        cache: Path = Path("data/cache"),
         batch_size: int = 32,
         num_workers: int = 0,
         orientation: str | None = "center",
     ) -> None:
         super().__init__()
-        self.root = Path(root)
-        self.split = split
-        self.split_seed = split_seed
+        self.cache = Path(cache)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.orientation = orientation
@@ -59,19 +51,12 @@ class MoleculeDataModule(LightningDataModule):
     @property
     @abstractmethod
     def target_names(self) -> list[str]:
-        """Names of the targets; known before any file is read."""
+        """Names of the targets."""
 
-    @abstractmethod
-    def read_table(self) -> Table:
-        """Read the molecules and targets from disk.
-
-        Raises:
-            InputError: A file or column is missing or unreadable.
-        """
-
-    def featurise(self, mol: Mol) -> Data:
-        """Turn one molecule into a graph."""
-        return mol_to_data(mol)
+    @property
+    def metric(self) -> str:
+        """What selects checkpoints."""
+        return "rmse" if self.task == "regression" else "roc_auc"
 
     @property
     def num_tasks(self) -> int:
@@ -79,53 +64,68 @@ class MoleculeDataModule(LightningDataModule):
         return len(self.target_names)
 
     @property
+    def name(self) -> str:
+        """Start of the prepared file's name."""
+        return type(self).__name__.lower()
+
+    @property
     def train_targets(self) -> Tensor:
         """Targets of the training rows, float32 [rows, tasks]."""
-        return self.dataset.y[self.rows.train]
+        return self.dataset.tensors["y"][self.rows.train]
 
     @property
     def test_targets(self) -> Tensor:
         """Targets of the test rows, float32 [rows, tasks]."""
-        return self.dataset.y[self.rows.test]
+        return self.dataset.tensors["y"][self.rows.test]
+
+    @abstractmethod
+    def contents(self) -> Iterable[bytes]:
+        """Everything that is read from disk, for the prepared file's name."""
+
+    @abstractmethod
+    def make_graphs(self) -> PackedGraphs:
+        """Make the graphs, without DAGs."""
+
+    @abstractmethod
+    def split_rows(self) -> Split:
+        """Split the graphs of ``dataset``."""
 
     @cached_property
-    def _cache(self) -> GraphCache:
+    def prepared_file(self) -> Path:
+        """Where the graphs are kept, under a name that changes with everything that shapes them."""
         recipe: dict[str, Any] = {"class": type(self).__qualname__, "orientation": self.orientation}
-        transforms = [self.featurise]
-        if self.orientation is not None:
-            transforms.append(ToLineGraphDAG(orientation=self.orientation))
-        return GraphCache(self.read_table(), transforms, recipe, self.root, type(self).__name__.lower())
+        return self.cache / f"{self.name}-{fingerprint(recipe, self.contents())}.pt"
 
     def prepare_data(self) -> None:
-        """Featurise the table into the cache, once."""
-        self._cache.prepare()
+        """Make the graphs and write them to the cache, once."""
+        if self.prepared_file.is_file():
+            return
+        graphs = self.make_graphs()
+        if self.orientation is not None:
+            graphs = graphs.with_dags(self.orientation)
+        save_graphs(graphs, self.prepared_file)
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the featurised graphs and split them."""
+        """Load the graphs and split them."""
         if hasattr(self, "dataset"):
             return
-        data_class = Data if self.orientation is None else LineGraphData
-        self.dataset: GraphDataset = self._cache.load(data_class)
-        self.rows = self._split()
+        self.dataset = load_graphs(self.prepared_file)
+        self.rows = self.split_rows()
         for part, rows in self.rows._asdict().items():
             if not len(rows):
                 raise InputError(
-                    f"The {part} part of the {self.split} split of {len(self.dataset)} molecules "
-                    "is empty; use more molecules or split='random'."
+                    f"The {part} part of the split of {len(self.dataset)} graphs is empty; use more "
+                    "molecules or another split."
                 )
 
-    def _split(self) -> Split:
-        if self.split == "scaffold":
-            return scaffold_split(self.dataset.scaffolds)
-        return random_split(len(self.dataset), self.split_seed)
-
-    def _loader(self, rows: Tensor | slice, shuffle: bool = False) -> DataLoader:
+    def _loader(self, rows: Tensor, shuffle: bool = False) -> DataLoader:
         return DataLoader(
-            self.dataset[rows],
+            Subset(self.dataset, rows.tolist()),
             batch_size=self.batch_size,
             shuffle=shuffle,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            collate_fn=keep_batch,
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -141,5 +141,72 @@ class MoleculeDataModule(LightningDataModule):
         return self._loader(self.rows.test)
 
     def predict_dataloader(self) -> DataLoader:
-        """All rows, in the table's order."""
+        """All rows, in their order."""
         return self._loader(torch.arange(len(self.dataset)))
+
+
+class MoleculeDataModule(GraphDataModule):
+    """A table of SMILES strings and targets.
+
+    Args:
+        split: ``"scaffold"`` (Bemis-Murcko, 80/10/10, no scaffold on both sides) or ``"random"``.
+        split_seed: Seed of the random split.
+        unreadable: What becomes of SMILES that RDKit cannot read: ``"refuse"`` stops and names all of
+            them, ``"skip"`` leaves them out and lists them in a file beside the prepared graphs.
+        **kwargs: Arguments of :class:`GraphDataModule`.
+    """
+
+    def __init__(
+        self,
+        split: str = "scaffold",
+        split_seed: int = 0,
+        unreadable: Literal["refuse", "skip"] = "refuse",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.split = split
+        self.split_seed = split_seed
+        self.unreadable = unreadable
+
+    @abstractmethod
+    def read_table(self) -> Table:
+        """Read the molecules and targets from disk.
+
+        Raises:
+            InputError: A file or column is missing or unreadable.
+        """
+
+    @cached_property
+    def table(self) -> Table:
+        """The molecules and targets, read once."""
+        return self.read_table()
+
+    def contents(self) -> Iterable[bytes]:
+        """SMILES and targets."""
+        return [*(repr(smiles).encode() for smiles in self.table.smiles), self.table.targets.tobytes()]
+
+    def make_graphs(self) -> PackedGraphs:
+        """Featurise the table.
+
+        Raises:
+            InputError: Some or all SMILES cannot be read.
+        """
+        graphs, unreadable = featurise(self.table, self.name)
+        if not unreadable:
+            return graphs
+        counted = f"{len(unreadable)} of {len(self.table.smiles)} SMILES cannot be read"
+        if self.unreadable == "refuse":
+            rows = "; ".join(f"row {row.row}: {row.smiles!r}" for row in unreadable)
+            raise InputError(f"{counted}, correct or remove them (rows count from 0): {rows}.")
+        listed = self.prepared_file.with_suffix(".unreadable.csv")
+        save_unreadable(unreadable, listed)
+        print(f"{counted} and are left out; {listed} has their rows and reasons.")
+        return graphs
+
+    def split_rows(self) -> Split:
+        """Split by scaffold or at random."""
+        if self.split == "scaffold":
+            return scaffold_split(self.dataset.scaffolds or [])
+        if self.split == "random":
+            return random_split(len(self.dataset), self.split_seed)
+        raise InputError(f"split must be 'scaffold' or 'random', not {self.split!r}.")

@@ -1,138 +1,85 @@
-"""Featurise a table once and keep the result on disk."""
+"""Keep what was made once in a file whose name tells what it was made from."""
 
+import csv
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import rdkit
 import torch
-import torch_geometric
-from rich.progress import track
-from torch_geometric.data import Data, InMemoryDataset
-from torch_geometric.data.collate import collate
 
 import plstm_graph
-from datasets.splits import murcko_scaffold
-from datasets.table import Table
-from plstm_graph.errors import InputError
+from datasets.featurise import Unreadable
+from datasets.graphs import PackedGraphs
 
 # Files whose code decides what a cached graph looks like.
 _SHAPING_SOURCES = ("chem.py", "dag/*.py")
 
 
-class GraphDataset(InMemoryDataset):
-    """Graphs in memory, one per row of a table, together with their scaffolds.
+def fingerprint(recipe: dict[str, Any], contents: Iterable[bytes]) -> str:
+    """Hash everything that shapes the graphs: settings, data, featurising code and versions.
 
     Args:
-        data: All graphs, collated.
-        slices: Where each graph starts and ends, by attribute.
-        scaffolds: Bemis-Murcko scaffold SMILES of every row.
-    """
-
-    def __init__(self, data: Data, slices: dict[str, Any], scaffolds: list[str]) -> None:
-        super().__init__()
-        self._data = data
-        self.slices = slices
-        self.scaffolds = scaffolds
-
-
-def fingerprint(table: Table, recipe: dict[str, Any]) -> str:
-    """Hash everything that shapes the graphs: data, recipe, featurising code and versions.
-
-    Args:
-        table: The molecules and their targets.
-        recipe: Settings of the featurisation, as JSON can hold them.
+        recipe: Settings, as JSON can hold them.
+        contents: The data.
 
     Returns:
         Sixteen hexadecimal digits.
     """
     package = Path(plstm_graph.__file__).parent
     sources = [path for pattern in _SHAPING_SOURCES for path in sorted(package.glob(pattern))]
-    sources.append(Path(__file__))
-    header = {
-        "recipe": recipe,
-        "rdkit": rdkit.__version__,
-        "torch_geometric": torch_geometric.__version__,
-        "shape": table.targets.shape,
-    }
+    sources += sorted(Path(__file__).parent.glob("*.py"))
+    header = {"recipe": recipe, "rdkit": rdkit.__version__}
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for source in sources:
-        digest.update(source.read_bytes())
-    digest.update(json.dumps(table.smiles).encode())
-    digest.update(table.targets.tobytes())
+    for content in (*(source.read_bytes() for source in sources), *contents):
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
     return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class GraphCache:
-    """Graphs of one table, made on demand and kept in one file.
+def save_graphs(graphs: PackedGraphs, path: Path) -> None:
+    """Write graphs to a file, which appears whole or not at all."""
+    content = {
+        "tensors": graphs.tensors,
+        "counts": graphs.counts,
+        "smiles": graphs.smiles,
+        "scaffolds": graphs.scaffolds,
+    }
+    _write_whole(path, lambda temporary: torch.save(content, temporary))
 
-    Args:
-        table: The molecules and their targets.
-        transforms: Applied to every molecule in turn; the first takes an RDKit molecule, the others
-            a ``Data``.
-        recipe: Settings of the transforms, as JSON can hold them; part of the file's name.
-        folder: Where the file lies.
-        name: Start of the file's name.
+
+def load_graphs(path: Path) -> PackedGraphs:
+    """Map the file that :func:`save_graphs` has written into memory."""
+    return PackedGraphs(**torch.load(path, weights_only=True, mmap=True))
+
+
+def save_unreadable(rows: Sequence[Unreadable], path: Path) -> None:
+    """List rows that gave no graph in a CSV file."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["row", "smiles", "reason"])
+            writer.writerows((row.row, row.smiles, row.reason) for row in rows)
+
+    _write_whole(path, write)
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under another name first.
+
+    Processes may start at the same time: each writes its own, and the last rename wins with the same
+    content.
     """
-
-    table: Table
-    transforms: list[Callable]
-    recipe: dict[str, Any]
-    folder: Path
-    name: str
-
-    @property
-    def path(self) -> Path:
-        """The file, whose name changes with everything that shapes its content."""
-        return self.folder / f"{self.name}-{fingerprint(self.table, self.recipe)}.pt"
-
-    def prepare(self) -> None:
-        """Write the file unless it is there.
-
-        The file appears whole or not at all, so that processes may start at the same time: each
-        writes its own temporary file, and the last rename wins with the same content.
-
-        Raises:
-            InputError: Some SMILES cannot be read.
-        """
-        path = self.path
-        if path.is_file():
-            return
-        mols = self.table.molecules()
-        graphs = []
-        for row, mol in track(enumerate(mols), f"Featurising {self.name}", total=len(mols)):
-            graph = mol
-            try:
-                for transform in self.transforms:
-                    graph = transform(graph)
-            except InputError as error:
-                raise InputError(f"Row {row}, {self.table.smiles[row]!r}: {error}") from error
-            graph.smiles = self.table.smiles[row]
-            graph.row = torch.tensor([row])
-            graph.y = torch.tensor(self.table.targets[row : row + 1])
-            graphs.append(graph)
-        data, slices, _ = collate(graphs[0].__class__, graphs, increment=False, add_batch=False)
-        content = (data.to_dict(), dict(slices), [murcko_scaffold(mol) for mol in mols])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-        try:
-            torch.save(content, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def load(self, data_class: type[Data]) -> GraphDataset:
-        """Read the file that :meth:`prepare` has written.
-
-        Args:
-            data_class: Class of a single graph.
-        """
-        content, slices, scaffolds = torch.load(self.path, weights_only=True)
-        return GraphDataset(data_class.from_dict(content), slices, scaffolds)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

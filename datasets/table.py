@@ -1,13 +1,12 @@
 """The table a data set starts from: SMILES and targets, row by row."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rdkit import Chem
 
-from plstm_graph.chem import read_smiles
 from plstm_graph.errors import InputError
 
 
@@ -42,22 +41,21 @@ class Table:
             raise InputError(f"A target is not a number: {error}.") from error
         return cls(frame[smiles].tolist(), values)
 
-    def molecules(self) -> list[Chem.Mol]:
-        """Parse all rows.
 
-        Raises:
-            InputError: Some rows cannot be read; the message lists every one of them.
-        """
-        mols = []
-        unreadable = []
-        for row, smiles in enumerate(self.smiles):
-            try:
-                mols.append(read_smiles(smiles))
-            except InputError:
-                unreadable.append(f"row {row}: {smiles!r}")
-        if unreadable:
-            raise InputError(
-                f"{len(unreadable)} of {len(self.smiles)} SMILES cannot be read, correct or remove "
-                f"them (rows count from 0): {'; '.join(unreadable)}."
-            )
-        return mols
+def read_csv(path: Path, where: str, nrows: int | None = None) -> pd.DataFrame:
+    """Read a CSV file, compressed or not.
+
+    Args:
+        path: The file.
+        where: What to do if it is missing, a sentence without its full stop.
+        nrows: Rows to read; by default all.
+
+    Raises:
+        InputError: The file is missing or no table.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing; {where}.")
+    try:
+        return pd.read_csv(path, nrows=nrows)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a CSV table: {error}.") from error

@@ -42,6 +42,8 @@ class GraphTask(LightningModule):
     Args:
         network: Graphs in, [num_graphs, T] out.
         task: ``"regression"`` or ``"classification"``.
+        metric: What selects checkpoints: ``"rmse"`` or ``"mae"``, ``"roc_auc"`` or
+            ``"average_precision"``; by default the first of its task's.
         learning_rate: Highest learning rate.
         weight_decay: AdamW's decay of weight matrices; biases, norms and embeddings have none.
         warmup: Share of the training steps, 0 to 1.
@@ -57,6 +59,7 @@ class GraphTask(LightningModule):
         self,
         network: PLSTM | GINE,
         task: Literal["regression", "classification"] = "regression",
+        metric: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         warmup: float = 0.1,
@@ -77,13 +80,18 @@ class GraphTask(LightningModule):
         self.register_buffer("target_std", torch.ones(network.out_channels))
         self.register_buffer("target_scale_known", torch.tensor(task == "classification"))
         collection = regression_metrics() if task == "regression" else classification_metrics()
+        self.metric = next(iter(collection)) if metric is None else metric
+        if self.metric not in collection:
+            raise InputError(
+                f"metric of a {task} must be {' or '.join(map(repr, collection))}, not {metric!r}."
+            )
         self.val_metrics = collection.clone(prefix="val/")
         self.test_metrics = collection.clone(prefix="test/")
 
     @property
     def monitor(self) -> tuple[str, Literal["min", "max"]]:
         """The validation metric that selects checkpoints, and which way it improves."""
-        return ("val/rmse", "min") if self.task == "regression" else ("val/roc_auc", "max")
+        return f"val/{self.metric}", "min" if self.task == "regression" else "max"
 
     def fit_target_scale(self, targets: Tensor) -> None:
         """Take mean and deviation for standardisation from the training targets.

@@ -34,25 +34,26 @@ class Unreadable(FreeSolv):
         return table
 
 class Cyclic(FreeSolv):
-    def featurise(self, mol):
-        data = super().featurise(mol)
-        if data.num_nodes == 7:
-            data.edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
-            data.edge_attr = data.edge_attr[:3]
-        return data
+    def make_graphs(self):
+        graphs = super().make_graphs()
+        benzene = graphs.smiles.index("c1ccccc1")
+        first = int(graphs.starts["columns"][benzene])
+        columns = graphs.tensors["edge_index"][:, first : first + 12]
+        columns[:, 1::2] = columns[:, ::2]  # every bond twice in one direction
+        return graphs
 
 class NaN(FreeSolv):
-    def featurise(self, mol):
-        data = super().featurise(mol)
-        data.x = data.x.float()
-        data.x[0, 0] = float("nan")
-        return data
+    def make_graphs(self):
+        graphs = super().make_graphs()
+        graphs.tensors["x"] = graphs.tensors["x"].float()
+        graphs.tensors["x"][graphs.starts["nodes"], 0] = float("nan")
+        return graphs
 
 class WideBonds(FreeSolv):
-    def featurise(self, mol):
-        data = super().featurise(mol)
-        data.edge_attr = torch.cat([data.edge_attr, data.edge_attr], dim=1)
-        return data
+    def make_graphs(self):
+        graphs = super().make_graphs()
+        graphs.tensors["edge_attr"] = graphs.tensors["edge_attr"].repeat(1, 2)
+        return graphs
 
 class NoTargets(FreeSolv):
     def read_table(self):
@@ -72,7 +73,7 @@ def run(monkeypatch, capsys, cache, tmp_path):
     """Run the command line in this process; returns exit code, standard output and error."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        places = ["--data.root", str(cache), "--trainer.default_root_dir", str(tmp_path / "runs")]
+        places = ["--data.cache", str(cache), "--trainer.default_root_dir", str(tmp_path / "runs")]
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments), *places])
         code = train.main()
         out, err = capsys.readouterr()
@@ -188,7 +189,7 @@ def test_presets_differ_in_the_network_alone():
 def test_compare_prints_all_networks_and_the_mean(tmp_path, cache):
     command = [sys.executable, "train.py", "compare", "configs/freesolv.yaml"]
     command += ["configs/freesolv_gine.yaml", "--seeds", "2", "--trainer.max_epochs", "1", *SMALL]
-    command += ["--data.root", str(cache), "--trainer.default_root_dir", str(tmp_path)]
+    command += ["--data.cache", str(cache), "--trainer.default_root_dir", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     rows = {
@@ -205,7 +206,7 @@ def test_compare_prints_all_networks_and_the_mean(tmp_path, cache):
     ("data", "parts"),
     [
         ("Unreadable", ["2 of 642", "row 3: 'C(C'", "row 630: 'n(H)1cccc1'"]),
-        ("Cyclic", ["Row ", "cycle", "0", "1", "2"]),
+        ("Cyclic", ["Row ", "'c1ccccc1': bonds 1→2→3→4→5→0→1 form a directed cycle"]),
         ("NaN", ["Features x", "of row", "NaN"]),
         ("WideBonds", ["edge_attr", "6"]),
         ("NoTargets", ["'expt' has no value in the training split"]),
@@ -268,7 +269,7 @@ def test_the_network_says_how_the_data_are_oriented(monkeypatch, cache, tmp_path
     for network in ("PLSTM", "GINE"):
         arguments = ["fit", "--config", str(ROOT / "configs/freesolv.yaml"), *SMALL]
         arguments += ["--model.network", network, "--trainer.max_epochs", "0"]
-        arguments += ["--data.root", str(cache), "--trainer.default_root_dir", str(tmp_path)]
+        arguments += ["--data.cache", str(cache), "--trainer.default_root_dir", str(tmp_path)]
         if network == "PLSTM":
             arguments += ["--model.network.init_args.orientation", "bfs"]
         cli = GraphCLI(arguments)

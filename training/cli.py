@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from datasets import MoleculeDataModule
+from datasets import GraphDataModule
 from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
@@ -78,14 +78,14 @@ class GraphCLI(LightningCLI):
         args: Command line; ``None`` takes ``sys.argv``.
     """
 
-    datamodule: MoleculeDataModule
+    datamodule: GraphDataModule
     model: GraphTask
     result: Result
 
     def __init__(self, args: ArgsType = None) -> None:
         super().__init__(
             GraphTask,
-            MoleculeDataModule,
+            GraphDataModule,
             subclass_mode_data=True,
             parser_class=Parser,
             save_config_kwargs={"overwrite": True},
@@ -118,7 +118,7 @@ class GraphCLI(LightningCLI):
         parser.link_arguments(
             "data.num_tasks", "model.network.init_args.out_channels", apply_on="instantiate"
         )
-        for name in ("task", "target_names", "unit"):
+        for name in ("task", "metric", "target_names", "unit"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("model.network", "data.init_args.orientation", _orientation)
 
@@ -145,8 +145,8 @@ class GraphCLI(LightningCLI):
         """Add logger, progress bar and checkpoints unless the configuration names its own."""
         config = self._get(self.config_init, "trainer")
         if config.logger is None:
-            name = f"{type(self.datamodule).__name__}-{type(self.model.network).__name__}"
-            kwargs["logger"] = CSVLogger(config.default_root_dir, name=name.lower())
+            name = f"{self.datamodule.name}-{type(self.model.network).__name__.lower()}"
+            kwargs["logger"] = CSVLogger(config.default_root_dir, name=name)
         callbacks = list(config.callbacks or [])
         if config.enable_progress_bar is not False:
             callbacks.append(RichProgressBar(leave=False))
@@ -212,7 +212,7 @@ class GraphCLI(LightningCLI):
             }
             for name, value in baseline.items()
         ]
-        print_table(f"{type(self.datamodule).__name__} {self.model.unit}".strip(), rows)
+        print_table(f"{self.datamodule.name} {self.model.unit}".strip(), rows)
         print(
             f"{self.result.parameters:,} parameters, {seconds:.0f} s, "
             f"best validation {metric} {self.result.val:.3f}\n"

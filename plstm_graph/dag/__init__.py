@@ -2,9 +2,17 @@
 
 from plstm_graph.dag.line_graph import LineGraphDAG
 from plstm_graph.dag.orientation import Orientation, OrientationName, rank_nodes
-from plstm_graph.dag.transform import LineGraphData, ToLineGraphDAG, build_dag, dag_of
+from plstm_graph.dag.transform import (
+    DAG_LAYOUT,
+    LineGraphData,
+    ToLineGraphDAG,
+    build_dag,
+    dag_of,
+    dag_tensors,
+)
 
 __all__ = [
+    "DAG_LAYOUT",
     "LineGraphDAG",
     "LineGraphData",
     "Orientation",
@@ -12,5 +20,6 @@ __all__ = [
     "ToLineGraphDAG",
     "build_dag",
     "dag_of",
+    "dag_tensors",
     "rank_nodes",
 ]

@@ -10,32 +10,44 @@ from plstm_graph.dag.line_graph import LineGraphDAG
 from plstm_graph.dag.orientation import Orientation, resolve, tie_breakers
 from plstm_graph.errors import InputError
 
+#: The tensors that hold a DAG in a graph: what their rows are, and what their entries number, if anything.
+DAG_LAYOUT: dict[str, tuple[str, str | None]] = {
+    "dag_src": ("edges", "nodes"),
+    "dag_dst": ("edges", "nodes"),
+    "dag_edge_id": ("edges", "columns"),
+    "dag_num_preds": ("edges", None),
+    "dag_level": ("edges", None),
+    "dag_pred": ("lines", "edges"),
+    "dag_line_id": ("lines", "lines"),
+    "dag_multitree": ("lines", None),
+    "dag_block_nodes": ("blocks", None),
+    "dag_block_edges": ("blocks", None),
+}
+
 
 class LineGraphData(Data):
     """A graph that carries its line-graph DAG through PyG's batching, slicing and ``to_data_list()``.
 
-    The DAG is spread over tensors of its own, whose names and increments are fixed here: ``dag_src``,
-    ``dag_dst`` [E] count nodes, ``dag_edge_id`` [E] columns of edge_index, ``dag_pred`` [L] DAG edges and
-    ``dag_line_id`` [L] lines; ``dag_num_preds``, ``dag_level`` [E], ``dag_multitree`` [L],
-    ``dag_block_nodes`` and ``dag_block_edges`` [B] are plain.
+    The DAG is spread over tensors of its own, whose increments :data:`DAG_LAYOUT` fixes: a column is one
+    of edge_index, an edge one of the DAG.
     """
 
     def __inc__(self, key: str, value: object, *args: object, **kwargs: object) -> object:
-        match key:
-            case "dag_src" | "dag_dst":
+        if key not in DAG_LAYOUT:
+            return super().__inc__(key, value, *args, **kwargs)
+        match DAG_LAYOUT[key][1]:
+            case "nodes":
                 return self.num_nodes
-            case "dag_edge_id":
+            case "columns":
                 return self.edge_index.size(1)
-            case "dag_pred":
+            case "edges":
                 return self.dag_src.size(0)
-            case "dag_line_id":
+            case "lines":
                 return self.dag_pred.size(0)
-            case "dag_num_preds" | "dag_level" | "dag_multitree" | "dag_block_nodes" | "dag_block_edges":
-                return 0
-        return super().__inc__(key, value, *args, **kwargs)
+        return 0
 
     def __cat_dim__(self, key: str, value: object, *args: object, **kwargs: object) -> object:
-        return 0 if key.startswith("dag_") else super().__cat_dim__(key, value, *args, **kwargs)
+        return 0 if key in DAG_LAYOUT else super().__cat_dim__(key, value, *args, **kwargs)
 
 
 # Data sets that were saved with their DAGs load without unpickling anything unsafe.
@@ -84,21 +96,23 @@ def build_dag(graph: Data, orientation: Orientation = "center") -> LineGraphDAG:
 
 def with_dag(data: Data, dag: LineGraphDAG) -> LineGraphData:
     """A shallow copy of ``data`` that carries ``dag``."""
-    return LineGraphData.from_dict(
-        {
-            **data.to_dict(),
-            "dag_edge_id": dag.edge_id,
-            "dag_src": dag.src,
-            "dag_dst": dag.dst,
-            "dag_num_preds": dag.pred_ptr.diff(),
-            "dag_pred": dag.pred,
-            "dag_line_id": dag.line_id,
-            "dag_multitree": dag.multitree,
-            "dag_level": dag.level,
-            "dag_block_nodes": dag.node_ptr.diff(),
-            "dag_block_edges": dag.edge_ptr.diff(),
-        }
-    )
+    return LineGraphData.from_dict({**data.to_dict(), **dag_tensors(dag)})
+
+
+def dag_tensors(dag: LineGraphDAG) -> dict[str, Tensor]:
+    """The tensors that hold a DAG in a graph, see :data:`DAG_LAYOUT`."""
+    return {
+        "dag_src": dag.src,
+        "dag_dst": dag.dst,
+        "dag_edge_id": dag.edge_id,
+        "dag_num_preds": dag.pred_ptr.diff(),
+        "dag_level": dag.level,
+        "dag_pred": dag.pred,
+        "dag_line_id": dag.line_id,
+        "dag_multitree": dag.multitree,
+        "dag_block_nodes": dag.node_ptr.diff(),
+        "dag_block_edges": dag.edge_ptr.diff(),
+    }
 
 
 def dag_of(data: Data) -> LineGraphDAG | None:

@@ -1,0 +1,156 @@
+"""Graphs of a whole data set in contiguous tensors, and batches cut straight from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_geometric.data import Batch, Data
+
+from plstm_graph.dag import DAG_LAYOUT, LineGraphData, build_dag, dag_tensors
+from plstm_graph.errors import InputError
+
+#: The other tensors of a graph, as :data:`~plstm_graph.dag.DAG_LAYOUT` says it of a DAG's.
+_LAYOUT: dict[str, tuple[str, str | None]] = {
+    "x": ("nodes", None),
+    "canonical_rank": ("nodes", None),
+    "edge_index": ("columns", "nodes"),
+    "edge_attr": ("columns", None),
+    "y": ("graphs", None),
+    "row": ("graphs", None),
+    **DAG_LAYOUT,
+}
+
+#: Graphs whose DAGs are built at once.
+_SLAB = 4096
+
+
+@dataclass
+class PackedGraphs(Dataset):
+    """Graphs one after the other in a tensor for each attribute, numbered within each graph.
+
+    A batch is cut from these tensors with a few index operations, not collated graph by graph. It is what
+    PyG's ``Batch.from_data_list`` makes of the same graphs.
+
+    Args:
+        tensors: By attribute; ``edge_index`` is [2, columns].
+        counts: int64 [graphs] for ``"nodes"``, ``"columns"``, … : how many every graph has.
+        smiles: One string for each graph, if they are molecules.
+        scaffolds: Bemis-Murcko scaffold SMILES, likewise.
+    """
+
+    tensors: dict[str, Tensor]
+    counts: dict[str, Tensor]
+    smiles: list[str] | None = None
+    scaffolds: list[str] | None = None
+    starts: dict[str, Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.starts = {what: counts.cumsum(0) - counts for what, counts in self.counts.items()}
+
+    def __len__(self) -> int:
+        return self.counts["graphs"].numel()
+
+    def __getitem__(self, row: int) -> Data:
+        """Return one graph."""
+        [graph] = self.__getitems__([range(len(self))[row]]).to_data_list()
+        return graph
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        """Return a batch of the graphs in ``rows``; torch's loader asks for it with all rows at once."""
+        chosen = torch.as_tensor(rows)
+        counts = {what: numbers[chosen] for what, numbers in self.counts.items()}
+        offsets = {what: _with_zero(numbers) for what, numbers in counts.items()}
+        places = {
+            what: torch.arange(int(offsets[what][-1]))
+            + torch.repeat_interleave(self.starts[what][chosen] - offsets[what][:-1], counts[what])
+            for what in counts
+        }
+        batch = Batch(_base_cls=LineGraphData if "dag_src" in self.tensors else Data)
+        slices, increments = {}, {}
+        for key, values in self.tensors.items():
+            what, numbered = _LAYOUT[key]
+            values = values.index_select(1 if key == "edge_index" else 0, places[what])
+            increments[key] = torch.zeros_like(chosen)
+            if numbered is not None:
+                increments[key] = offsets[numbered][:-1]
+                values = values + torch.repeat_interleave(increments[key], counts[what])
+            slices[key] = offsets[what]
+            batch[key] = values
+        if self.smiles is not None:
+            batch.smiles = [self.smiles[row] for row in rows]
+            slices["smiles"], increments["smiles"] = torch.arange(len(chosen) + 1), None
+        batch.batch = torch.repeat_interleave(torch.arange(len(chosen)), counts["nodes"])
+        batch.ptr = offsets["nodes"]
+        batch._num_graphs, batch._slice_dict, batch._inc_dict = len(chosen), slices, increments
+        return batch
+
+    def with_dags(self, orientation: str) -> "PackedGraphs":
+        """Orient all graphs and add their DAGs.
+
+        Raises:
+            InputError: A graph cannot be oriented; the message names its row.
+        """
+        parts = [self._dags(range(first, min(first + _SLAB, len(self))), orientation)
+                 for first in range(0, len(self), _SLAB)]  # fmt: skip
+        tensors = {key: torch.cat([part[0][key] for part in parts]) for key in DAG_LAYOUT}
+        counts = {what: torch.cat([part[1][what] for part in parts]) for what in ("edges", "lines", "blocks")}
+        return PackedGraphs(self.tensors | tensors, self.counts | counts, self.smiles, self.scaffolds)
+
+    def _dags(self, rows: range, orientation: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """DAG tensors of some graphs, numbered within each, and counts."""
+        batch = self.__getitems__(rows)
+        try:
+            dag = build_dag(batch, orientation)
+        except InputError as error:
+            if len(rows) > 1:  # one after the other, so that the message is about the graph at fault
+                for row in rows:
+                    self._dags(range(row, row + 1), orientation)
+            label = f", {batch.smiles[0]!r}" if self.smiles is not None else ""
+            raise InputError(f"Row {int(batch.row[0])}{label}: {error}") from error
+        by_edge = batch.batch[dag.src]
+        by_block = batch.batch[dag.node_ptr[:-1]]
+        graph_of = {"edges": by_edge, "lines": by_edge[dag.succ], "blocks": by_block}
+        counts = {what: torch.bincount(graphs, minlength=len(rows)) for what, graphs in graph_of.items()}
+        counts |= {what: self.counts[what][rows.start : rows.stop] for what in ("nodes", "columns")}
+        tensors = dag_tensors(dag)
+        for key, (what, numbered) in DAG_LAYOUT.items():
+            if numbered is not None:
+                tensors[key] = tensors[key] - _with_zero(counts[numbered])[graph_of[what]]
+        return tensors, counts
+
+
+def keep_batch(batch: Batch) -> Batch:
+    """Collate function of a loader over :class:`PackedGraphs`, whose batches come whole."""
+    return batch
+
+
+def pack(graphs: Sequence[Data]) -> PackedGraphs:
+    """Pack graphs that carry the same tensors and no DAG."""
+    counts = {
+        "graphs": torch.ones(len(graphs), dtype=torch.long),
+        "nodes": torch.tensor([graph.num_nodes for graph in graphs], dtype=torch.long),
+        "columns": torch.tensor([graph.edge_index.size(1) for graph in graphs], dtype=torch.long),
+    }
+    tensors = {
+        key: torch.cat([graph[key] for graph in graphs], dim=1 if key == "edge_index" else 0)
+        for key in _LAYOUT
+        if key in graphs[0]
+    }
+    return PackedGraphs(tensors, counts)
+
+
+def concatenate(parts: Sequence[PackedGraphs]) -> PackedGraphs:
+    """Put the graphs of several packs after each other."""
+    first = parts[0]
+    tensors = {
+        key: torch.cat([part.tensors[key] for part in parts], dim=1 if key == "edge_index" else 0)
+        for key in first.tensors
+    }
+    counts = {what: torch.cat([part.counts[what] for part in parts]) for what in first.counts}
+    return PackedGraphs(tensors, counts)
+
+
+def _with_zero(counts: Tensor) -> Tensor:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -1,0 +1,119 @@
+"""The molecules of the Open Graph Benchmark, from OGB's own raw and split files."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ogb.graphproppred
+import pandas as pd
+import torch
+from torch import Tensor
+from torch_geometric.data import download_url, extract_zip
+
+from datasets.base import GraphDataModule
+from datasets.graphs import PackedGraphs
+from datasets.splits import Split
+from datasets.table import read_csv
+from plstm_graph.errors import InputError
+
+_RAW = ("num-node-list", "num-edge-list", "edge", "node-feat", "edge-feat", "graph-label")
+_PARTS = ("train", "valid", "test")
+_METRICS = {"rocauc": "roc_auc", "ap": "average_precision", "rmse": "rmse"}
+
+
+class OGB(GraphDataModule):
+    """One of the ``ogbg-mol*`` sets with OGB's features, split and metric.
+
+    Args:
+        dataset_name: Such as ``"ogbg-molhiv"``.
+        root: Folder that holds ``ogbg_molhiv/`` with OGB's ``raw``, ``split`` and ``mapping``.
+        download: Fetch the files if they are missing.
+        **kwargs: Arguments of :class:`GraphDataModule`.
+
+    Source: Hu et al., arXiv 2005.00687.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str = "ogbg-molhiv",
+        root: Path = Path("data/ogb"),
+        download: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        registry = pd.read_csv(Path(ogb.graphproppred.__file__).parent / "master.csv", index_col=0, dtype=str)
+        registry = registry.loc[:, registry.loc["data type"] == "mol"]
+        if dataset_name not in registry:
+            raise InputError(f"{dataset_name!r} is none of OGB's molecule sets: {', '.join(registry)}.")
+        self.dataset_name = dataset_name
+        self.folder = Path(root) / dataset_name.replace("-", "_")
+        self.download = download
+        self._entry = registry[dataset_name]
+        self.task = "regression" if self._entry["task type"] == "regression" else "classification"
+
+    @property
+    def name(self) -> str:
+        """OGB's name of the set."""
+        return self.dataset_name
+
+    @property
+    def metric(self) -> str:
+        """OGB's metric for the set."""
+        return _METRICS[self._entry["eval metric"]]
+
+    @property
+    def target_names(self) -> list[str]:
+        """OGB numbers the tasks of most sets."""
+        return [f"task {i}" for i in range(int(self._entry["num tasks"]))]
+
+    def prepare_data(self) -> None:
+        """Fetch the files if that was asked for, and prepare the graphs once."""
+        if self.download and not self.folder.exists():
+            archive = Path(download_url(self._entry["url"], str(self.folder.parent)))
+            extract_zip(str(archive), str(self.folder.parent))
+            archive.unlink()
+            shutil.move(self.folder.parent / self._entry["download_name"], self.folder)
+        super().prepare_data()
+
+    def contents(self) -> Iterable[bytes]:
+        """The raw files, and the SMILES."""
+        return (self._file(path).read_bytes() for path in (*(f"raw/{name}" for name in _RAW), "mapping/mol"))
+
+    def make_graphs(self) -> PackedGraphs:
+        """Read the raw files; every bond of theirs gives two columns, there and back."""
+        node_counts, edge_counts = (self._integers(f"raw/{name}").flatten() for name in _RAW[:2])
+        bonds = self._integers("raw/edge")
+        smiles = read_csv(self._file("mapping/mol"), self._where())["smiles"].tolist()
+        labels = pd.read_csv(self._file("raw/graph-label"), header=None).to_numpy(np.float32, copy=True)
+        rows = torch.arange(len(node_counts))
+        tensors = {
+            "x": self._integers("raw/node-feat"),
+            "edge_index": torch.stack([bonds, bonds.flip(1)], dim=1).reshape(-1, 2).T.contiguous(),
+            "edge_attr": self._integers("raw/edge-feat").repeat_interleave(2, dim=0),
+            "y": torch.from_numpy(labels),
+            "row": rows,
+        }
+        counts = {"graphs": torch.ones_like(rows), "nodes": node_counts, "columns": 2 * edge_counts}
+        return PackedGraphs(tensors, counts, smiles)
+
+    def split_rows(self) -> Split:
+        """OGB's scaffold split."""
+        folder = f"split/{self._entry['split']}"
+        return Split(*(self._integers(f"{folder}/{part}").flatten() for part in _PARTS))
+
+    def _integers(self, path: str) -> Tensor:
+        return torch.from_numpy(pd.read_csv(self._file(path), header=None).to_numpy(np.int64, copy=True))
+
+    def _file(self, path: str) -> Path:
+        file = self.folder / f"{path}.csv.gz"
+        if not file.is_file():
+            raise InputError(f"{file} is missing; {self._where()}.")
+        return file
+
+    def _where(self) -> str:
+        return (
+            f"unpack {self._entry['url']} and name its folder {self.folder}, pass --data.root, or have it "
+            "fetched with --data.download true"
+        )
