@@ -142,8 +142,7 @@ class CSV(MoleculeDataModule):
         unknown = words[~words.isin(_PARTS)]
         if len(unknown):
             row = unknown.index[0]
-            found = frame[self.split][row]
-            raise InputError(f"Row {row} of column {self.split!r} is {found!r}, not train, val or test.")
+            raise InputError(f"Row {row} of column {self.split!r} is {words[row]!r}, not train, val or test.")
         part = torch.tensor(words.map(_PARTS).to_numpy())[self.dataset.tensors["row"]]
         return Split(*((part == i).nonzero().squeeze(1) for i in range(3)))
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
-from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
 
 
@@ -61,11 +62,14 @@ def regression_metrics() -> MetricCollection:
 
 
 def classification_metrics() -> MetricCollection:
-    """Areas under the ROC curve and the precision-recall curve (average precision)."""
+    """Areas under the ROC curve and the precision-recall curve (average precision).
+
+    They equal those of OGB's Evaluator, which takes them from scikit-learn too.
+    """
     return MetricCollection(
         {
-            "roc_auc": PerTask(binary_auroc, binary=True),
-            "average_precision": PerTask(binary_average_precision, binary=True),
+            "roc_auc": PerTask(partial(_score, roc_auc_score), binary=True),
+            "average_precision": PerTask(partial(_score, average_precision_score), binary=True),
         },
         compute_groups=False,
     )
@@ -73,3 +77,9 @@ def classification_metrics() -> MetricCollection:
 
 def _root_mean_squared_error(preds: Tensor, target: Tensor) -> Tensor:
     return mean_squared_error(preds, target, squared=False)
+
+
+def _score(score: Callable[..., float], preds: Tensor, target: Tensor) -> Tensor:
+    """One of scikit-learn's scores for tensors, in float64."""
+    value = score(target.cpu().numpy(), preds.double().cpu().numpy())
+    return torch.tensor(value, dtype=torch.float64, device=preds.device)
