@@ -103,7 +103,7 @@ def test_registration_passes_opcheck(backend, both):
     ways = [inputs[3:6], reverse] if both else [inputs[3:6]]
     gates = [torch.stack(gate) for gate in zip(*ways, strict=True)]
     leaves = [x.requires_grad_() for x in (*inputs[:3], inputs[6], *gates)]
-    structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.level, dag.node_ptr, dag.edge_ptr)
+    structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.succ, dag.level, dag.node_ptr, dag.edge_ptr)
     torch.library.opcheck(torch.ops.plstm_graph.stm.default, (*leaves, *structure, backend))
 
 

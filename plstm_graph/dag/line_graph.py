@@ -51,11 +51,12 @@ class LineGraphDAG:
     level: Tensor
     node_ptr: Tensor
     edge_ptr: Tensor
-    succ: Tensor = field(init=False)
+    succ: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        succ = torch.repeat_interleave(self.pred_ptr.diff(), output_size=self.pred.size(0))
-        object.__setattr__(self, "succ", succ)
+        if self.succ is None:  # it follows from pred_ptr
+            succ = torch.repeat_interleave(self.pred_ptr.diff(), output_size=self.pred.size(0))
+            object.__setattr__(self, "succ", succ)
 
     @classmethod
     def from_edge_index(
@@ -231,7 +232,7 @@ class LineGraphDAG:
         tensors = {
             part.name: getattr(self, part.name).to(device, non_blocking=non_blocking)
             for part in fields(self)
-            if part.init and part.name != "num_nodes"
+            if part.name != "num_nodes"
         }
         return LineGraphDAG(num_nodes=self.num_nodes, **tensors)
 

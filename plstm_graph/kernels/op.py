@@ -82,7 +82,7 @@ def stm(
         inputs = [x.to(dtype) for x in inputs]
     if backend == "reference":
         return stm_reference(inputs[:4], inputs[4:], dag).to(query.dtype)
-    structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.level, dag.node_ptr, dag.edge_ptr)
+    structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.succ, dag.level, dag.node_ptr, dag.edge_ptr)
     return _stm(*inputs, *structure, backend).to(query.dtype)
 
 
@@ -90,11 +90,11 @@ def stm(
 def _stm(
     query: Tensor, key: Tensor, value: Tensor, direct: Tensor,
     source: Tensor, transition: Tensor, mark: Tensor,
-    src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, level: Tensor,
+    src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, succ: Tensor, level: Tensor,
     node_ptr: Tensor, edge_ptr: Tensor, backend: str,
 ) -> Tensor:  # fmt: skip
     """Output [N, H, V]; gates are [ways, E or L, H], the second way on the reversed DAG."""
-    dag = _dag(query.size(0), src, dst, pred_ptr, pred, level, node_ptr, edge_ptr)
+    dag = _dag(query.size(0), src, dst, pred_ptr, pred, succ, level, node_ptr, edge_ptr)
     forward, _ = _passes(backend)
     return forward((query, key, value, direct), (source, transition, mark), dag)
 
@@ -108,11 +108,11 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
 def _stm_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, direct: Tensor,
     source: Tensor, transition: Tensor, mark: Tensor,
-    src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, level: Tensor,
+    src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, succ: Tensor, level: Tensor,
     node_ptr: Tensor, edge_ptr: Tensor, backend: str,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of the seven inputs."""
-    dag = _dag(query.size(0), src, dst, pred_ptr, pred, level, node_ptr, edge_ptr)
+    dag = _dag(query.size(0), src, dst, pred_ptr, pred, succ, level, node_ptr, edge_ptr)
     _, backward = _passes(backend)
     return backward(grad, (query, key, value, direct), (source, transition, mark), dag)
 
@@ -128,7 +128,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    return (*_stm_backward(grad, *ctx.saved_tensors, ctx.backend), *[None] * 8)
+    return (*_stm_backward(grad, *ctx.saved_tensors, ctx.backend), *[None] * 9)
 
 
 _stm.register_autograd(_backward, setup_context=_setup_context)
@@ -146,8 +146,8 @@ def _passes(backend: str) -> tuple[Callable[..., Tensor], Callable[..., list[Ten
 
 
 def _dag(
-    num_nodes: int, src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, level: Tensor,
+    num_nodes: int, src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, succ: Tensor, level: Tensor,
     node_ptr: Tensor, edge_ptr: Tensor,
 ) -> LineGraphDAG:  # fmt: skip
     """The structure again inside the op, which takes tensors only; ids and multitree play no part there."""
-    return LineGraphDAG(num_nodes, src, src, dst, pred_ptr, pred, pred, pred, level, node_ptr, edge_ptr)
+    return LineGraphDAG(num_nodes, src, src, dst, pred_ptr, pred, pred, pred, level, node_ptr, edge_ptr, succ)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 #: Below this much work a second thread costs more than it saves (multiply-adds).
 _WORK_PER_THREAD = 200_000
+
+#: Ranges of blocks that each thread takes on average.
+_RANGES_PER_THREAD = 4
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -38,18 +42,32 @@ def _workers() -> ThreadPoolExecutor:
 def run_over_blocks(kernel: Callable[[int, int], None], work: NDArray[np.float64]) -> None:
     """Call ``kernel(first, last)`` on ranges that cover all blocks and share out ``work`` [B] evenly.
 
-    The ranges decide who computes a block, never how: results do not depend on the thread count.
+    Threads take range after range, so that one that another process keeps waiting holds up nobody. The
+    ranges decide who computes a block, never how: results do not depend on the thread count.
     """
     total = np.cumsum(work)
     if len(total) == 0:
         return
-    shares = int(min(torch.get_num_threads(), max(1, total[-1] // _WORK_PER_THREAD)))
+    threads = int(min(torch.get_num_threads(), max(1, total[-1] // _WORK_PER_THREAD)))
+    shares = 1 if threads == 1 else _RANGES_PER_THREAD * threads
     borders = np.searchsorted(total, total[-1] * np.arange(1, shares) / shares).tolist()
-    ranges = [(a, b) for a, b in zip([0, *borders], [*borders, len(total)], strict=True) if a < b]
-    others = [_workers().submit(kernel, *span) for span in ranges[1:]] if len(ranges) > 1 else []
+    ranges = deque((a, b) for a, b in zip([0, *borders], [*borders, len(total)], strict=True) if a < b)
+
+    def take_ranges() -> None:
+        while True:
+            try:
+                first, last = ranges.popleft()
+            except IndexError:
+                return
+            kernel(first, last)
+
+    others = [_workers().submit(take_ranges) for _ in range(threads - 1)]
     try:
-        kernel(*ranges[0])
+        take_ranges()
     finally:
+        for other in others:
+            other.cancel()  # one that has not begun has nothing left to do
         wait(others)  # they write to the caller's memory
     for other in others:
-        other.result()
+        if not other.cancelled():
+            other.result()

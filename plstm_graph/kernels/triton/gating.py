@@ -24,6 +24,9 @@ from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels.triton.options import LAUNCH_OPTIONS
 from plstm_graph.kernels.triton.plan import Bucket, Links
 
+#: Registers of a thread, at most.
+_MOST_REGISTERS = 255
+
 #: Sizes that differ from batch to batch: no kernel is compiled for their values.
 _SIZES = ["items", "ways", "num_nodes", "num_edges", "num_lines", "capacity"]
 
@@ -287,9 +290,13 @@ def _launch(
 
 
 def _resident_programs(device: torch.device, warps: int) -> int:
-    """How many programs the device holds at once: more would only need more scratch memory."""
+    """How many programs are worth starting: twice as many as the registers hold, so that none lies idle.
+
+    More would only need more scratch memory, which is to stay in the L2 cache.
+    """
     if device.type == "cpu":  # the interpreter runs one after the other
         return 2
-    device_of = torch.cuda.get_device_properties(device)
-    threads = device_of.max_threads_per_multi_processor // 2  # the other half of the registers' worth
-    return device_of.multi_processor_count * max(1, threads // (32 * warps))
+    properties = torch.cuda.get_device_properties(device)
+    registers: int = properties.regs_per_multiprocessor  # type: ignore[attr-defined]
+    resident = registers // (32 * _MOST_REGISTERS * warps)
+    return 2 * properties.multi_processor_count * max(1, resident)
