@@ -182,8 +182,12 @@ class MoleculeDataModule(GraphDataModule):
         return self.read_table()
 
     def contents(self) -> Iterable[bytes]:
-        """SMILES and targets."""
-        return [*(repr(smiles).encode() for smiles in self.table.smiles), self.table.targets.tobytes()]
+        """SMILES and targets, and what was to become of rows that cannot be read."""
+        return [
+            self.unreadable.encode(),
+            *(repr(smiles).encode() for smiles in self.table.smiles),
+            self.table.targets.tobytes(),
+        ]
 
     def make_graphs(self) -> PackedGraphs:
         """Featurise the table.

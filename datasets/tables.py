@@ -1,5 +1,6 @@
 """Molecules from CSV files: MoleculeNet's and your own."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +60,7 @@ class MoleculeNet(MoleculeDataModule):
         """MoleculeNet's: average precision for MUV and PCBA, whose hits are rare."""
         return "average_precision" if self.dataset_name in ("muv", "pcba") else super().metric
 
-    @property
+    @cached_property
     def target_names(self) -> list[str]:
         """Columns of the table."""
         columns = list(self._frame(nrows=0).columns)
@@ -124,14 +125,14 @@ class CSV(MoleculeDataModule):
 
     def read_table(self) -> Table:
         """Read the CSV file."""
-        table = Table.from_frame(self._frame(), self.smiles_column, self.target_columns)
+        table = Table.from_frame(self._frame, self.smiles_column, self.target_columns)
         if self.task == "classification":
             _check_classes(table, self.target_columns)
         return table
 
     def split_rows(self) -> Split:
         """Split by scaffold, at random, or as a column says."""
-        frame = self._frame()
+        frame = self._frame
         if self.split not in frame.columns:
             if self.split in ("scaffold", "random"):
                 return super().split_rows()
@@ -146,6 +147,7 @@ class CSV(MoleculeDataModule):
         part = torch.tensor(words.map(_PARTS).to_numpy())[self.dataset.tensors["row"]]
         return Split(*((part == i).nonzero().squeeze(1) for i in range(3)))
 
+    @cached_property
     def _frame(self) -> pd.DataFrame:
         return read_csv(self.path, "pass the path of your table with --data.path")
 

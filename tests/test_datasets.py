@@ -389,7 +389,7 @@ def test_a_table_of_your_own(tmp_path, capsys):
     assert [module.dataset.tensors["row"][rows].tolist() for rows in module.rows] == wanted
     assert module.dataset.tensors["y"].isnan().flatten().nonzero().flatten().tolist() == [1, 6, 11]
     assert module.dataset[11].num_nodes == 301
-    module = CSV(**table, unreadable="refuse", cache=tmp_path / "other")
+    module = CSV(**table, unreadable="refuse", cache=tmp_path)  # where the graphs without them lie
     with pytest.raises(InputError, match="row 12: 'C\\(C'; row 13: nan; row 14: 'nonsense'"):
         module.prepare_data()
 

@@ -30,7 +30,7 @@ _SMALLEST_GATING_BLOCK, _LARGEST_GATING_BLOCK, _LARGEST_GATING_TILE = 16, 128, 2
 #: The most key channels of a state that a Triton program takes, and the most numbers of a tile of it.
 _MOST_KEY_CHANNELS, _LARGEST_STATE_TILE = 256, 4096
 
-#: Numbers of a tile that a warp of a Triton program holds, 32 in each thread's registers in gating form and,
+#: Numbers of a tile that a warp of a Triton program holds: 16 in each thread's registers in gating form and,
 #: since predecessors are loaded beside, 8 in state form.
 _GATING_NUMBERS_PER_WARP, _STATE_NUMBERS_PER_WARP = 512, 256
 

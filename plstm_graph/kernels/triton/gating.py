@@ -21,11 +21,8 @@ import triton.language as tl
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
-from plstm_graph.kernels.triton.options import LAUNCH_OPTIONS
+from plstm_graph.kernels.triton.options import LAUNCH_OPTIONS, MOST_REGISTERS
 from plstm_graph.kernels.triton.plan import Bucket, Links
-
-#: Registers of a thread, at most.
-_MOST_REGISTERS = 255
 
 #: Sizes that differ from batch to batch: no kernel is compiled for their values.
 _SIZES = ["items", "ways", "num_nodes", "num_edges", "num_lines", "capacity"]
@@ -298,5 +295,5 @@ def _resident_programs(device: torch.device, warps: int) -> int:
         return 2
     properties = torch.cuda.get_device_properties(device)
     registers: int = properties.regs_per_multiprocessor  # type: ignore[attr-defined]
-    resident = registers // (32 * _MOST_REGISTERS * warps)
+    resident = registers // (32 * MOST_REGISTERS * warps)
     return 2 * properties.multi_processor_count * max(1, resident)
