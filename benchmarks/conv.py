@@ -18,8 +18,6 @@ build` goes from edge_index to the structure, which the layers are given ready-m
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +29,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import GATv2Conv, GINEConv, GPSConv, TransformerConv
 
-from measure import Candidate, available_memory, environment, peak_memory, time_interleaved
+from measure import Candidate, available_memory, environment, peak_memory, time_interleaved, write_results
 from plstm_graph import LineGraphDAG, PLSTMConv
 from workload import (
     BACKENDS,
@@ -260,10 +258,7 @@ def main() -> None:
             records += as_records(candidates, batch, width)
             console.print(time_table(records[-len(candidates) :]), *remarks, sep="\n")
     console.print(memory_table(records))
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    result = {"made": made, "environment": setting, "checks": checks, "results": records}
-    args.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(args.json, setting, checks, records)
     console.print(f"Written to {args.json}.")
 
 

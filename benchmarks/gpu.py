@@ -16,9 +16,7 @@ memory is what the allocator hands out during `both`, launches are the kernels t
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.metadata
-import json
 import math
 import os
 import random
@@ -34,7 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch_geometric.data import Batch, Data
 
 from conv import BASELINE, as_records, differentiable, layer_candidates, numbers, show, show_ratio
-from measure import SHORTEST_SAMPLE, Candidate, environment
+from measure import SHORTEST_SAMPLE, Candidate, environment, write_results
 from plstm_graph import LineGraphDAG
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.kernels.cost import gating_tile, why_not_triton
@@ -295,10 +293,7 @@ def main() -> None:
             found, remarks = measure(molecules[:size], width, args.rounds, device)
             records += found
             console.print(time_table(found), *remarks, sep="\n")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    result = {"made": made, "environment": setting, "checks": checks, "results": records}
-    args.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(args.json, setting, checks, records)
     console.print(f"Written to {args.json}.")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import datetime
 import gc
 import importlib.metadata
+import json
 import math
 import os
 import platform
@@ -155,3 +157,11 @@ def _processor() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def write_results(path: Path, setting: dict[str, object], checks: list[dict], records: list[dict]) -> None:
+    """Write what was measured as JSON, and where and when."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    result = {"made": made, "environment": setting, "checks": checks, "results": records}
+    path.write_text(json.dumps(result, indent=1) + "\n")
