@@ -1,8 +1,18 @@
-"""Lightning data modules for molecules; run from the repository, not part of the wheel."""
+"""Lightning data modules for molecules and other graphs; run from the repository, not part of the wheel."""
 
 from datasets.base import GraphDataModule, MoleculeDataModule
 from datasets.builtin import FreeSolv, Solubility
 from datasets.ogb_mol import OGB
 from datasets.tables import CSV, MoleculeNet
+from datasets.tu import TU
 
-__all__ = ["CSV", "OGB", "FreeSolv", "GraphDataModule", "MoleculeDataModule", "MoleculeNet", "Solubility"]
+__all__ = [
+    "CSV",
+    "OGB",
+    "TU",
+    "FreeSolv",
+    "GraphDataModule",
+    "MoleculeDataModule",
+    "MoleculeNet",
+    "Solubility",
+]

@@ -1,5 +1,6 @@
 """What all data modules share: cache, split, loaders."""
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
 from datasets.featurise import featurise
@@ -17,6 +18,7 @@ from datasets.graphs import PackedGraphs, keep_batch
 from datasets.splits import Split, random_split, scaffold_split
 from datasets.table import Table
 from plstm_graph.errors import InputError
+from plstm_graph.task import Task
 
 
 class GraphDataModule(LightningDataModule):
@@ -32,8 +34,10 @@ class GraphDataModule(LightningDataModule):
             the prepared graphs; ``None`` leaves the DAGs out.
     """
 
-    task: Literal["regression", "classification"] = "regression"
+    task: Task = "regression"
     unit: str = ""
+    in_channels: int | None = None  #: columns of the node features; None for OGB's atom and bond features
+    edge_dim: int | None = None  #: columns of the edge features; None for none, or for OGB's
 
     def __init__(
         self,
@@ -51,7 +55,7 @@ class GraphDataModule(LightningDataModule):
     @property
     @abstractmethod
     def target_names(self) -> list[str]:
-        """Names of the targets."""
+        """Names of the targets, or of the classes of the one target."""
 
     @property
     def metric(self) -> str:
@@ -60,7 +64,7 @@ class GraphDataModule(LightningDataModule):
 
     @property
     def num_tasks(self) -> int:
-        """Number of targets."""
+        """What a network has to predict for every graph: one value a target or class."""
         return len(self.target_names)
 
     @property
@@ -119,17 +123,31 @@ class GraphDataModule(LightningDataModule):
                 )
 
     def _loader(self, rows: Tensor, shuffle: bool = False) -> DataLoader:
+        graphs = Subset(self.dataset, rows.tolist())
         return DataLoader(
-            Subset(self.dataset, rows.tolist()),
+            graphs,
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            sampler=self._sampler(graphs) if shuffle else None,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=keep_batch,
+            generator=torch.Generator(),  # an iterator's start then takes nothing from torch's own numbers
         )
 
+    def _sampler(self, graphs: Subset) -> DistributedSampler:
+        """An order that follows from seed and epoch, so that a resumed run goes on as it would have."""
+        replicas, rank, epoch = 1, 0, 0
+        if self.trainer is not None:
+            replicas, rank = self.trainer.world_size, self.trainer.global_rank
+            epoch = self.trainer.current_epoch
+        # The sampler adds the epoch: seeds lie far apart, or they would share orders.
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) << 32
+        sampler = DistributedSampler(graphs, replicas, rank, shuffle=True, seed=seed)
+        sampler.set_epoch(epoch)
+        return sampler
+
     def train_dataloader(self) -> DataLoader:
-        """Training rows, shuffled."""
+        """Training rows, shuffled anew in every epoch."""
         return self._loader(self.rows.train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from plstm_graph.errors import InputError
-from plstm_graph.models import GINE, PLSTM
+from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, PLSTM, GraphNetwork
 
-_NETWORKS = {"PLSTM": PLSTM, "GINE": GINE}
+_NETWORKS: dict[str, type[GraphNetwork]] = {
+    network.__name__: network for network in (PLSTM, GIN, GINE, GCN, GAT, MPNN)
+}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def describe_network(network: nn.Module) -> dict[str, Any] | None:
     }
 
 
-def build_network(description: dict[str, Any] | None) -> PLSTM | GINE:
+def build_network(description: dict[str, Any] | None) -> GraphNetwork:
     """Build a network with fresh weights from what :func:`describe_network` has written down.
 
     Raises:

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
 from torchmetrics.utilities import dim_zero_cat
 
@@ -73,6 +74,20 @@ def classification_metrics() -> MetricCollection:
         },
         compute_groups=False,
     )
+
+
+class Accuracy(MulticlassAccuracy):
+    """Share of the labelled graphs whose likeliest class is the right one."""
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        """Count a batch: preds are [B, classes], targets [B, 1] classes or NaN."""
+        labelled = ~targets.squeeze(1).isnan()
+        super().update(preds[labelled], targets[labelled].squeeze(1).long())
+
+
+def multiclass_metrics(classes: int) -> MetricCollection:
+    """Accuracy."""
+    return MetricCollection({"accuracy": Accuracy(classes, average="micro")})
 
 
 def _root_mean_squared_error(preds: Tensor, target: Tensor) -> Tensor:

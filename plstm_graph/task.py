@@ -13,12 +13,14 @@ from torchmetrics import MetricCollection
 
 from plstm_graph.checkpoint import build_network, describe_network, read_checkpoint
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import classification_metrics, regression_metrics
-from plstm_graph.models import GINE, PLSTM
+from plstm_graph.metrics import classification_metrics, multiclass_metrics, regression_metrics
+from plstm_graph.models import GraphNetwork
+
+Task = Literal["regression", "classification", "multiclass"]
 
 
 class Prediction(TypedDict):
-    """What :meth:`GraphTask.predict_step` returns for a batch of B graphs and T targets."""
+    """What :meth:`GraphTask.predict_step` returns for a batch of B graphs and T targets or classes."""
 
     prediction: Tensor  # [B, T] in the targets' unit, or probabilities
     row: Tensor | None  # [B] int64, the graphs' rows in their table
@@ -26,12 +28,13 @@ class Prediction(TypedDict):
 
 
 class GraphTask(LightningModule):
-    r"""Regression or binary classification of graphs, with any number of targets.
+    r"""Regression or binary classification of graphs with any number of targets, or one choice of classes.
 
     A missing label is NaN and takes no part in loss or metrics. Regression minimises the squared
     error of standardised targets :math:`(y - \mu) / \sigma`, with mean and deviation of the
     training targets, which travel in the checkpoint; predictions and metrics are in the targets'
-    own unit. Classification minimises binary cross-entropy and predicts probabilities.
+    own unit. Classification minimises binary cross-entropy, multiclass cross-entropy among the classes,
+    and both predict probabilities.
 
     AdamW; the learning rate rises linearly over the first ``warmup`` share of all steps and then
     falls as half a cosine to zero.
@@ -41,13 +44,14 @@ class GraphTask(LightningModule):
 
     Args:
         network: Graphs in, [num_graphs, T] out.
-        task: ``"regression"`` or ``"classification"``.
+        task: ``"regression"``, ``"classification"``, or ``"multiclass"``: one target, which is the number
+            of one of T classes.
         metric: What selects checkpoints: ``"rmse"`` or ``"mae"``, ``"roc_auc"`` or
-            ``"average_precision"``; by default the first of its task's.
+            ``"average_precision"``, ``"accuracy"``; by default the first of its task's.
         learning_rate: Highest learning rate.
         weight_decay: AdamW's decay of weight matrices; biases, norms and embeddings have none.
         warmup: Share of the training steps, 0 to 1.
-        target_names: Names of the T targets.
+        target_names: Names of the T targets or classes.
         unit: Unit of the targets, for reports.
     """
 
@@ -57,8 +61,8 @@ class GraphTask(LightningModule):
 
     def __init__(
         self,
-        network: PLSTM | GINE,
-        task: Literal["regression", "classification"] = "regression",
+        network: GraphNetwork,
+        task: Task = "regression",
         metric: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
@@ -70,7 +74,7 @@ class GraphTask(LightningModule):
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": describe_network(network)})
         self.network = network
-        self.task = task
+        self.task: Task = task
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup = warmup
@@ -78,8 +82,8 @@ class GraphTask(LightningModule):
         self.unit = unit
         self.register_buffer("target_mean", torch.zeros(network.out_channels))
         self.register_buffer("target_std", torch.ones(network.out_channels))
-        self.register_buffer("target_scale_known", torch.tensor(task == "classification"))
-        collection = regression_metrics() if task == "regression" else classification_metrics()
+        self.register_buffer("target_scale_known", torch.tensor(task != "regression"))
+        collection = _metrics(task, network.out_channels)
         self.metric = next(iter(collection)) if metric is None else metric
         if self.metric not in collection:
             raise InputError(
@@ -99,12 +103,12 @@ class GraphTask(LightningModule):
         Called at the start of training; a task whose scale is known already keeps it.
 
         Args:
-            targets: [n, T], NaN where a value is missing.
+            targets: [n, T], or [n, 1] of classes; NaN where a value is missing.
 
         Raises:
             InputError: A target has no finite value, or an infinite one.
         """
-        _check_targets(targets, self.target_mean.numel())
+        self._check_targets(targets)
         for column in range(targets.size(1)):
             if targets[:, column].isnan().all():
                 name = self.target_names[column] if self.target_names else column
@@ -121,17 +125,23 @@ class GraphTask(LightningModule):
     def baseline_metrics(self, train_targets: Tensor, test_targets: Tensor) -> dict[str, Tensor]:
         """Score the prediction of every target's training mean with the test metrics.
 
+        Of classes the mean is how often each occurs.
+
         Args:
             train_targets: [n, T], NaN where a value is missing.
             test_targets: [m, T], NaN where a value is missing.
         """
+        mean = train_targets.nanmean(0)
+        if self.task == "multiclass":
+            mean = F.one_hot(train_targets[~train_targets.isnan()].long(), self.target_mean.numel())
+            mean = mean.float().mean(0)
         metrics = self.test_metrics.clone()
         metrics.reset()
-        metrics.update(train_targets.nanmean(0).expand_as(test_targets), test_targets)
+        metrics.update(mean.expand(len(test_targets), -1), test_targets)
         return metrics.compute()
 
     def forward(self, batch: Data) -> Tensor:
-        """Predict in the targets' unit (regression) or as probabilities (classification).
+        """Predict in the targets' unit (regression) or as probabilities.
 
         Args:
             batch: Batch of B graphs, as the network takes it.
@@ -152,12 +162,16 @@ class GraphTask(LightningModule):
     def _finish(self, output: Tensor) -> Tensor:
         if self.task == "classification":
             return output.sigmoid()
+        if self.task == "multiclass":
+            return output.softmax(1)
         return output * self.target_std + self.target_mean
 
     def _loss(self, output: Tensor, targets: Tensor) -> Tensor:
         labelled = ~targets.isnan()
         if self.task == "classification":
             loss = F.binary_cross_entropy_with_logits(output[labelled], targets[labelled])
+        elif self.task == "multiclass":
+            loss = F.cross_entropy(output[labelled.squeeze(1)], targets[labelled].long())
         else:
             standardised = (targets - self.target_mean) / self.target_std
             loss = F.mse_loss(output[labelled], standardised[labelled])
@@ -168,8 +182,26 @@ class GraphTask(LightningModule):
         if not isinstance(batch.y, Tensor):
             raise InputError("The batch has no targets y [num_graphs, T].")
         targets = batch.y.view(batch.num_graphs, -1).to(self.target_mean.dtype)
-        _check_targets(targets, self.target_mean.numel())
+        self._check_targets(targets)
         return targets
+
+    def _check_targets(self, targets: Tensor) -> None:
+        outputs = self.target_mean.numel()
+        columns = 1 if self.task == "multiclass" else outputs
+        if targets.dim() != 2 or targets.size(1) != columns:
+            raise InputError(
+                f"Targets have shape {list(targets.shape)}, but the network predicts {columns} "
+                "values per graph."
+            )
+        if targets.isinf().any():
+            graph = int(targets.isinf().any(1).nonzero()[0])
+            raise InputError(f"The target of graph {graph} is infinite; write NaN for missing values.")
+        if self.task != "regression":
+            known = targets[~targets.isnan()]
+            last = outputs - 1 if self.task == "multiclass" else 1
+            strange = known[(known != known.round()) | (known < 0) | (known > last)]
+            if strange.numel():
+                raise InputError(f"Classes are numbered from 0 to {last}, but a target is {strange[0]:g}.")
 
     def on_train_start(self) -> None:
         """Fit the standardisation on the training split."""
@@ -261,15 +293,10 @@ class GraphTask(LightningModule):
         return super().load_from_checkpoint(checkpoint_path, **kwargs)
 
 
-def _check_targets(targets: Tensor, num_tasks: int) -> None:
-    if targets.dim() != 2 or targets.size(1) != num_tasks:
-        raise InputError(
-            f"Targets have shape {list(targets.shape)}, but the network predicts {num_tasks} "
-            "values per graph."
-        )
-    if targets.isinf().any():
-        graph = int(targets.isinf().any(1).nonzero()[0])
-        raise InputError(f"The target of graph {graph} is infinite; write NaN for missing values.")
+def _metrics(task: Task, outputs: int) -> MetricCollection:
+    if task == "multiclass":
+        return multiclass_metrics(outputs)
+    return regression_metrics() if task == "regression" else classification_metrics()
 
 
 def _check_finite(batch: Data, key: str) -> None:

@@ -1,7 +1,7 @@
 """LightningCLI with this project's defaults."""
 
 import logging
-import time
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import pandas as pd
 import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -19,7 +19,7 @@ from datasets import GraphDataModule
 from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
-from training.report import print_table, save_learning_curve
+from training.report import LearningCurve, print_table
 
 ROOT = Path(__file__).parent.parent
 PRESETS = [path.relative_to(ROOT) for path in ROOT.glob("configs/*.yaml")]
@@ -59,6 +59,7 @@ class Parser(LightningArgumentParser):
 class Result:
     """Outcome of one training run; ``val``, ``test`` and ``baseline`` are values of ``metric``."""
 
+    dataset: str
     network: str
     metric: str
     unit: str
@@ -66,7 +67,17 @@ class Result:
     test: float
     baseline: float
     parameters: int
+    epochs: int
     seconds: float
+
+
+class SeedEpochs(Callback):
+    """Seeds every epoch by the run's seed and its number, so that a resumed run goes on as it would have."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed torch, on every process in its own way."""
+        run = int(os.environ.get("PL_GLOBAL_SEED", 0)) * trainer.world_size + trainer.global_rank
+        torch.manual_seed((run % 2**32 << 32) + trainer.current_epoch)
 
 
 class GraphCLI(LightningCLI):
@@ -108,16 +119,27 @@ class GraphCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Say everything once: the data decide on the targets, the network on the orientation."""
+        """Say everything once: the data decide on features and targets, the network on the orientation."""
         parser.add_argument(
             "--threads",
             type=PositiveInt | None,
             default=None,
             help="CPU threads of torch; small graphs train fastest with one.",
         )
-        parser.link_arguments(
-            "data.num_tasks", "model.network.init_args.out_channels", apply_on="instantiate"
+        parser.add_argument(
+            "--patience",
+            type=PositiveInt | None,
+            default=None,
+            help="Stop after this many epochs in which the validation metric did not improve.",
         )
+        for source, target in (
+            ("num_tasks", "out_channels"),
+            ("in_channels", "in_channels"),
+            ("edge_dim", "edge_dim"),
+        ):
+            parser.link_arguments(
+                f"data.{source}", f"model.network.init_args.{target}", apply_on="instantiate"
+            )
         for name in ("task", "metric", "target_names", "unit"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("model.network", "data.init_args.orientation", _orientation)
@@ -150,58 +172,67 @@ class GraphCLI(LightningCLI):
         callbacks = list(config.callbacks or [])
         if config.enable_progress_bar is not False:
             callbacks.append(RichProgressBar(leave=False))
-        if self.subcommand == "fit" and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            monitor, mode = self.model.monitor
-            resumed = self._get(self.config, "ckpt_path")
-            # A resumed run goes on with its own best and last checkpoint.
-            folder = Path(resumed).parent if resumed else None
-            best = ModelCheckpoint(
-                dirpath=folder,
-                monitor=monitor,
-                mode=mode,
-                filename="best-{epoch}",
-                auto_insert_metric_name=False,
-            )
-            # Lightning's save_last follows the best; a run resumes from the last epoch, good or bad.
-            last = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
-            callbacks += [best, last]
+        if self.subcommand == "fit":
+            callbacks += self._fit_callbacks(callbacks)
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
-    def before_fit(self) -> None:
-        """Start the clock."""
-        self.started = time.monotonic()
+    def _fit_callbacks(self, chosen: list[Callback]) -> list[Callback]:
+        monitor, mode = self.model.monitor
+        self.timer = Timer()  # counts on when a run is resumed
+        self.curve = LearningCurve(monitor, ", ".join(filter(None, (self.model.metric, self.model.unit))))
+        callbacks: list[Callback] = [SeedEpochs(), self.timer, self.curve]
+        patience = self._get(self.config, "patience")
+        if patience is not None:
+            callbacks.append(EarlyStopping(monitor=monitor, mode=mode, patience=patience))
+        if any(isinstance(callback, ModelCheckpoint) for callback in chosen):
+            return callbacks
+        resumed = self._get(self.config, "ckpt_path")
+        # A resumed run goes on with its own best and last checkpoint.
+        folder = Path(resumed).parent if resumed else None
+        best = ModelCheckpoint(
+            dirpath=folder,
+            monitor=monitor,
+            mode=mode,
+            filename="best-{epoch}",
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        # Lightning's save_last follows the best; a run resumes from the last epoch, good or bad. It is
+        # written after the best one, which it knows: an interruption between the two loses nothing.
+        last = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
+        return [*callbacks, best, last]
 
     def after_fit(self) -> None:
         """Save the learning curve, test the best checkpoint and print the closing table."""
-        seconds = time.monotonic() - self.started
         checkpoint = self.trainer.checkpoint_callback
-        if self.trainer.fast_dev_run or not checkpoint.best_model_path:
+        if self.trainer.fast_dev_run or checkpoint is None or not checkpoint.best_model_path:
+            return
+        if checkpoint.best_model_score is None:
+            print(f"Nothing was left to train; test {checkpoint.best_model_path} with train.py test.")
             return
         folder = Path(self.trainer.log_dir)
+        if self.trainer.is_global_zero:
+            self.curve.save(folder / "learning_curve.png")
+        # Before the test, which gives the callbacks back what they knew at the best epoch.
+        val, best = float(checkpoint.best_model_score), checkpoint.best_model_path
+        seconds, epochs = self.timer.time_elapsed(), self.trainer.current_epoch
         [test] = self.trainer.test(
-            self.model,
-            datamodule=self.datamodule,
-            ckpt_path=checkpoint.best_model_path,
-            weights_only=True,
-            verbose=False,
+            self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
         )
         if not self.trainer.is_global_zero:
             return
-        column, _ = self.model.monitor
-        metric = column.removeprefix("val/")
-        if (folder / "metrics.csv").is_file():  # the user may have chosen another logger
-            label = ", ".join(filter(None, (metric, self.model.unit)))
-            picture = folder / "learning_curve.png"
-            save_learning_curve(folder / "metrics.csv", picture, column, label)
+        metric = self.model.metric
         baseline = self.model.baseline_metrics(self.datamodule.train_targets, self.datamodule.test_targets)
         self.result = Result(
+            dataset=self.datamodule.name,
             network=type(self.model.network).__name__,
             metric=metric,
             unit=self.model.unit,
-            val=float(checkpoint.best_model_score),
+            val=val,
             test=test[f"test/{metric}"],
             baseline=float(baseline[f"test/{metric}"]),
             parameters=sum(parameter.numel() for parameter in self.model.network.parameters()),
+            epochs=epochs,
             seconds=seconds,
         )
         rows = [
@@ -216,18 +247,17 @@ class GraphCLI(LightningCLI):
         print(
             f"{self.result.parameters:,} parameters, {seconds:.0f} s, "
             f"best validation {metric} {self.result.val:.3f}\n"
-            f"Run: {folder}\nBest checkpoint: {checkpoint.best_model_path}"
+            f"Run: {folder}\nBest checkpoint: {best}"
         )
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions of all rows of the data set to a CSV file in the run's folder."""
         batches = self.trainer.predict(**kwargs)
         values = torch.cat([batch["prediction"] for batch in batches])
+        smiles = [text for batch in batches for text in batch["smiles"] or []]
         table = pd.DataFrame(
-            {
-                "row": torch.cat([batch["row"] for batch in batches]),
-                "smiles": [smiles for batch in batches for smiles in batch["smiles"]],
-            }
+            {"row": torch.cat([batch["row"] for batch in batches])}
+            | ({"smiles": smiles} if smiles else {})
             | {
                 f"predicted_{name}": values[:, column]
                 for column, name in enumerate(self.datamodule.target_names)
@@ -240,5 +270,5 @@ class GraphCLI(LightningCLI):
 
 
 def _orientation(network: Any) -> str | None:
-    """Read the orientation out of a network's configuration; GINE has none."""
+    """Read the orientation out of a network's configuration; without scans there is none."""
     return network.init_args.get("orientation") if network else None

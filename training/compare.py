@@ -1,20 +1,17 @@
 """Train several presets with several seeds and print one table."""
 
 import argparse
-import contextlib
-import io
-import multiprocessing
 import os
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from rich.progress import Progress
 
-from training.cli import GraphCLI, Result
-from training.report import print_table
+from training.cli import Result
+from training.pool import fit, side_by_side
+from training.report import print_table, spread
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,32 +30,22 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     options, overrides = parser.parse_known_args(argv)
     runs = [(config, seed) for seed in range(options.seeds) for config in options.configs]
-    arguments = [
-        ["fit", "--config", config, "--seed_everything", str(seed), "--threads", "1"]
-        + ["--trainer.enable_progress_bar", "false", *overrides]
+    calls = [
+        partial(fit, ["--config", config, "--seed_everything", str(seed), *overrides])
         for config, seed in runs
     ]
-    results: dict[str, list[Result]] = {config: [] for config in options.configs}
-    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with (
-        Progress() as progress,
-        ProcessPoolExecutor(min(options.jobs, len(runs)), mp_context=spawn) as pool,
-    ):
+    done: dict[tuple[str, int], Result] = {}
+    with Progress() as progress:
         task = progress.add_task("Training", total=len(runs))
-        for (config, seed), result in zip(runs, pool.map(_fit, arguments), strict=True):
-            results[config].append(result)
+        for number, result in side_by_side(calls, options.jobs):
+            config, seed = runs[number]
+            done[config, seed] = result
             progress.console.print(
                 f"{config}, seed {seed}: validation {result.metric} {result.val:.3f}, "
                 f"test {result.test:.3f}, {result.seconds:.0f} s"
             )
             progress.advance(task)
-    _print(results)
-
-
-def _fit(arguments: list[str]) -> Result:
-    sys.argv = sys.argv[:1]  # LightningCLI warns when it is given arguments twice
-    with contextlib.redirect_stdout(io.StringIO()):
-        return GraphCLI(arguments).result
+    _print({config: [done[config, seed] for seed in range(options.seeds)] for config in options.configs})
 
 
 def _print(results: dict[str, list[Result]]) -> None:
@@ -67,8 +54,8 @@ def _print(results: dict[str, list[Result]]) -> None:
         rows.append(
             {
                 "": f"{runs[0].network} ({Path(config).stem})",
-                "test": _spread([run.test for run in runs]),
-                "validation": _spread([run.val for run in runs]),
+                "test": spread([run.test for run in runs]),
+                "validation": spread([run.val for run in runs]),
                 "parameters": f"{runs[0].parameters:,}",
                 "seconds": f"{mean(run.seconds for run in runs):.0f}",
             }
@@ -77,7 +64,3 @@ def _print(results: dict[str, list[Result]]) -> None:
     rows.append(dict.fromkeys(rows[0], "") | {"": "training mean", "test": f"{first[0].baseline:.3f}"})
     measure = " in ".join(filter(None, (first[0].metric, first[0].unit)))
     print_table(f"{measure}, mean and deviation of {len(first)} seeds", rows)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")

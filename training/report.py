@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 import matplotlib
 import pandas as pd
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
@@ -12,28 +16,48 @@ matplotlib.use("Agg")  # pictures go to files; a machine without a display is fi
 from matplotlib import pyplot as plt
 
 
-def save_learning_curve(metrics_csv: Path, picture: Path, metric: str, label: str) -> None:
-    """Draw training loss and validation metric over the epochs.
+class LearningCurve(Callback):
+    """Draws training loss and validation metric over all epochs, those before a resumption too.
 
     Args:
-        metrics_csv: ``metrics.csv`` of Lightning's CSV logger.
-        picture: PNG file to write.
-        metric: Column of the validation metric.
+        metric: Name under which the validation metric is logged.
         label: Axis label of the validation metric.
     """
-    log = pd.read_csv(metrics_csv)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axes, column, name in (
-        (left, "train/loss", "training loss"),
-        (right, metric, f"validation {label}"),
-    ):
-        curve = log[["epoch", column]].dropna()
-        axes.plot(curve["epoch"], curve[column], color="tab:blue")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.grid(alpha=0.3)
-    left.set_yscale("log")
-    figure.savefig(picture, dpi=150)
-    plt.close(figure)
+
+    def __init__(self, metric: str, label: str) -> None:
+        self.metric = metric
+        self.label = label
+        self.epochs: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs so far, for the checkpoint."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the epochs of a checkpoint."""
+        self.epochs = state_dict["epochs"]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note down an epoch."""
+        logged = trainer.callback_metrics
+        values = {name: logged[name].item() for name in ("train/loss", self.metric) if name in logged}
+        self.epochs.append({"epoch": trainer.current_epoch, **values})
+
+    def save(self, picture: Path) -> None:
+        """Write the curves as PNG."""
+        curves = pd.DataFrame(self.epochs, columns=["epoch", "train/loss", self.metric])
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+        for axes, column, name in (
+            (left, "train/loss", "training loss"),
+            (right, self.metric, f"validation {self.label}"),
+        ):
+            axes.plot("epoch", column, data=curves.dropna(subset=column), color="tab:blue")
+            axes.set(xlabel="epoch", ylabel=name)
+            axes.grid(alpha=0.3)
+        left.set_yscale("log")
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture, dpi=150)
+        plt.close(figure)
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
@@ -44,3 +68,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and unbiased standard deviation of several runs."""
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")

@@ -1,8 +1,8 @@
-"""Networks from molecules to predictions."""
+"""Networks from graphs to predictions."""
 
 from plstm_graph.models.block import ResidualBlock
-from plstm_graph.models.gine import GINE
-from plstm_graph.models.network import MoleculeNetwork
+from plstm_graph.models.local import GAT, GCN, GIN, GINE, MPNN, LocalNetwork
+from plstm_graph.models.network import GraphNetwork
 from plstm_graph.models.plstm import PLSTM
 
-__all__ = ["GINE", "PLSTM", "MoleculeNetwork", "ResidualBlock"]
+__all__ = ["GAT", "GCN", "GIN", "GINE", "MPNN", "PLSTM", "GraphNetwork", "LocalNetwork", "ResidualBlock"]

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import GINEConv
 
 from plstm_graph.conv import PLSTMConv
 from plstm_graph.dag import LineGraphDAG
@@ -14,34 +13,40 @@ _SCAN_START = 0.1
 class ResidualBlock(nn.Module):
     """x + mix(norm(x)), then x + feed-forward(norm(x)).
 
-    Mixing is the sum of a scan that crosses the molecule and message passing between neighbours, or one
+    Mixing is the sum of a scan that crosses the graph and message passing between neighbours, or one
     of the two.
 
     Args:
         channels: width.
         scan: a :class:`~plstm_graph.PLSTMConv`, or ``None``.
-        local: neighbours too (GINE).
+        local: a layer that is called with x, edge_index and edge_attr, or ``None``.
         dropout: of both branches.
     """
 
-    def __init__(self, channels: int, scan: PLSTMConv | None, local: bool, dropout: float) -> None:
+    def __init__(
+        self, channels: int, scan: PLSTMConv | None, local: nn.Module | None, dropout: float
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.scan = scan
-        self.local = GINEConv(feed_forward(channels, channels)) if local else None
+        self.local = local
         self.dropout = nn.Dropout(dropout)
         self.feed_forward = nn.Sequential(nn.LayerNorm(channels), feed_forward(channels, 2 * channels))
         if scan is not None:  # products of three maps, summed over a molecule, would outweigh the rest
             with torch.no_grad():
                 scan.lin_out.weight.mul_(_SCAN_START)
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor, dag: LineGraphDAG | None) -> Tensor:
-        """Node features [N, channels] to the same, bond features [C, channels]."""
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, dag: LineGraphDAG | None
+    ) -> Tensor:
+        """Node features [N, channels] to the same, with encoded edge features [C, channels] if there are."""
         normed = self.norm(x)
+        mixed = []
         if self.scan is not None:
-            x = x + self.dropout(self.scan(normed, edge_index, edge_attr, dag=dag))
+            mixed.append(self.scan(normed, edge_index, edge_attr, dag=dag))
         if self.local is not None:
-            x = x + self.dropout(self.local(normed, edge_index, edge_attr))
+            mixed.append(self.local(normed, edge_index, edge_attr))
+        x = x + self.dropout(sum(mixed[1:], start=mixed[0]))
         return x + self.dropout(self.feed_forward(x))
 
 

@@ -1,6 +1,6 @@
-"""From OGB's atom and bond features to one prediction a molecule: what all networks here share."""
+"""From node and edge features to predictions for every graph: what all networks here share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
@@ -9,42 +9,62 @@ from torch_geometric.data import Data
 from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.resolver import aggregation_resolver
 
+from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import ResidualBlock
 
-#: Columns of OGB's atom and bond features.
-ATOM_FEATURES, BOND_FEATURES = 9, 3
 
-
-class MoleculeNetwork(nn.Module):
+class GraphNetwork(nn.Module):
     """Encoders, residual blocks, readout and head.
 
     Args:
-        blocks: applied in turn.
-        out_channels: predictions a molecule.
+        block: makes a block from its number, from 0, and the width of the encoded edge features, which is
+            ``None`` if edges have none.
+        num_layers: blocks.
+        out_channels: predictions a graph.
         hidden_channels: width.
         dropout: in the head.
-        readout: how atoms make a molecule: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names.
+        readout: how nodes make a graph: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names.
+        in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
+        edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
+
+    Raises:
+        InputError: ``edge_dim`` without ``in_channels``.
     """
 
     def __init__(
         self,
-        blocks: Sequence[ResidualBlock],
+        block: Callable[[int, int | None], ResidualBlock],
+        num_layers: int,
         out_channels: int,
         hidden_channels: int,
         dropout: float,
         readout: str,
+        in_channels: int | None,
+        edge_dim: int | None,
     ) -> None:
         super().__init__()
+        if in_channels is None and edge_dim is not None:
+            raise InputError("edge_dim is for features other than OGB's; give in_channels too.")
         self.out_channels = out_channels
         self.hidden_channels = hidden_channels
-        self.num_layers = len(blocks)
+        self.num_layers = num_layers
         self.dropout = dropout
         self.readout = readout
-        self.atom_encoder = AtomEncoder(hidden_channels)
-        self.bond_encoder = BondEncoder(hidden_channels)
-        self.blocks = nn.ModuleList(blocks)
+        self.in_channels = in_channels
+        self.edge_dim = edge_dim
+        self.node_encoder: nn.Module
+        self.edge_encoder: nn.Module | None = None
+        if in_channels is None:
+            self.node_encoder = AtomEncoder(hidden_channels)
+            self.edge_encoder = BondEncoder(hidden_channels)
+        else:
+            self.node_encoder = nn.Linear(in_channels, hidden_channels)
+            if edge_dim is not None:
+                self.edge_encoder = nn.Linear(edge_dim, hidden_channels)
+        edge_width = None if self.edge_encoder is None else hidden_channels
+        self.blocks = nn.ModuleList(block(number, edge_width) for number in range(num_layers))
         self.norm = nn.LayerNorm(hidden_channels)
         self.pool: Aggregation = aggregation_resolver(readout)
         self.head = nn.Sequential(
@@ -58,17 +78,19 @@ class MoleculeNetwork(nn.Module):
         """Predict [num_graphs, out_channels] for a graph or a batch.
 
         Args:
-            data: ``x`` [N, 9] and ``edge_attr`` [C, 3] int64 (OGB's features), ``edge_index`` [2, C].
+            data: ``x`` [N, in_channels] and ``edge_attr`` [C, edge_dim] in the network's precision, or
+                OGB's features: int64 [N, 9] and [C, 3]; ``edge_index`` [2, C].
 
         Raises:
-            InputError: other features than OGB's.
+            InputError: other features than the network was made for.
         """
         return self.head(self.embed(data))
 
     def embed(self, data: Data) -> Tensor:
         """Embed every graph: [num_graphs, hidden_channels], the input of the head."""
-        _check_features(data)
-        x, edge_attr = self.atom_encoder(data.x), self.bond_encoder(data.edge_attr)
+        self._check_features(data)
+        x = self.node_encoder(data.x)
+        edge_attr = None if self.edge_encoder is None else self.edge_encoder(data.edge_attr)
         dag = self.dag(data)
         for block in self.blocks:
             x = block(x, data.edge_index, edge_attr, dag)
@@ -81,14 +103,24 @@ class MoleculeNetwork(nn.Module):
         """The DAG that the blocks' scans share; none without scans."""
         return None
 
-
-def _check_features(data: Data) -> None:
-    """Refuse features that OGB's encoders would misread."""
-    for name, columns in (("x", ATOM_FEATURES), ("edge_attr", BOND_FEATURES)):
-        values = data.get(name)
-        if values is None or values.dim() != 2 or values.size(1) != columns or values.dtype != torch.int64:
+    def _check_features(self, data: Data) -> None:
+        """Refuse features that the encoders would misread or could not read."""
+        ogb = self.in_channels is None
+        wanted = {
+            "x": len(ATOM_FEATURE_DIMS) if ogb else self.in_channels,
+            "edge_attr": len(BOND_FEATURE_DIMS) if ogb else self.edge_dim,
+        }
+        for name, columns in wanted.items():
+            if columns is None:
+                continue
+            values = data.get(name)
+            fits = values is not None and values.dim() == 2 and values.size(1) == columns
+            if fits and (values.dtype == torch.int64 if ogb else values.is_floating_point()):
+                continue
             found = "nothing" if values is None else f"{values.dtype} {list(values.shape)}"
-            raise InputError(
-                f"{name} must hold OGB's features, int64 [rows, {columns}], not {found}; "
-                "plstm_graph.chem.smiles_to_data makes them."
-            )
+            if ogb:
+                raise InputError(
+                    f"{name} must hold OGB's features, int64 [rows, {columns}], not {found}; "
+                    "plstm_graph.chem.smiles_to_data makes them."
+                )
+            raise InputError(f"{name} must be of floating point and [rows, {columns}], not {found}.")

@@ -6,16 +6,17 @@ from plstm_graph.conv import PLSTMConv
 from plstm_graph.dag import LineGraphDAG, Orientation, build_dag, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import ResidualBlock
-from plstm_graph.models.network import MoleculeNetwork
+from plstm_graph.models.local import gin_conv
+from plstm_graph.models.network import GraphNetwork
 
 
-class PLSTM(MoleculeNetwork):
-    """Molecules to predictions by :class:`~plstm_graph.PLSTMConv` layers, P- and D-mode in turn.
+class PLSTM(GraphNetwork):
+    """Graphs to predictions by :class:`~plstm_graph.PLSTMConv` layers, P- and D-mode in turn.
 
     A prediction does not change when the atoms are renumbered.
 
     Args:
-        out_channels: predictions a molecule.
+        out_channels: predictions a graph.
         hidden_channels: width.
         num_layers: blocks.
         heads: of every scan.
@@ -23,12 +24,14 @@ class PLSTM(MoleculeNetwork):
             must then be whole.
         scan_every: 1 for a scan in every block, 2 in every second one, ...; the first scan is in P-mode,
             the next in D-mode, and so on.
-        orientation: how molecules become DAGs; a batch that carries prepared DAGs (see
+        orientation: how graphs become DAGs; a batch that carries prepared DAGs (see
             :class:`~plstm_graph.dag.ToLineGraphDAG`) is taken as it was prepared.
         bidirectional: scan the reversed DAG too.
-        local: message passing between neighbours, in every block.
+        local: message passing between neighbours (GINE, or GIN without edge features), in every block.
         dropout: in blocks and head.
-        readout: how atoms make a molecule, by the names of PyG's aggregations.
+        readout: how nodes make a graph, by the names of PyG's aggregations.
+        in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
+        edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
 
     Raises:
         InputError: widths, heads or blocks that do not fit.
@@ -49,29 +52,34 @@ class PLSTM(MoleculeNetwork):
         local: bool = True,
         dropout: float = 0.0,
         readout: str = "mean",
+        in_channels: int | None = None,
+        edge_dim: int | None = None,
     ) -> None:
         if not 1 <= scan_every <= num_layers:
             raise InputError(f"scan_every must be from 1 to num_layers ({num_layers}), not {scan_every}.")
         if scan_every > 1 and not local:
             raise InputError("blocks without a scan need local message passing; set local, or scan_every=1.")
 
-        def scan(block: int) -> PLSTMConv | None:
-            number, rest = divmod(block + 1, scan_every)
-            if rest:
-                return None
-            return PLSTMConv(
-                hidden_channels,
-                hidden_channels,
-                heads,
-                mode="P" if number % 2 else "D",
-                bidirectional=bidirectional,
-                edge_dim=hidden_channels,
-                head_dim=head_dim,
-                orientation=orientation,
-            )
+        def block(number: int, edge_width: int | None) -> ResidualBlock:
+            scan = None
+            scans, rest = divmod(number + 1, scan_every)
+            if not rest:
+                scan = PLSTMConv(
+                    hidden_channels,
+                    hidden_channels,
+                    heads,
+                    mode="P" if scans % 2 else "D",
+                    bidirectional=bidirectional,
+                    edge_dim=edge_width,
+                    head_dim=head_dim,
+                    orientation=orientation,
+                )
+            neighbours = gin_conv(hidden_channels, edge_width) if local else None
+            return ResidualBlock(hidden_channels, scan, neighbours, dropout)
 
-        blocks = [ResidualBlock(hidden_channels, scan(i), local, dropout) for i in range(num_layers)]
-        super().__init__(blocks, out_channels, hidden_channels, dropout, readout)
+        super().__init__(
+            block, num_layers, out_channels, hidden_channels, dropout, readout, in_channels, edge_dim
+        )
         self.heads = heads
         self.head_dim = head_dim
         self.scan_every = scan_every

@@ -1,0 +1,258 @@
+"""Train several networks on a suite of data sets and write one table.
+
+    python -m benchmarks.table --suite tu --models plstm,gin,gcn,gat,mpnn --root path/to/data
+    python -m benchmarks.table --suite ogb --datasets molesol,mollipo --seeds 3 --root path/to/data
+
+``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset in configs/, whose
+network is PLSTM; other networks take the same width, depth, dropout and readout from it. Further options
+are those of ``train.py fit`` and hold for all runs.
+
+Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
+networks share. Every table of molecules has a random forest on Morgan fingerprints as its floor. A run's
+outcome is a JSON file under ``--out``, next to the table in Markdown. Runs that have theirs are not
+repeated, and a run that was killed goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+import datasets
+from benchmarks.forest import fit_forest
+from benchmarks.measure import environment
+from plstm_graph.errors import InputError
+from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, PLSTM
+from training.cli import ROOT, Result
+from training.pool import fit, side_by_side
+from training.report import spread
+
+SUITES = {
+    "tu": ("mutag", "nci1", "proteins"),
+    "ogb": ("molesol", "molfreesolv", "mollipo", "molsider", "moltox21", "molhiv"),
+    "moleculenet": ("esol", "freesolv", "lipophilicity", "sider", "tox21", "hiv"),
+}
+NETWORKS = {network.__name__.lower(): network for network in (PLSTM, GIN, GINE, GCN, GAT, MPNN)}
+FOREST = "forest"
+#: Where each kind of data module has its files below ``--root``.
+FOLDERS = {"OGB": "ogb", "MoleculeNet": "moleculenet", "TU": "tu"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model on one data set with one seed, and on one fold of a TU set."""
+
+    dataset: str
+    model: str
+    seed: int
+    fold: int | None
+
+    @property
+    def name(self) -> str:
+        fold = "" if self.fold is None else f"-fold{self.fold}"
+        return f"{self.dataset}/{self.model}-seed{self.seed}{fold}"
+
+    @property
+    def preset(self) -> Path:
+        return ROOT / "configs" / f"{self.dataset}.yaml"
+
+
+def train(run: Run, arguments: list[str], root: Path, folder: Path, overrides: list[str]) -> Result:
+    """Train a run in its folder, from its last checkpoint if there is one."""
+    if run.model == FOREST:
+        data = yaml.safe_load(run.preset.read_text())["data"]
+        settings = data["init_args"] | place(data["class_path"], root)
+        settings |= {"cache": Path(cache)} if (cache := option("--data.cache", overrides)) else {}
+        return fit_forest(getattr(datasets, data["class_path"])(**settings), run.seed)
+    checkpoints = list(folder.glob("*/version_*/checkpoints/last.ckpt"))
+    resume = ["--ckpt_path", str(checkpoints[0])] if checkpoints else []
+    return fit([*arguments, "--trainer.default_root_dir", str(folder), *resume])
+
+
+def option(name: str, arguments: list[str]) -> str | None:
+    """The value of an option that may have been given."""
+    return arguments[arguments.index(name) + 1] if name in arguments else None
+
+
+def place(data_class: str, root: Path) -> dict[str, Path]:
+    """The argument of a data module that says where its files are; the built-in ones need none."""
+    return {"root": root / FOLDERS[data_class]} if data_class in FOLDERS else {}
+
+
+def command(run: Run, root: Path, overrides: list[str]) -> list[str]:
+    """Arguments of ``train.py fit``."""
+    data_class = yaml.safe_load(run.preset.read_text())["data"]["class_path"]
+    arguments = ["--config", str(run.preset), "--seed_everything", str(run.seed)]
+    if run.model != "plstm":
+        arguments += ["--model.network", NETWORKS[run.model].__name__]
+    if run.fold is not None:
+        arguments += ["--data.fold", str(run.fold)]
+    for key, folder in place(data_class, root).items():
+        arguments += [f"--data.{key}", str(folder)]
+    return [*arguments, *overrides]
+
+
+def commit() -> str:
+    """The commit that is checked out, with a plus sign if files were changed since."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def known(path: Path, settings: dict[str, Any]) -> Result | None:
+    """The outcome of a run that was made before.
+
+    Raises:
+        InputError: It was made with other settings.
+    """
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    if record["settings"] != settings:
+        raise InputError(
+            f"{path} was made with other settings; delete it, or choose another folder with --out."
+        )
+    return Result(**record["result"])
+
+
+def markdown(suite: str, results: dict[str, dict[str, list[Result]]]) -> str:
+    """A table for each data set."""
+    lines = [f"# Suite {suite}"]
+    for name, models in results.items():
+        first = next(iter(models.values()))[0]
+        metric = ", ".join(filter(None, (first.metric, first.unit)))
+        lines += [
+            "",
+            f"## {name}: {metric}",
+            "",
+            "| model | test | validation | runs | parameters | epochs | seconds a run |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for runs in models.values():
+            cells = [
+                runs[0].network,
+                spread([run.test for run in runs]),
+                spread([run.val for run in runs]),
+                str(len(runs)),
+                f"{runs[0].parameters:,}" if runs[0].parameters else "",
+                f"{mean(run.epochs for run in runs):.0f}" if runs[0].parameters else "",
+                f"{mean(run.seconds for run in runs):.0f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        baselines = spread([run.baseline for run in next(iter(models.values()))])
+        lines.append(f"| training mean | {baselines} | | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    description, _, details = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.table",
+        description=description,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--suite", choices=SUITES, required=True)
+    parser.add_argument("--models", default="plstm,gin", help=f"of {','.join(NETWORKS)}")
+    parser.add_argument("--datasets", help="some of the suite's presets")
+    parser.add_argument("--seeds", type=int, default=None, help="from 0; by default 3, with ten folds 1")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
+    parser.add_argument("--out", type=Path, help="by default benchmarks/results/SUITE")
+    parser.add_argument("--runs", type=Path, default=Path("runs/table"), help="checkpoints and logs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+    options, overrides = parser.parse_known_args(argv)
+    options.models = options.models.split(",")
+    options.datasets = options.datasets.split(",") if options.datasets else list(SUITES[options.suite])
+    for what, chosen, allowed in (
+        ("model", options.models, NETWORKS),
+        ("data set", options.datasets, SUITES[options.suite]),
+    ):
+        for name in chosen:
+            if name not in allowed:
+                raise InputError(f"{name!r} is no {what} of this table: {', '.join(allowed)}.")
+    options.seeds = options.seeds or (1 if options.suite == "tu" else 3)
+    options.out = options.out or ROOT / "benchmarks" / "results" / options.suite
+    return options, overrides
+
+
+def main(argv: Sequence[str]) -> None:
+    options, overrides = parse(argv)
+    folds = list(range(10)) if options.suite == "tu" else [None]
+    models = options.models if options.suite == "tu" else [*options.models, FOREST]
+    runs = [
+        Run(dataset, model, seed, fold)
+        for dataset in options.datasets
+        for seed in range(options.seeds)
+        for fold in folds
+        for model in models
+    ]
+    results: dict[Run, Result] = {}
+    calls, waiting = [], []
+    for run in runs:
+        arguments = [] if run.model == FOREST else command(run, options.root, overrides)
+        # Where the files lie is no setting: results may be copied to another machine.
+        settings = {"preset": yaml.safe_load(run.preset.read_text()), "options": overrides}
+        path = options.out / f"{run.name}.json"
+        found = known(path, settings)
+        if found is not None:
+            results[run] = found
+            continue
+        digest = hashlib.sha256(json.dumps([arguments, settings]).encode()).hexdigest()[:8]
+        folder = options.runs / f"{run.name}-{digest}"
+        calls.append(partial(train, run, arguments, options.root, folder, overrides))
+        waiting.append((run, path, settings))
+    setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("Runs", total=len(runs), completed=len(results))
+        for number, result in side_by_side(calls, options.jobs):
+            run, path, settings = waiting[number]
+            made = datetime.now(UTC).isoformat(timespec="seconds")
+            record = {"made": made, "environment": setting, "run": dataclasses.asdict(run)}
+            record |= {"settings": settings, "result": dataclasses.asdict(result)}
+            write_whole(path, json.dumps(record, indent=1) + "\n")
+            results[run] = result
+            progress.console.print(
+                f"{run.name}: validation {result.metric} {result.val:.4f}, test {result.test:.4f}, "
+                f"{result.seconds:.0f} s"
+            )
+            progress.advance(bar)
+    grouped: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        grouped[run.dataset][run.model].append(results[run])
+    table = markdown(options.suite, grouped)
+    write_whole(options.out / "table.md", table)
+    print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,59 @@
+"""Runs side by side in single-threaded processes."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import TypeVar
+
+import torch
+
+from training.cli import GraphCLI, Result
+
+T = TypeVar("T")
+
+
+def side_by_side(calls: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
+    """Make calls in processes of their own and yield their numbers and results as they come.
+
+    Args:
+        calls: Functions without arguments that can be pickled, such as ``functools.partial``.
+        jobs: How many run at a time.
+    """
+    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    pool = ProcessPoolExecutor(
+        max(1, min(jobs, len(calls))), mp_context=spawn, initializer=_start, initargs=(os.getpid(),)
+    )
+    with pool:
+        waiting = {pool.submit(call): number for number, call in enumerate(calls)}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def fit(arguments: Sequence[str]) -> Result:
+    """Run ``train.py fit`` without its output, and return the outcome."""
+    sys.argv = sys.argv[:1]  # LightningCLI warns when it is given arguments twice
+    quiet = ["--threads", "1", "--trainer.enable_progress_bar", "false"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        return GraphCLI(["fit", *arguments, *quiet]).result
+
+
+def _start(parent: int) -> None:
+    """Take one thread, and end with the parent, even if that is killed and cannot say so."""
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
