@@ -37,8 +37,8 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 import datasets
 from benchmarks.forest import fit_forest
 from benchmarks.measure import environment
+from plstm_graph.checkpoint import NETWORKS
 from plstm_graph.errors import InputError
-from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, PLSTM
 from training.cli import ROOT, Result
 from training.pool import fit, side_by_side
 from training.report import spread
@@ -48,7 +48,7 @@ SUITES = {
     "ogb": ("molesol", "molfreesolv", "mollipo", "molsider", "moltox21", "molhiv"),
     "moleculenet": ("esol", "freesolv", "lipophilicity", "sider", "tox21", "hiv"),
 }
-NETWORKS = {network.__name__.lower(): network for network in (PLSTM, GIN, GINE, GCN, GAT, MPNN)}
+MODELS = {name.lower(): name for name in NETWORKS}
 FOREST = "forest"
 #: Where each kind of data module has its files below ``--root``.
 FOLDERS = {"OGB": "ogb", "MoleculeNet": "moleculenet", "TU": "tu"}
@@ -100,7 +100,7 @@ def command(run: Run, root: Path, overrides: list[str]) -> list[str]:
     data_class = yaml.safe_load(run.preset.read_text())["data"]["class_path"]
     arguments = ["--config", str(run.preset), "--seed_everything", str(run.seed)]
     if run.model != "plstm":
-        arguments += ["--model.network", NETWORKS[run.model].__name__]
+        arguments += ["--model.network", MODELS[run.model]]
     if run.fold is not None:
         arguments += ["--data.fold", str(run.fold)]
     for key, folder in place(data_class, root).items():
@@ -179,7 +179,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--suite", choices=SUITES, required=True)
-    parser.add_argument("--models", default="plstm,gin", help=f"of {','.join(NETWORKS)}")
+    parser.add_argument("--models", default="plstm,gin", help=f"of {','.join(MODELS)}")
     parser.add_argument("--datasets", help="some of the suite's presets")
     parser.add_argument("--seeds", type=int, default=None, help="from 0; by default 3, with ten folds 1")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
@@ -190,7 +190,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options.models = options.models.split(",")
     options.datasets = options.datasets.split(",") if options.datasets else list(SUITES[options.suite])
     for what, chosen, allowed in (
-        ("model", options.models, NETWORKS),
+        ("model", options.models, MODELS),
         ("data set", options.datasets, SUITES[options.suite]),
     ):
         for name in chosen:

@@ -10,7 +10,8 @@ from torch import nn
 from plstm_graph.errors import InputError
 from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, PLSTM, GraphNetwork
 
-_NETWORKS: dict[str, type[GraphNetwork]] = {
+#: Networks that a checkpoint may name.
+NETWORKS: dict[str, type[GraphNetwork]] = {
     network.__name__: network for network in (PLSTM, GIN, GINE, GCN, GAT, MPNN)
 }
 
@@ -39,7 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def describe_network(network: nn.Module) -> dict[str, Any] | None:
     """Write down how a known network was built: its attributes are named as its arguments."""
     name = type(network).__name__
-    if _NETWORKS.get(name) is not type(network):
+    if NETWORKS.get(name) is not type(network):
         return None
     arguments = inspect.signature(type(network)).parameters
     return {
@@ -57,6 +58,6 @@ def build_network(description: dict[str, Any] | None) -> GraphNetwork:
     if description is None:
         raise InputError("The checkpoint is of a network of your own: pass it as network=....")
     name = description["class_path"].rpartition(".")[2]
-    if name not in _NETWORKS:
-        raise InputError(f"The checkpoint names the network {name!r}; known are {', '.join(_NETWORKS)}.")
-    return _NETWORKS[name](**description["init_args"])
+    if name not in NETWORKS:
+        raise InputError(f"The checkpoint names the network {name!r}; known are {', '.join(NETWORKS)}.")
+    return NETWORKS[name](**description["init_args"])

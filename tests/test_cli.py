@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from data_modules import own_table
 
 import train
+from benchmarks.table import FOLDERS
 from plstm_graph.checkpoint import build_network
 from plstm_graph.models import GINE, PLSTM
 from plstm_graph.task import GraphTask
@@ -172,7 +174,7 @@ def data_of(preset: Path) -> str:
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_trains_a_step(run, preset):
-    folder = {"OGB": "ogb", "MoleculeNet": "moleculenet"}.get(data_of(preset))
+    folder = FOLDERS.get(data_of(preset))
     files = ROOT.parent / "shared" / "data"  # as the loaders of ogb and PyG lay them out
     if folder and not files.is_dir():
         pytest.skip("the public data sets are not here")
@@ -183,7 +185,7 @@ def test_every_preset_trains_a_step(run, preset):
     assert code == 0, err
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS if data_of(p) in ("OGB", "MoleculeNet")], ids=str)
+@pytest.mark.parametrize("preset", [p for p in PRESETS if data_of(p) in FOLDERS], ids=str)
 def test_a_preset_without_its_files_says_where_to_put_them(run, preset, tmp_path):
     message = refused(run("fit", "--config", preset, "--data.root", tmp_path / "nothing"))
     assert str(tmp_path / "nothing") in message
@@ -240,6 +242,41 @@ def test_broken_data_get_one_sentence(run, tmp_path, monkeypatch, data, parts):
     message = refused(result)
     for part in parts:
         assert part in message
+
+
+def test_a_run_stops_when_patience_ends(run, tmp_path):
+    # At a learning rate of zero the validation metric never improves.
+    fit(run, "freesolv", 9, "--patience", "2", "--model.learning_rate", "0")
+    [log] = tmp_path.rglob("metrics.csv")
+    assert pd.read_csv(log)["val/rmse"].notna().sum() == 3
+
+
+def test_averaged_weights_and_other_loggers_are_lightnings(run, tmp_path):
+    fit(run, "freesolv", 2, "--trainer.callbacks", "EMAWeightAveraging", "--trainer.logger", "false")
+    assert not list(tmp_path.rglob("metrics.csv"))
+
+
+def test_a_table_with_every_fault_trains(run, tmp_path):
+    table = own_table(tmp_path)
+    data = [
+        "--data",
+        "CSV",
+        "--data.path",
+        table,
+        "--data.target_columns",
+        "[active]",
+        "--data.split",
+        "part",
+    ]
+    data += ["--data.task", "classification", "--data.split", "part", "--trainer.max_epochs", "1"]
+    code, out, err = run("fit", "--model.network", "PLSTM", *data, *SMALL)
+    assert code == 0, err
+    assert "3 of 15 SMILES cannot be read" in out
+    [best] = tmp_path.rglob("best-0.ckpt")
+    code, _, err = run("predict", "--model.network", "PLSTM", *data[:-2], "--ckpt_path", best, *SMALL)
+    assert code == 0, err
+    [predictions] = tmp_path.rglob("predictions.csv")
+    assert pd.read_csv(predictions)["row"].tolist() == list(range(12))
 
 
 @pytest.mark.parametrize(

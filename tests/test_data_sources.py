@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from data_modules import prepared
+from data_modules import own_table, prepared
 from ogb.graphproppred import Evaluator
 from ogb.utils import smiles2graph
+from sklearn.model_selection import StratifiedKFold
 from torch_geometric.data import Data
+from torch_geometric.datasets import TUDataset
 
-from datasets import CSV, OGB, MoleculeNet
+from datasets import CSV, OGB, TU, MoleculeNet
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import ToLineGraphDAG
 from plstm_graph.errors import InputError
@@ -125,18 +127,95 @@ def test_moleculenet_is_featurised_as_ogb_does_and_keeps_its_last_row(tmp_path):
         MoleculeNet("freesolv", root=tmp_path).prepare_data()
 
 
-PEPTIDE = "NCC(=O)" * 75 + "O"  # 301 atoms
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    """Forty rings of 3 to 7 nodes in TU Dortmund's layout, with all that it provides for."""
+    raw = tmp_path / "tu" / "TINY" / "raw"
+    raw.mkdir(parents=True)
+    sizes = [3 + graph % 5 for graph in range(40)]
+    first = np.cumsum([1, *sizes])
+    edges, graph_of = [], []
+    for graph, size in enumerate(sizes):
+        graph_of += [graph + 1] * size
+        for node in range(size):
+            ends = first[graph] + node, first[graph] + (node + 1) % size
+            edges += [ends, ends[::-1]]
+    random = np.random.default_rng(0)
+    labels = random.integers(2, 5, len(graph_of))
+    lines = {
+        "A": [f"{a}, {b}" for a, b in edges],
+        "graph_indicator": graph_of,
+        "node_labels": labels,
+        "node_attributes": [f"{value:.3f}" for value in random.random(len(graph_of))],
+        "edge_labels": [(a + b) % 2 for a, b in edges],
+        "graph_labels": [(-1, 1, 7)[graph % 3] for graph in range(40)],
+    }
+    for name, values in lines.items():
+        (raw / f"TINY_{name}.txt").write_text("".join(f"{value}\n" for value in values))
+    return tmp_path
 
 
-def own_table(folder: Path, text: str = "") -> Path:
-    """A table with all that tables have, Windows line ends too."""
-    smiles = [f"{'C' * n}O" for n in range(1, 9)] + ["C", "C", "[Na+].[Cl-]", PEPTIDE, "C(C", "", "nonsense"]
-    rows = ["id,smiles,active,part"]
-    parts = ["train", "train", "val", "test"]
-    rows += [f"{i},{text_},{'' if i % 5 == 1 else i % 2},{parts[i % 4]}" for i, text_ in enumerate(smiles)]
-    path = folder / "mine.csv"
-    path.write_bytes(("\r\n".join(rows) + text).encode())
-    return path
+@pytest.mark.parametrize("attributes", [False, True])
+def test_tu_files_are_read_as_pyg_does(tiny, attributes):
+    theirs = TUDataset(str(tiny / "tu"), "TINY", use_node_attr=attributes)
+    ours = prepared(TU("TINY", root=tiny / "tu", cache=tiny, use_node_attr=attributes))
+    assert (ours.task, ours.metric, ours.num_tasks) == ("multiclass", "accuracy", 3)
+    assert (ours.in_channels, ours.edge_dim) == (theirs.num_features, theirs.num_edge_features)
+    assert len(ours.dataset) == len(theirs) == 40
+    for row in (0, 17, 39):
+        graph, wanted = ours.dataset[row], theirs[row]
+        for key in ("x", "edge_index", "edge_attr"):
+            assert torch.equal(graph[key], wanted[key]), key
+        assert graph.y.item() == wanted.y.item()
+        assert graph.row.item() == row
+        assert graph.dag_src.numel() == wanted.num_edges // 2
+
+
+def test_graphs_without_features_have_ones(tiny):
+    for name in ("node_labels", "node_attributes", "edge_labels"):
+        (tiny / "tu" / "TINY" / "raw" / f"TINY_{name}.txt").unlink()
+    module = prepared(TU("TINY", root=tiny / "tu", cache=tiny))
+    assert (module.in_channels, module.edge_dim) == (1, None)
+    assert module.dataset.tensors["x"].eq(1).all()
+    assert module.dataset[4].num_nodes == 7
+    assert "edge_attr" not in module.dataset[4]
+
+
+def test_ten_folds_are_those_of_the_paper(tiny):
+    modules = [prepared(TU("TINY", fold=fold, root=tiny / "tu", cache=tiny)) for fold in range(10)]
+    classes = modules[0].dataset.tensors["y"].flatten().numpy()
+    folds = StratifiedKFold(10, shuffle=True, random_state=42).split(classes, classes)
+    for module, (rest, test) in zip(modules, folds, strict=True):
+        assert module.rows.test.tolist() == sorted(test)
+        assert sorted(torch.cat([module.rows.train, module.rows.val]).tolist()) == sorted(rest)
+        assert len(module.rows.val) == 4  # a ninth of 36
+        assert len(set(classes[module.rows.val])) == 3  # stratified
+    assert len({module.prepared_file for module in modules}) == 1  # featurised once for all folds
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the public data sets are not here")
+@pytest.mark.parametrize(
+    ("name", "sizes", "columns"),
+    [
+        ("MUTAG", [150, 19, 19], (7, 4)),
+        ("NCI1", [3288, 411, 411], (37, None)),
+        ("PROTEINS", [889, 112, 112], (3, None)),
+    ],
+)
+def test_published_counts_of_tu_sets(name, sizes, columns, tmp_path):
+    module = prepared(TU(name, root=SHARED / "tu", cache=tmp_path))
+    assert [len(rows) for rows in module.rows] == sizes
+    assert (module.in_channels, module.edge_dim) == columns
+
+
+def test_what_is_wrong_with_a_tu_set_is_said(tiny):
+    with pytest.raises(InputError, match=r"raw/MUTAG_A.txt is missing; unpack https://.*/MUTAG.zip"):
+        TU("MUTAG", root=tiny / "tu", cache=tiny).prepare_data()
+    with pytest.raises(InputError, match="from 0 to 9, not 10"):
+        TU("TINY", fold=10)
+    (tiny / "tu" / "TINY" / "raw" / "TINY_graph_labels.txt").unlink()
+    with pytest.raises(InputError, match="no TINY_graph_labels"):
+        TU("TINY", root=tiny / "tu", cache=tiny).prepare_data()
 
 
 def test_a_table_of_your_own(tmp_path, capsys):

@@ -11,7 +11,7 @@ from plstm_graph import PLSTM, ToLineGraphDAG
 from plstm_graph.chem import mol_to_data, smiles_to_data
 from plstm_graph.dag import LineGraphData, dag_of
 from plstm_graph.errors import InputError
-from plstm_graph.models import GINE
+from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
 
@@ -98,7 +98,16 @@ def test_a_data_set_prepares_dags(stage, tmp_path):
     assert torch.equal(model(batch), model(raw))
 
 
-@pytest.mark.parametrize("network", [PLSTM, GINE])
+def plain(data: Data, edges: bool) -> Data:
+    """The same graph with floating-point features, of edges too or of nodes alone."""
+    edge_attr = data.edge_attr.double() if edges else None
+    return Data(x=data.x.double(), edge_index=data.edge_index, edge_attr=edge_attr)
+
+
+NETWORKS = [PLSTM, GIN, GINE, GCN, GAT, MPNN]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_every_parameter_learns(network, molecules):
     torch.manual_seed(0)
     model = network(hidden_channels=16, out_channels=3)
@@ -106,7 +115,60 @@ def test_every_parameter_learns(network, molecules):
     assert output.shape == (50, 3)
     output.square().sum().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not idle
+    if network in (GIN, GCN):  # which are blind to bonds
+        assert all(name.startswith("edge_encoder.") for name in idle)
+        assert len(idle) == 3
+    else:
+        assert not idle
+
+
+@pytest.mark.parametrize("edge_dim", [3, None])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_other_features_are_encoded_by_a_linear_map(network, edge_dim, molecules):
+    if network is GINE and edge_dim is None:
+        with pytest.raises(InputError, match="GINE needs edge features"):
+            GINE(hidden_channels=16, in_channels=9)
+        return
+    torch.manual_seed(0)
+    model = network(hidden_channels=16, in_channels=9, edge_dim=edge_dim).double().eval()
+    graphs = [plain(data, edge_dim is not None) for data in molecules[:20]]
+    assert_renumbering_invariant(model, graphs, atol=1e-9)
+    batch = Batch.from_data_list(graphs)
+    model(batch).sum().backward()
+    assert all(p.grad.any() for name, p in model.named_parameters() if name.startswith("node_encoder"))
+    with pytest.raises(InputError, match=r"x must be of floating point and \[rows, 9\], not torch.int64"):
+        model(Batch.from_data_list(molecules[:2]))
+
+
+@pytest.mark.parametrize("network", [GINE, GAT, MPNN])
+def test_bonds_count_where_they_are_said_to(network, molecules):
+    torch.manual_seed(0)
+    model = network(hidden_channels=16).eval()
+    batch = Batch.from_data_list(molecules[:20])
+    before = model(batch)
+    batch.edge_attr = torch.zeros_like(batch.edge_attr)
+    assert not torch.allclose(model(batch), before)
+
+
+def test_local_networks_see_as_far_as_they_have_layers():
+    """In a chain, the end hears of the other end through as many layers as there are bonds, PLSTM at once."""
+    torch.manual_seed(0)
+    chain = smiles_to_data("CCCCCCC")
+    changed = chain.clone()
+    changed.x[0, 0] = 7  # oxygen at one end
+
+    def last_atom(model, data):
+        blocks = model.blocks[:2]
+        x, edge_attr = model.node_encoder(data.x), model.edge_encoder(data.edge_attr)
+        for block in blocks:
+            x = block(x, data.edge_index, edge_attr, model.dag(data))
+        return x[-1]
+
+    for network in (GIN, GINE, GCN, GAT, MPNN):
+        model = network(hidden_channels=16, num_layers=2).eval()
+        assert torch.equal(last_atom(model, chain), last_atom(model, changed))
+    model = PLSTM(hidden_channels=16, num_layers=2).eval()
+    assert not torch.equal(last_atom(model, chain), last_atom(model, changed))
 
 
 def test_one_graph_and_one_atom():
@@ -156,3 +218,5 @@ def test_other_features_are_refused():
         changed = Data(**{**data.to_dict(), **changes})
         with pytest.raises(InputError, match=sentence):
             PLSTM(hidden_channels=16)(changed)
+    with pytest.raises(InputError, match="give in_channels too"):
+        PLSTM(edge_dim=3)

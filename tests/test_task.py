@@ -92,6 +92,35 @@ def test_classification_metrics_equal_scikit_learn_on_the_labelled_graphs():
         assert values[f"val/{name}"].item() == pytest.approx(sum(expected) / 3, abs=1e-6)
 
 
+def test_classes_are_learned_by_cross_entropy_and_judged_by_accuracy():
+    module = GraphTask(Constant(2.0, 0.0, 1.0), "multiclass")
+    assert module.monitor == ("val/accuracy", "max")
+    output = module.network.outputs.expand(5, 3)
+    targets = torch.tensor([[0.0], [2.0], [0.0], [1.0], [math.nan]])
+    shares = torch.tensor([2.0, 0.0, 1.0]).softmax(0)
+    torch.testing.assert_close(module._loss(output, targets), -shares[[0, 2, 0, 1]].log().mean())
+    torch.testing.assert_close(module._finish(output)[0], shares)
+    module.val_metrics.update(module._finish(output), targets)
+    assert module.val_metrics.compute()["val/accuracy"].item() == 0.5
+    common = torch.tensor([[1.0], [1.0], [0.0], [2.0]])  # class 1 is the commonest
+    baseline = module.baseline_metrics(common, torch.tensor([[1.0], [2.0], [1.0]]))
+    assert baseline["test/accuracy"].item() == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "sentence"),
+    [
+        ("multiclass", 3.0, "from 0 to 2, but a target is 3"),
+        ("multiclass", 0.5, "from 0 to 2, but a target is 0.5"),
+        ("classification", 2.0, "from 0 to 1, but a target is 2"),
+    ],
+)
+def test_classes_that_do_not_exist_are_refused(task, target, sentence):
+    columns = 1 if task == "multiclass" else 3
+    with pytest.raises(InputError, match=sentence):
+        GraphTask(Constant(0.0, 0.0, 0.0), task).fit_target_scale(torch.full((4, columns), target))
+
+
 def test_regression_metrics_are_averaged_over_tasks():
     metrics = GraphTask(Constant(0.0, 0.0)).test_metrics
     metrics.update(torch.tensor([[1.0, 4.0], [3.0, 0.0]]), torch.tensor([[2.0, math.nan], [0, 5]]))

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from datasets import GraphDataModule
-from plstm_graph.checkpoint import read_checkpoint
+from plstm_graph.checkpoint import NETWORKS, read_checkpoint
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
 from training.report import LearningCurve, print_table
@@ -44,7 +44,7 @@ class Parser(LightningArgumentParser):
         # Of a value that fits no member of a union, the message gives one reason per member.
         lines = [line.strip() for line in message.partition("Errors:")[2].splitlines()]
         reasons = [line[2:] for line in lines if line[:2] == "- " and "NoneType" not in line]
-        if "Given value: None" in message:
+        if "value: None" in message:
             text = f"{key} is missing; pass --config FILE, {presets}"
         elif reasons:
             text = f"{key}: {'; '.join(reasons)}"
@@ -52,6 +52,8 @@ class Parser(LightningArgumentParser):
             text = " ".join(message.split())
         if key == 'Parser key "config"':
             text += f"; {presets}"
+        if key == 'Parser key "model.network"':
+            text = f"{text.removesuffix('.')}; networks are {', '.join(NETWORKS)}"
         raise InputError(text.removesuffix(".") + ".") from ex
 
 
@@ -169,7 +171,8 @@ class GraphCLI(LightningCLI):
         if config.logger is None:
             name = f"{self.datamodule.name}-{type(self.model.network).__name__.lower()}"
             kwargs["logger"] = CSVLogger(config.default_root_dir, name=name)
-        callbacks = list(config.callbacks or [])
+        chosen = config.callbacks or []
+        callbacks = [chosen] if isinstance(chosen, Callback) else list(chosen)
         if config.enable_progress_bar is not False:
             callbacks.append(RichProgressBar(leave=False))
         if self.subcommand == "fit":
@@ -183,7 +186,7 @@ class GraphCLI(LightningCLI):
         callbacks: list[Callback] = [SeedEpochs(), self.timer, self.curve]
         patience = self._get(self.config, "patience")
         if patience is not None:
-            callbacks.append(EarlyStopping(monitor=monitor, mode=mode, patience=patience))
+            callbacks.append(EarlyStopping(monitor, mode=mode, patience=int(patience)))
         if any(isinstance(callback, ModelCheckpoint) for callback in chosen):
             return callbacks
         resumed = self._get(self.config, "ckpt_path")

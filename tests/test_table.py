@@ -1,0 +1,102 @@
+"""Tables of suites: through the command, then once more, then continued."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import RandomForestRegressor
+
+from benchmarks.forest import fingerprints
+from datasets import FreeSolv
+from training.cli import ROOT
+
+SMALL = ["--model.network.hidden_channels", "16", "--model.network.num_layers", "2"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("table")
+
+
+def make(place: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "benchmarks.table", "--suite", "moleculenet", "--datasets", "freesolv"]
+    command += ["--models", "plstm,gin", "--seeds", "2", "--out", place / "out", "--runs", place / "runs"]
+    command += ["--data.cache", place / "cache", "--trainer.max_epochs", "2", *SMALL, *more]
+    return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_table_is_made_kept_and_continued(place):
+    first = make(place)
+    assert first.returncode == 0, first.stderr
+    files = sorted((place / "out").rglob("*.json"))
+    assert [path.stem for path in files] == [
+        f"{model}-seed{seed}" for model in ("forest", "gin", "plstm") for seed in (0, 1)
+    ]
+    records = {path.stem: json.loads(path.read_text()) for path in files}
+    assert records["gin-seed0"]["result"]["network"] == "GIN"
+    assert records["gin-seed0"]["settings"]["preset"]["data"]["class_path"] == "FreeSolv"
+    assert {"torch", "torch-geometric"} <= records["gin-seed0"]["environment"]["versions"].keys()
+    table = (place / "out" / "table.md").read_text()
+    tests = [records[f"plstm-seed{seed}"]["result"]["test"] for seed in (0, 1)]
+    assert f"| PLSTM | {np.mean(tests):.3f} ± {np.std(tests, ddof=1):.3f} |" in table
+    assert "| Morgan fingerprint, 300 trees |" in table
+    assert "| training mean | 4.482 ± 0.000 |" in table
+
+    # As if the run of one seed had been killed after its last epoch, before it could report.
+    lost = place / "out" / "freesolv" / "plstm-seed1.json"
+    lost.unlink()
+    before = {path: path.stat().st_mtime_ns for path in files if path != lost}
+    second = make(place)
+    assert second.returncode == 0, second.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # not trained again
+    assert "plstm-seed1" in second.stdout
+    assert "plstm-seed0" not in second.stdout
+    again = json.loads(lost.read_text())["result"]
+    for key in ("val", "test", "epochs"):
+        assert again[key] == records["plstm-seed1"]["result"][key]
+    [last] = place.glob("runs/freesolv/plstm-seed1-*/*/version_1/metrics.csv")
+    assert "train/loss" not in pd.read_csv(
+        last
+    )  # went on from the last checkpoint, and there was no more to do
+    assert (place / "out" / "table.md").read_text() == table
+
+    other = make(place, "--model.learning_rate", "0.01")
+    assert other.returncode != 0
+    assert "was made with other settings" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--suite", "tu", "--models", "plstm,foo"], "'foo' is no model of this table: plstm, gin"),
+        (["--suite", "tu", "--datasets", "esol"], "'esol' is no data set of this table: mutag, nci1"),
+    ],
+)
+def test_unknown_names_get_one_sentence(arguments, part):
+    command = [sys.executable, "-m", "benchmarks.table", *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert part in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_forest_is_scikit_learns_on_the_training_rows(place):
+    record = json.loads((place / "out" / "freesolv" / "forest-seed1.json").read_text())["result"]
+    module = FreeSolv(cache=place / "cache")
+    module.prepare_data()
+    module.setup()
+    bits, targets = fingerprints(module.dataset.smiles), module.dataset.tensors["y"].flatten().numpy()
+    train, test = module.rows.train.numpy(), module.rows.test.numpy()
+    forest = RandomForestRegressor(300, min_samples_leaf=2, random_state=1).fit(bits[train], targets[train])
+    wanted = np.sqrt(np.mean((forest.predict(bits[test]) - targets[test]) ** 2))
+    assert record["test"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_fingerprints_of_unreadable_smiles_are_empty():
+    with pytest.warns(UserWarning, match="cannot read 1 of 3 SMILES"):
+        bits = fingerprints(["CCO", "C(C", "c1ccccc1"])
+    assert bits.sum(1).astype(bool).tolist() == [True, False, True]
