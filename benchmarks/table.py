@@ -45,7 +45,10 @@ from training.report import spread
 
 SUITES = {
     "tu": ("mutag", "nci1", "proteins"),
-    "ogb": ("molesol", "molfreesolv", "mollipo", "molsider", "moltox21", "molhiv"),
+    "ogb": (
+        *("molesol", "molfreesolv", "mollipo", "molbace", "molbbbp", "molclintox", "molsider", "moltox21"),
+        *("moltoxcast", "molhiv", "molmuv", "molpcba"),
+    ),
     "moleculenet": ("esol", "freesolv", "lipophilicity", "sider", "tox21", "hiv"),
 }
 MODELS = {name.lower(): name for name in NETWORKS}
