@@ -1,13 +1,16 @@
 """PLSTMConv: a layer whose linear recurrence crosses a whole molecule."""
 
+from typing import Literal, overload
+
 from torch import Tensor
 from torch_geometric.nn import Linear, MessagePassing
 
+from plstm_graph.conv.explanation import GatingMatrix, mask_gates
 from plstm_graph.conv.gates import STMGates
 from plstm_graph.conv.shared_dag import shared_dag
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.errors import InputError
-from plstm_graph.kernels import Backend, Mode, stm
+from plstm_graph.kernels import Backend, Mode, gating_matrix, stm
 
 
 class PLSTMConv(MessagePassing):
@@ -97,6 +100,29 @@ class PLSTMConv(MessagePassing):
         for module in (self.lin_query, self.lin_key, self.lin_value, self.gates, self.lin_out):
             module.reset_parameters()
 
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None = ...,
+        batch: Tensor | None = ...,
+        dag: LineGraphDAG | None = ...,
+        return_gating: Literal[False] = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None = ...,
+        batch: Tensor | None = ...,
+        dag: LineGraphDAG | None = ...,
+        *,
+        return_gating: Literal[True],
+    ) -> tuple[Tensor, GatingMatrix]: ...
+
     def forward(
         self,
         x: Tensor,
@@ -104,7 +130,8 @@ class PLSTMConv(MessagePassing):
         edge_attr: Tensor | None = None,
         batch: Tensor | None = None,
         dag: LineGraphDAG | None = None,
-    ) -> Tensor:
+        return_gating: bool = False,
+    ) -> Tensor | tuple[Tensor, GatingMatrix]:
         """Run the layer.
 
         Args:
@@ -116,8 +143,10 @@ class PLSTMConv(MessagePassing):
                 with ``x`` and ``edge_attr`` to break ties, and shared with the layers that are called
                 with the same ``edge_index`` afterwards.
 
+            return_gating: return the gating matrix too, from the same gates.
+
         Returns:
-            [N, out_channels].
+            [N, out_channels], or a tuple of that and the :class:`~plstm_graph.conv.GatingMatrix`.
         """
         if x.dim() != 2 or self.in_channels not in (-1, x.size(1)):
             raise InputError(f"x needs the shape [num_nodes, {self.in_channels}], not {list(x.shape)}.")
@@ -133,12 +162,22 @@ class PLSTMConv(MessagePassing):
             y.unflatten(1, (self.heads, -1)) for y in (query, self.lin_key(x), self.lin_value(x))
         )
         gates, direct = self.gates(x, edge_attr, dag)
+        if self.explain:  # one of PyG's explainers masks edges
+            mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
+            gates = mask_gates(gates, mask, edge_index, dag)
         (source, transition, mark), reverse = gates[0], gates[1] if self.bidirectional else None
         hidden = stm(
             query, key, value, source, transition, mark, direct, dag,
             mode=self.mode, reverse=reverse, backend=self.backend,
         )  # fmt: skip
-        return self.lin_out(hidden.flatten(1))
+        out = self.lin_out(hidden.flatten(1))
+        if not return_gating:
+            return out
+        receiver, sender, gating = gating_matrix(
+            source, transition, mark, direct, dag, mode=self.mode, reverse=reverse
+        )
+        scores = (query[receiver] * key[sender]).sum(-1)
+        return out, GatingMatrix(sender, receiver, gating, scores)
 
     def __repr__(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"

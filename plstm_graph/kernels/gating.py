@@ -160,6 +160,34 @@ def gating_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGr
     return output
 
 
+def gating_entries(
+    direct: Tensor, gates: Sequence[Tensor], dag: LineGraphDAG
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries of the gating matrix where it is not zero: receiver [P], sender [P], values [P, W, H].
+
+    Every node has an entry of its own, whose first direction holds the direct gate.
+    """
+    receivers, senders, entries = [], [], []
+    for bucket in _buckets(dag):
+        ways = torch.stack([way.gating() for way in _ways(gates, bucket, dag.num_levels)], dim=1)
+        own = torch.diag_embed(_pad(direct[bucket.nodes], bucket.node_slot, bucket))
+        ways = torch.cat([ways[:, :1] + own.unsqueeze(1), ways[:, 1:]], dim=1)  # [b, W, H, n, n]
+        node = bucket.nodes.new_full((bucket.blocks * bucket.size,), -1)
+        node[bucket.node_slot] = bucket.nodes
+        node = node.view(bucket.blocks, bucket.size)
+        joined = ways.detach().ne(0).flatten(1, 2).any(1) | torch.diag_embed(node >= 0)
+        block, row, column = joined.nonzero(as_tuple=True)
+        receivers.append(node[block, row])
+        senders.append(node[block, column])
+        entries.append(ways[block, :, :, row, column])
+    if not entries:  # no node at all
+        none = dag.src.new_empty(0)
+        return none, none, direct.new_empty(0, len(gates[0]), direct.size(1))
+    receiver, sender = torch.cat(receivers), torch.cat(senders)
+    order = (receiver * dag.num_nodes + sender).argsort()
+    return receiver[order], sender[order], torch.cat(entries)[order]
+
+
 def gating_backward(
     grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG
 ) -> list[Tensor]:

@@ -10,7 +10,7 @@ from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels.checks import check_backend, check_gates, check_names, check_nodes
 from plstm_graph.kernels.cost import Backend, choose_backend
 from plstm_graph.kernels.cpu import cpu_backward, cpu_forward
-from plstm_graph.kernels.gating import gating_backward, gating_forward
+from plstm_graph.kernels.gating import gating_backward, gating_entries, gating_forward
 from plstm_graph.kernels.reference import stm_reference
 
 Mode = Literal["P", "D"]
@@ -66,13 +66,7 @@ def stm(
     check_names(mode, backend)
     check_nodes(query, key, value, direct, dag)
     check_backend(backend, dag.device, query.size(2))
-    check_gates("", source, transition, mark, query.size(1), dag)
-    gates = [x.unsqueeze(0) for x in (source, transition, mark)]  # [ways, E or L, H]
-    if reverse is not None:
-        check_gates("reverse ", *reverse, query.size(1), dag)
-        gates = [torch.stack(pair) for pair in zip((source, transition, mark), reverse, strict=True)]
-    if mode == "D":
-        gates[1] = torch.where(dag.multitree.unsqueeze(1), gates[1], 0)
+    gates = _stack_gates((source, transition, mark), reverse, query.size(1), dag, mode)
     inputs = [query, key, value, direct, *gates]
     if backend == "auto":
         backend = choose_backend(dag, query.size(2))
@@ -84,6 +78,51 @@ def stm(
         return stm_reference(inputs[:4], inputs[4:], dag).to(query.dtype)
     structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.succ, dag.level, dag.node_ptr, dag.edge_ptr)
     return _stm(*inputs, *structure, backend).to(query.dtype)
+
+
+def gating_matrix(
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    direct: Tensor,
+    dag: LineGraphDAG,
+    *,
+    mode: Mode = "P",
+    reverse: Gates | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The gating matrix by which :func:`stm` weights query-key products, of every direction apart.
+
+    .. math:: G = M_{inc} (I - T)^{-1} S_{inc} + \mathrm{diag}(D), \qquad H = (G \circ Q K^T) V
+
+    Args: as those of :func:`stm`.
+
+    Returns:
+        receiver and sender, int64 [P], of all pairs of nodes that a path joins, and of every node with
+        itself, in ascending order; and the entries of G, [P, W, H], for W = 1 or, with ``reverse``, 2
+        directions. Direct gates are in the first.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit, or an unknown mode.
+
+    Complexity: O(s³ H log depth) for a block of s edges. Source: arXiv 2506.11997, Appendix A.
+    """
+    check_names(mode, "gating")
+    gates = _stack_gates((source, transition, mark), reverse, direct.size(1), dag, mode)
+    return gating_entries(direct, gates, dag)
+
+
+def _stack_gates(
+    gates: Gates, reverse: Gates | None, heads: int, dag: LineGraphDAG, mode: Mode
+) -> list[Tensor]:
+    """Source, transition and mark as [ways, E or L, H], without the lines that the mode leaves out."""
+    check_gates("", *gates, heads, dag)
+    stacked = [x.unsqueeze(0) for x in gates]
+    if reverse is not None:
+        check_gates("reverse ", *reverse, heads, dag)
+        stacked = [torch.stack(pair) for pair in zip(gates, reverse, strict=True)]
+    if mode == "D":
+        stacked[1] = torch.where(dag.multitree.unsqueeze(1), stacked[1], 0)
+    return stacked
 
 
 @torch.library.custom_op("plstm_graph::stm", mutates_args=())

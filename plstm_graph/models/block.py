@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from plstm_graph.conv import PLSTMConv
+from plstm_graph.conv import GatingMatrix, PLSTMConv
 from plstm_graph.dag import LineGraphDAG
 
 #: Scale of the scan's output map at the start of training.
@@ -37,12 +37,24 @@ class ResidualBlock(nn.Module):
                 scan.lin_out.weight.mul_(_SCAN_START)
 
     def forward(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, dag: LineGraphDAG | None
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None,
+        dag: LineGraphDAG | None,
+        gatings: list[GatingMatrix] | None = None,
     ) -> Tensor:
-        """Node features [N, channels] to the same, with encoded edge features [C, channels] if there are."""
+        """Node features [N, channels] to the same, with encoded edge features [C, channels] if there are.
+
+        The scan appends its gating matrix to ``gatings``, if that is given.
+        """
         normed = self.norm(x)
         mixed = []
-        if self.scan is not None:
+        if self.scan is not None and gatings is not None:
+            scanned, gating = self.scan(normed, edge_index, edge_attr, dag=dag, return_gating=True)
+            mixed.append(scanned)
+            gatings.append(gating)
+        elif self.scan is not None:
             mixed.append(self.scan(normed, edge_index, edge_attr, dag=dag))
         if self.local is not None:
             mixed.append(self.local(normed, edge_index, edge_attr))

@@ -1,6 +1,7 @@
 """From node and edge features to predictions for every graph: what all networks here share."""
 
 from collections.abc import Callable
+from typing import Literal, overload
 
 import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
@@ -10,6 +11,7 @@ from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.resolver import aggregation_resolver
 
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
+from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import ResidualBlock
@@ -74,29 +76,57 @@ class GraphNetwork(nn.Module):
             nn.Linear(hidden_channels, out_channels),
         )
 
-    def forward(self, data: Data) -> Tensor:
+    @overload
+    def forward(self, data: Data, return_gating: Literal[False] = ...) -> Tensor: ...
+
+    @overload
+    def forward(self, data: Data, return_gating: Literal[True]) -> tuple[Tensor, list[GatingMatrix]]: ...
+
+    def forward(self, data: Data, return_gating: bool = False) -> Tensor | tuple[Tensor, list[GatingMatrix]]:
         """Predict [num_graphs, out_channels] for a graph or a batch.
 
         Args:
             data: ``x`` [N, in_channels] and ``edge_attr`` [C, edge_dim] in the network's precision, or
                 OGB's features: int64 [N, 9] and [C, 3]; ``edge_index`` [2, C].
+            return_gating: return the gating matrix of every scan too, in the order of the blocks.
 
         Raises:
             InputError: other features than the network was made for.
         """
-        return self.head(self.embed(data))
+        gatings: list[GatingMatrix] | None = [] if return_gating else None
+        prediction = self.head(self.embed(data, gatings))
+        return prediction if gatings is None else (prediction, gatings)
 
-    def embed(self, data: Data) -> Tensor:
-        """Embed every graph: [num_graphs, hidden_channels], the input of the head."""
-        self._check_features(data)
-        x = self.node_encoder(data.x)
-        edge_attr = None if self.edge_encoder is None else self.edge_encoder(data.edge_attr)
-        dag = self.dag(data)
-        for block in self.blocks:
-            x = block(x, data.edge_index, edge_attr, dag)
+    def embed(self, data: Data, gatings: list[GatingMatrix] | None = None) -> Tensor:
+        """Embed every graph: [num_graphs, hidden_channels], the input of the head.
+
+        Scans append their gating matrices to ``gatings``, if that is given.
+        """
+        x, edge_attr = self.encode(data)
         batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
         if batch is None:
             batch, num_graphs = data.edge_index.new_zeros(x.size(0)), 1
+        return self.embed_encoded(x, data.edge_index, edge_attr, batch, num_graphs, self.dag(data), gatings)
+
+    def encode(self, data: Data) -> tuple[Tensor, Tensor | None]:
+        """Node features [N, hidden_channels] and edge features [C, hidden_channels], before any block."""
+        self._check_features(data)
+        edge_attr = None if self.edge_encoder is None else self.edge_encoder(data.edge_attr)
+        return self.node_encoder(data.x), edge_attr
+
+    def embed_encoded(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None,
+        batch: Tensor,
+        num_graphs: int,
+        dag: LineGraphDAG | None,
+        gatings: list[GatingMatrix] | None = None,
+    ) -> Tensor:
+        """What :meth:`embed` does after :meth:`encode`."""
+        for block in self.blocks:
+            x = block(x, edge_index, edge_attr, dag, gatings)
         return self.pool(self.norm(x), batch, dim_size=num_graphs)
 
     def dag(self, data: Data) -> LineGraphDAG | None:

@@ -1,0 +1,67 @@
+"""What a layer did: its gating matrix, and edges that an explainer masks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plstm_graph.dag import LineGraphDAG
+from plstm_graph.kernels import Gates
+
+
+@dataclass(frozen=True)
+class GatingMatrix:
+    r"""Which node heard of which through one layer, exactly: the layer is linear in its values.
+
+    .. math:: h_n = \sum_m \Big( \sum_w G^w_{nm} \Big) (q_n \cdot k_m) \, v_m
+
+    Pairs that no path joins have no entry. A node's own entry is its direct gate, in the first direction.
+
+    Args:
+        sender: m, int64 [P].
+        receiver: n, int64 [P].
+        gating: G, [P, W, H] for the W directions of the scan (the DAG's own, then the reversed one).
+        scores: q·k, [P, H].
+    """
+
+    sender: Tensor
+    receiver: Tensor
+    gating: Tensor
+    scores: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """What v of the sender is multiplied with in h of the receiver: [P, H]."""
+        return self.gating.sum(1) * self.scores
+
+    def dense(self, num_nodes: int) -> Tensor:
+        """G as [receiver, sender, W, H], zero where no path leads."""
+        matrix = self.gating.new_zeros(num_nodes, num_nodes, *self.gating.shape[1:])
+        matrix[self.receiver, self.sender] = self.gating
+        return matrix
+
+
+def mask_gates(gates: list[Gates], mask: Tensor, edge_index: Tensor, dag: LineGraphDAG) -> list[Gates]:
+    """Scale every edge's cell state by its mask, so that each path counts as the product of its edges' masks.
+
+    A state is made by the source and by the transitions into the edge, and read by the mark: masking these
+    two masks all three. The DAG's own way takes an edge's column of edge_index, the reversed way the column
+    of the other direction, if there is one.
+
+    Args:
+        gates: source [E, H], transition [L, H] and mark [E, H] of every way.
+        mask: [C], one value for each column of edge_index.
+        edge_index: [2, C].
+        dag: its edges are columns of edge_index.
+    """
+    key = edge_index[0] * dag.num_nodes + edge_index[1]
+    order = key.argsort(stable=True)
+    wanted = dag.dst * dag.num_nodes + dag.src
+    place = torch.searchsorted(key[order], wanted).clamp(max=len(key) - 1)
+    back = torch.where(key[order[place]] == wanted, order[place], dag.edge_id)
+    masked = []
+    ways = zip(gates, (dag.edge_id, back), (dag.succ, dag.pred), strict=False)
+    for (source, transition, mark), column, entered in ways:
+        factor = mask[column].unsqueeze(1)
+        masked.append((source * factor, transition * factor[entered], mark))
+    return masked

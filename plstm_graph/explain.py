@@ -1,0 +1,99 @@
+"""Which atoms and bonds a prediction rests on."""
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+
+from plstm_graph.chem import smiles_to_data
+from plstm_graph.errors import InputError
+from plstm_graph.models import GraphNetwork
+from plstm_graph.task import GraphTask
+
+#: Points at which gradients are taken on the way from the reference molecule.
+_STEPS = 32
+
+
+class EncodedNetwork(nn.Module):
+    """A network of encoded features, called as PyG's explainers call a model.
+
+    OGB's features are numbers of categories, which no mask can scale; their encodings can be:
+
+    .. code-block:: python
+
+        model = EncodedNetwork(network, data)
+        x, edge_attr = network.encode(data)
+        explainer = Explainer(model, GNNExplainer(), ...)
+        explanation = explainer(x.detach(), data.edge_index, edge_attr=edge_attr.detach())
+
+    Args:
+        network: of this package.
+        data: the graph or batch to be explained, which fixes the DAG and which nodes are whose.
+    """
+
+    def __init__(self, network: GraphNetwork, data: Data) -> None:
+        super().__init__()
+        self.network = network
+        self.graph_of = data.get("batch")
+        self.num_graphs = 1 if self.graph_of is None else data.num_graphs
+        self.dag = network.dag(data)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
+        """Predict [num_graphs, out_channels] from features [N, hidden_channels] and [C, hidden_channels]."""
+        batch = edge_index.new_zeros(x.size(0)) if self.graph_of is None else self.graph_of
+        embedding = self.network.embed_encoded(x, edge_index, edge_attr, batch, self.num_graphs, self.dag)
+        return self.network.head(embedding)
+
+
+def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
+    r"""Share a prediction out among atoms and bonds, against the molecule as an alkane of the same shape.
+
+    Integrated gradients from a reference in which every atom is a CH2 of a chain and every bond single:
+
+    .. math::
+        a_i = \sum_c (x_{ic} - r_c) \int_0^1 \frac{\partial f}{\partial x_{ic}} (r + \alpha (x - r)) d\alpha
+
+    They sum to the difference between the prediction and the reference's, up to the error of the midpoint
+    rule, about a hundredth. Classification is explained by
+    the log-odds, a choice of classes by their logits, regression in the targets' unit.
+
+    Args:
+        task: with a network for OGB's features, in evaluation mode.
+        data: a molecule or a batch of B molecules with N atoms and C columns of ``edge_index``.
+
+    Returns:
+        [N, T] for atoms and [C, T] for columns, of which every bond has two.
+
+    Raises:
+        InputError: the network does not take OGB's features.
+
+    Complexity: 32 passes forward and T·32 backward. Source: Sundararajan et al., arXiv 1703.01365.
+    """
+    network = task.network
+    batch = data if isinstance(data, Batch) else Batch.from_data_list([data])
+    model = EncodedNetwork(network, batch)
+    with torch.no_grad():
+        ends = _encode(network, batch)
+        reference = Batch.from_data_list([smiles_to_data("CCC")])
+        atoms, bonds = _encode(network, reference)
+        starts = atoms[1].expand_as(ends[0]), bonds[0].expand_as(ends[1])
+    scale = task.target_std if task.task == "regression" else torch.ones_like(task.target_std)
+    totals = [end.new_zeros(end.size(0), network.out_channels) for end in ends]
+    for step in range(_STEPS):
+        share = (step + 0.5) / _STEPS
+        points = [torch.lerp(a, b, share).requires_grad_() for a, b in zip(starts, ends, strict=True)]
+        output = model(points[0], batch.edge_index, points[1]) * scale
+        for target in range(network.out_channels):
+            gradients = torch.autograd.grad(
+                output[:, target].sum(), points, retain_graph=target + 1 < network.out_channels
+            )
+            for total, gradient, a, b in zip(totals, gradients, starts, ends, strict=True):
+                total[:, target] += (gradient * (b - a)).sum(1) / _STEPS
+    return totals[0], totals[1]
+
+
+def _encode(network: GraphNetwork, batch: Data) -> tuple[Tensor, Tensor]:
+    """Encoded features of OGB's atoms and bonds."""
+    x, edge_attr = network.encode(batch)
+    if network.in_channels is not None or edge_attr is None:
+        raise InputError("Contributions are for networks with OGB's atom and bond features.")
+    return x, edge_attr

@@ -1,0 +1,213 @@
+"""Explanations: the gating matrix is an exact account, PyG's explainers reach the scan, groups are found."""
+
+import datamol as dm
+import networkx as nx
+import pytest
+import torch
+from graphs import MOLECULES
+from oracle import random_inputs
+from rdkit import Chem
+from torch import nn
+from torch_geometric.data import Batch
+from torch_geometric.explain import CaptumExplainer, Explainer, GNNExplainer
+from torch_geometric.loader import DataLoader
+from torch_geometric.nn import summary
+
+from plstm_graph import PLSTM, LineGraphDAG, PLSTMConv, stm
+from plstm_graph.chem import mol_to_data, smiles_to_data
+from plstm_graph.dag import ToLineGraphDAG
+from plstm_graph.errors import InputError
+from plstm_graph.explain import EncodedNetwork, contributions
+from plstm_graph.kernels import gating_matrix
+from plstm_graph.models import GINE
+from plstm_graph.task import GraphTask
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return Batch.from_data_list([ToLineGraphDAG()(smiles_to_data(smiles)) for smiles in MOLECULES])
+
+
+@pytest.mark.parametrize("mode", ["P", "D"])
+@pytest.mark.parametrize("both", [False, True])
+def test_the_gating_matrix_weights_the_values(batch, mode, both):
+    dag = LineGraphDAG.from_edge_index(batch.edge_index, batch.num_nodes)
+    inputs, reverse = random_inputs(dag)
+    query, key, value, *gates = inputs
+    receiver, sender, gating = gating_matrix(*gates, dag, mode=mode, reverse=reverse if both else None)
+    assert gating.shape == (len(receiver), 2 if both else 1, 2)
+    weights = gating.sum(1) * (query[receiver] * key[sender]).sum(-1)
+    rebuilt = torch.zeros_like(value).index_add(0, receiver, weights.unsqueeze(-1) * value[sender])
+    wanted = stm(*inputs, dag, mode=mode, reverse=reverse if both else None, backend="reference")
+    torch.testing.assert_close(rebuilt, wanted)
+
+
+def test_gating_has_entries_for_ancestors_and_descendants_alone(batch):
+    dag = LineGraphDAG.from_edge_index(batch.edge_index, batch.num_nodes)
+    inputs, reverse = random_inputs(dag)
+    receiver, sender, gating = gating_matrix(*inputs[3:], dag, reverse=reverse)
+    graph = nx.DiGraph(zip(dag.src.tolist(), dag.dst.tolist(), strict=True))
+    graph.add_nodes_from(range(dag.num_nodes))
+    downward = {(m, n) for m in graph for n in nx.descendants(graph, m)}
+    own = {(n, n) for n in graph}
+    pairs = list(zip(sender.tolist(), receiver.tolist(), strict=True))
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == own | downward | {(n, m) for m, n in downward}
+    for (m, n), entry in zip(pairs, gating, strict=True):
+        assert entry[0].any() == ((m, n) in downward or m == n)  # the DAG's own direction
+        assert entry[1].any() == ((n, m) in downward)
+
+
+def test_gating_of_nothing_is_empty():
+    dag = LineGraphDAG.from_edge_index(torch.empty(2, 0, dtype=torch.long), 0)
+    receiver, _, gating = gating_matrix(*(torch.empty(0, 3) for _ in range(4)), dag)
+    assert receiver.numel() == 0
+    assert gating.shape == (0, 1, 3)
+
+
+def test_a_network_returns_its_gating_from_the_same_pass(batch, monkeypatch):
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=16, num_layers=4, scan_every=2).eval()
+    wanted = model(batch)
+    calls = []
+    forward = PLSTMConv.forward
+    monkeypatch.setattr(PLSTMConv, "forward", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k))
+    prediction, gatings = model(batch, return_gating=True)
+    assert torch.equal(prediction, wanted)
+    assert len(calls) == len(gatings) == 2
+    dense = gatings[0].dense(batch.num_nodes)
+    assert dense.shape == (batch.num_nodes, batch.num_nodes, 2, 4)
+    assert torch.equal(dense[gatings[0].receiver, gatings[0].sender], gatings[0].gating)
+    other_molecule = batch.batch[:, None] != batch.batch
+    assert not dense[other_molecule].any()
+
+
+def test_an_edge_mask_weights_every_path_by_the_product_of_its_bonds():
+    torch.manual_seed(0)
+    graph = smiles_to_data("CC(C)CC(N)CO")  # a tree: one path between any two atoms
+    conv = PLSTMConv(8, 8, heads=2, mode="D").double()
+    x = torch.randn(graph.num_nodes, 8, dtype=torch.double)
+    _, free = conv(x, graph.edge_index, return_gating=True)
+    mask = torch.rand(graph.num_edges, dtype=torch.double)
+    mask[4] = 0
+    conv.explain, conv._edge_mask, conv._apply_sigmoid = True, mask, False
+    _, masked = conv(x, graph.edge_index, return_gating=True)
+    directed = nx.DiGraph()
+    for column, (a, b) in enumerate(graph.edge_index.T.tolist()):
+        directed.add_edge(a, b, mask=mask[column].item())
+    free, masked = free.dense(graph.num_nodes).sum(2), masked.dense(graph.num_nodes).sum(2)
+    assert free.ne(0).any(-1).sum() > 2 * graph.num_nodes
+    for n, m in free.ne(0).any(-1).nonzero().tolist():
+        walk = nx.shortest_path(directed, m, n)
+        product = torch.tensor([directed.edges[e]["mask"] for e in nx.utils.pairwise(walk)]).double().prod()
+        torch.testing.assert_close(masked[n, m], free[n, m] * product)
+
+
+class OwnModel(nn.Module):
+    """A PyG model as users write them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = PLSTMConv(9, 16, edge_dim=3)
+        self.second = PLSTMConv(16, 16, mode="D")
+        self.head = nn.Linear(16, 1)
+
+    def forward(self, x, edge_index, edge_attr=None):
+        x = self.first(x, edge_index, edge_attr).relu()
+        return self.head(self.second(x, edge_index).relu().sum(0, keepdim=True))
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["own model", "PLSTM"])
+@pytest.mark.parametrize(
+    "algorithm", [GNNExplainer(epochs=5), CaptumExplainer("IntegratedGradients")], ids=["gnn", "captum"]
+)
+def test_pygs_explainers_mask_nodes_and_bonds(algorithm, ours):
+    torch.manual_seed(0)
+    graph = smiles_to_data("CC(=O)Nc1ccc(O)cc1")
+    if ours:
+        network = PLSTM(hidden_channels=16, local=False).eval()  # masks act on scans alone
+        model = EncodedNetwork(network, graph)
+        x, edge_attr = (features.detach() for features in network.encode(graph))
+        torch.testing.assert_close(model(x, graph.edge_index, edge_attr), network(graph))
+    else:
+        model, x, edge_attr = OwnModel().eval(), graph.x.float(), graph.edge_attr.float()
+    explainer = Explainer(
+        model,
+        algorithm,
+        explanation_type="model",
+        node_mask_type="attributes",
+        edge_mask_type="object",
+        model_config={"mode": "regression", "task_level": "graph", "return_type": "raw"},
+    )
+    before = model(x, graph.edge_index, edge_attr)
+    explanation = explainer(x, graph.edge_index, edge_attr=edge_attr)
+    assert explanation.node_mask.shape == x.shape
+    assert explanation.edge_mask.shape == (graph.num_edges,)
+    assert explanation.edge_mask.ne(0).all()
+    assert explanation.edge_mask.std() > 1e-5
+    torch.testing.assert_close(model(x, graph.edge_index, edge_attr), before)  # masks are taken off again
+
+
+def test_contributions_sum_to_the_difference_from_the_alkane(batch):
+    torch.manual_seed(0)
+    task = GraphTask(PLSTM(hidden_channels=32, readout="sum", out_channels=2)).double().eval()
+    task.target_std.copy_(torch.tensor([2.0, 3.0]))
+    atoms, bonds = contributions(task, batch)
+    assert atoms.shape == (batch.num_nodes, 2)
+    assert bonds.shape == (batch.num_edges, 2)
+    total = torch.zeros(batch.num_graphs, 2).double().index_add(0, batch.batch, atoms)
+    total = total.index_add(0, batch.batch[batch.edge_index[0]], bonds)
+    network, alkane = task.network, batch.clone()
+    chain = smiles_to_data("CCC")
+    alkane.x = chain.x[1].expand_as(batch.x)
+    alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
+    difference = (network(batch) - network(alkane)) * task.target_std
+    torch.testing.assert_close(total, difference, rtol=0.02, atol=0.02)
+    assert difference.abs().max() > 0.5
+    single, _ = contributions(task, batch[3])
+    torch.testing.assert_close(single, atoms[batch.batch == 3])
+
+
+def test_a_group_that_decides_the_label_is_found():
+    """Carbonyls: their atoms come first in at least 90 % of the molecules that have one."""
+    torch.manual_seed(0)
+    carbonyl = Chem.MolFromSmarts("[CX3]=[OX1]")
+    graphs = []
+    for mol in dm.data.solubility()["mol"]:
+        graph = ToLineGraphDAG()(mol_to_data(mol))
+        graph.group = torch.zeros(mol.GetNumAtoms(), dtype=torch.bool)
+        graph.group[[atom for match in mol.GetSubstructMatches(carbonyl) for atom in match]] = True
+        graph.y = graph.group.any().float().view(1, 1)
+        graphs.append(graph)
+    order = torch.randperm(len(graphs)).tolist()
+    task = GraphTask(PLSTM(hidden_channels=32, num_layers=3, readout="sum"), "classification")
+    optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
+    for _ in range(12):
+        for batch in DataLoader([graphs[row] for row in order[:900]], 64, shuffle=True):
+            optimizer.zero_grad()
+            task._loss(task.network(batch), batch.y).backward()
+            optimizer.step()
+    task.eval()
+    batch = Batch.from_data_list([graphs[row] for row in order[900:] if graphs[row].y.item()])
+    assert batch.num_graphs > 100
+    atoms, _ = contributions(task, batch)
+    found = 0
+    for first, last in zip(batch.ptr, batch.ptr[1:], strict=False):
+        group = batch.group[first:last]
+        found += bool(group[atoms[first:last, 0].topk(int(group.sum())).indices].all())
+    assert found / batch.num_graphs >= 0.9
+
+
+def test_contributions_need_atoms():
+    task = GraphTask(PLSTM(hidden_channels=16, in_channels=9))
+    graph = smiles_to_data("CCO")
+    graph.x = graph.x.float()
+    with pytest.raises(InputError, match="OGB's atom and bond features"):
+        contributions(task, graph)
+
+
+def test_summaries_show_the_scans(batch):
+    table = summary(PLSTM(hidden_channels=16, num_layers=2).eval(), batch, max_depth=3)
+    assert table.count("PLSTMConv") == 2
+    assert f"{sum(p.numel() for p in PLSTM(hidden_channels=16, num_layers=2).parameters()):,}" in table
+    assert "GINEConv" in summary(GINE(hidden_channels=16, num_layers=1).eval(), batch, max_depth=3)
