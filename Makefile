@@ -12,10 +12,11 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SCATTER_READY := $(VENV)/.scatter-ready
+DOCS_READY := $(VENV)/.docs-ready
 TRAIN_COMMAND := train.py compare configs/freesolv.yaml configs/freesolv_gine.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all forget-kernels lint format bench gpu roofline scatter test-scatter clean
+.PHONY: help train test test-all notebooks forget-kernels lint format bench gpu roofline scatter test-scatter docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -30,8 +31,11 @@ train: $(READY) ## train on FreeSolv, compare with GINE and the mean
 forget-kernels:
 	@find plstm_graph -name '*.nb[ci]' -delete
 
-test: lint forget-kernels ## lint, then every test but the slow ones
-	$(PYTHON) -m pytest -m "not slow"
+test: lint forget-kernels ## lint, then every test but the slow ones and the notebooks
+	$(PYTHON) -m pytest -m "not slow and not notebook"
+
+notebooks: $(READY) ## run every notebook from top to bottom
+	$(PYTHON) -m pytest -m notebook
 
 test-all: lint forget-kernels ## lint, then every test
 	$(PYTHON) -m pytest
@@ -73,7 +77,22 @@ scatter: $(SCATTER_READY) ## install the scatter extra (compiles for minutes)
 test-scatter: $(SCATTER_READY) ## the level-path tests with torch_scatter installed
 	$(PYTHON) -m pytest -m "level_path and not slow"
 
+$(DOCS_READY): $(READY)
+	@echo "[setup] what the site is made with"
+	@$(PYTHON) -m pip --disable-pip-version-check install -qq --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+# The theme's notice of its end of life in 2027 stands in the way of warnings worth reading.
+docs: $(DOCS_READY) ## build the site into site/; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
+# What an earlier build left in build/ would go into the wheel.
+wheel: $(READY) ## build the wheel into dist/
+	@rm -rf build dist
+	$(PYTHON) -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
 clean: ## remove the environment, caches and results
 	rm -rf $(VENV) $(VENV)-unfinished .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf build dist *.egg-info runs results
+	rm -rf build dist site *.egg-info runs results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

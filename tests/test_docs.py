@@ -1,0 +1,24 @@
+"""The Python of the guide's pages, run page by page; what it asserts holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+GUIDE = Path(__file__).resolve().parent.parent / "docs" / "guide"
+
+
+def blocks(page: Path) -> list[str]:
+    """The page's blocks of Python but for those that need a run of the reader's own."""
+    found = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    return [block for block in found if "RUN/" not in block]
+
+
+PAGES = [page for page in sorted(GUIDE.glob("*.md")) if blocks(page)]
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on small runs
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(blocks(page)), str(page), "exec"), {})

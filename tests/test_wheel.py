@@ -1,0 +1,131 @@
+"""The wheel: what it holds, and that README's example runs with it and what it requires, and nothing else."""
+
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from email.parser import BytesParser
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from zipfile import ZipFile
+
+import pytest
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built as `make wheel` does, from a copy: a build leaves files behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    left_out = shutil.ignore_patterns(
+        ".*", "data", "runs", "build", "dist", "site", "*.egg-info", "__pycache__"
+    )
+    shutil.copytree(ROOT, folder / "source", ignore=left_out)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel"]
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", folder / "dist"]
+    run([*pip, *options, folder / "source"], folder)
+    [path] = (folder / "dist").iterdir()
+    return path
+
+
+def run(command, folder):
+    """Run a command in a folder and return what it prints."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def required(wheel):
+    """Names of the distributions that the wheel requires here, and those that they require, and so on."""
+    with ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        pending = [
+            (line, "") for line in BytesParser().parsebytes(archive.read(name)).get_all("Requires-Dist")
+        ]
+    found = {}
+    while pending:
+        line, extra = pending.pop()
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        for wanted in ("", *requirement.extras):
+            if (requirement.name, wanted) in found:
+                continue
+            try:
+                distribution = metadata.distribution(requirement.name)
+            except (
+                metadata.PackageNotFoundError
+            ):  # torch's CPU build names GPU packages that it does not need
+                continue
+            found[requirement.name, wanted] = distribution
+            pending += [(line, wanted) for line in distribution.requires or []]
+    return {distribution.name: distribution for distribution in found.values()}
+
+
+def bare_environment(folder, wheel):
+    """A virtual environment of the wheel and links to what it requires; its Python."""
+    venv.create(folder, with_pip=False)
+    [packages] = folder.glob("lib/python*/site-packages")
+    for distribution in required(wheel).values():
+        for name in {PurePosixPath(file).parts[0] for file in distribution.files or []} - {
+            "..",
+            "__pycache__",
+        }:
+            link = packages / name
+            if not link.exists():
+                link.symlink_to(Path(distribution.locate_file(name)))
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    run([*pip, "install", "--no-deps", "--no-index", wheel], folder)
+    return python
+
+
+def test_wheel_holds_the_package_and_its_types_alone(wheel):
+    with ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {PurePosixPath(name).parts[0] for name in names} == {
+        "plstm_graph",
+        "-".join(wheel.name.split("-")[:2]) + ".dist-info",
+    }
+    inside = {name for name in names if name.startswith("plstm_graph/")}
+    sources = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("plstm_graph/**/*.py")}
+    assert inside == sources | {"plstm_graph/py.typed"}
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_metadata_are_valid(wheel):
+    with ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        described = Metadata.from_email(archive.read(name), validate=True)
+    assert described.description_content_type == "text/markdown"
+    assert described.description == (ROOT / "README.md").read_text(encoding="utf-8")
+    if find_spec("twine"):
+        run([sys.executable, "-m", "twine", "check", "--strict", wheel], wheel.parent)
+
+
+def test_example_of_the_readme_runs_with_the_wheel_alone(wheel, tmp_path):
+    python = bare_environment(tmp_path / "venv", wheel)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^## The layer in ten lines\n\n```python\n(.*?)^```", readme, flags=re.M | re.S)
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    (outside / "example.py").write_text(
+        f"{example}\n"
+        "import importlib, pkgutil, plstm_graph\n"
+        "from importlib.util import find_spec\n"
+        "for module in pkgutil.walk_packages(plstm_graph.__path__, 'plstm_graph.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "print(plstm_graph.__file__, list(x.shape))\n"
+        "print([name for name in ('datasets', 'training', 'datamol', 'pytest') if find_spec(name)])\n"
+    )
+    lines = run([python, "-I", "example.py"], outside).splitlines()
+    file, shape = lines[-2].split(" ", 1)
+    assert Path(file).is_relative_to(tmp_path / "venv")
+    assert shape == "[15, 64]"  # ethanol, phenol, sodium acetate
+    assert lines[-1] == "[]"
