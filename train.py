@@ -8,17 +8,29 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from plstm_graph.errors import InputError
-from training.cli import GraphCLI
-from training.compare import main as compare
 
 
 def main() -> int:
     """Run the command line and return its exit code."""
+    # Imported here, since worker processes import this file too, and need none of it.
     try:
-        if sys.argv[1:2] == ["compare"]:
-            compare(sys.argv[2:])
-        else:
-            GraphCLI()
+        match sys.argv[1:]:
+            case ["compare", *arguments]:
+                from training.compare import main as compare
+
+                compare(arguments)
+            case ["explain", *arguments]:
+                from training.explain import main as explain
+
+                explain(arguments)
+            case ["predict" | "fingerprint" as verb, *arguments]:
+                from training.predict import main as predict
+
+                predict(verb, arguments)
+            case _:
+                from training.cli import GraphCLI
+
+                GraphCLI()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,7 +17,7 @@ from datasets.featurise import Unreadable
 from datasets.graphs import PackedGraphs
 
 # Files whose code decides what a cached graph looks like.
-_SHAPING_SOURCES = ("chem.py", "dag/*.py")
+_SHAPING_SOURCES = ("chem/features.py", "dag/*.py")
 
 
 def fingerprint(recipe: dict[str, Any], contents: Iterable[bytes]) -> str:

@@ -126,21 +126,6 @@ def keep_batch(batch: Batch) -> Batch:
     return batch
 
 
-def pack(graphs: Sequence[Data]) -> PackedGraphs:
-    """Pack graphs that carry the same tensors and no DAG."""
-    counts = {
-        "graphs": torch.ones(len(graphs), dtype=torch.long),
-        "nodes": torch.tensor([graph.num_nodes for graph in graphs], dtype=torch.long),
-        "columns": torch.tensor([graph.edge_index.size(1) for graph in graphs], dtype=torch.long),
-    }
-    tensors = {
-        key: torch.cat([graph[key] for graph in graphs], dim=1 if key == "edge_index" else 0)
-        for key in _LAYOUT
-        if key in graphs[0]
-    }
-    return PackedGraphs(tensors, counts)
-
-
 def concatenate(parts: Sequence[PackedGraphs]) -> PackedGraphs:
     """Put the graphs of several packs after each other."""
     first = parts[0]

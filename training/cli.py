@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pandas as pd
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
@@ -83,7 +82,7 @@ class SeedEpochs(Callback):
 
 
 class GraphCLI(LightningCLI):
-    """``fit``, ``validate``, ``test`` and ``predict`` for molecular graphs.
+    """``fit``, ``validate`` and ``test`` for molecular graphs.
 
     ``fit`` ends with a test of the best checkpoint, a picture of the learning curve and a table.
 
@@ -112,13 +111,19 @@ class GraphCLI(LightningCLI):
                 "enable_model_summary": False,
             },
             parser_kwargs={
-                "epilog": "train.py compare CONFIG... trains several presets and prints one table."
+                "epilog": "train.py compare CONFIG... trains several presets and prints one table; "
+                "train.py predict and train.py fingerprint apply checkpoints to a table of SMILES."
             },
             auto_configure_optimizers=False,
             # GraphTask writes down how to build itself, without the data module's classes.
             load_from_checkpoint_support=False,
             args=args,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's but ``predict``, which takes no data module here (:mod:`training.predict`)."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Say everything once: the data decide on features and targets, the network on the orientation."""
@@ -252,24 +257,6 @@ class GraphCLI(LightningCLI):
             f"best validation {metric} {self.result.val:.3f}\n"
             f"Run: {folder}\nBest checkpoint: {best}"
         )
-
-    def predict(self, **kwargs: Any) -> None:
-        """Write predictions of all rows of the data set to a CSV file in the run's folder."""
-        batches = self.trainer.predict(**kwargs)
-        values = torch.cat([batch["prediction"] for batch in batches])
-        smiles = [text for batch in batches for text in batch["smiles"] or []]
-        table = pd.DataFrame(
-            {"row": torch.cat([batch["row"] for batch in batches])}
-            | ({"smiles": smiles} if smiles else {})
-            | {
-                f"predicted_{name}": values[:, column]
-                for column, name in enumerate(self.datamodule.target_names)
-            }
-        )
-        path = Path(self.trainer.log_dir) / "predictions.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False)
-        print(f"{len(table)} predictions: {path}")
 
 
 def _orientation(network: Any) -> str | None:

@@ -19,10 +19,8 @@ from rdkit import Chem
 from torch import Tensor
 
 from plstm_graph.chem import mol_to_data, read_smiles
-from plstm_graph.dag import LineGraphDAG, Orientation, build_dag
-from plstm_graph.depiction import Depiction, depict
-from plstm_graph.errors import InputError
-from plstm_graph.svg import (
+from plstm_graph.chem.depiction import Depiction, depict
+from plstm_graph.chem.svg import (
     FAINT,
     FONT,
     INK,
@@ -41,6 +39,8 @@ from plstm_graph.svg import (
     text,
     text_width,
 )
+from plstm_graph.dag import LineGraphDAG, Orientation, build_dag
+from plstm_graph.errors import InputError
 
 __all__ = ["Drawing", "draw_contributions", "draw_gating", "draw_influence", "draw_orientation"]
 

@@ -1,0 +1,84 @@
+"""Networks of several checkpoints that predict the same."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datasets.graphs import PackedGraphs
+from plstm_graph.errors import InputError
+from plstm_graph.task import GraphTask
+
+_ATOMS = 64  # atoms a molecule up to which batches are as large as asked; then a batch has fewer molecules
+
+
+class Ensemble:
+    """The checkpoints of an ensemble, ready to predict.
+
+    Args:
+        paths: Checkpoints of :class:`GraphTask`.
+
+    Raises:
+        InputError: One is no such file, not for SMILES, or does not predict what the first one does.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.tasks = [GraphTask.load_from_checkpoint(path).eval() for path in paths]
+        for path, task in zip(paths, self.tasks, strict=True):
+            if task.network.in_channels is not None:
+                raise InputError(
+                    f"The network of {path} takes graphs of {task.network.in_channels} features a node, not "
+                    "SMILES; it was trained on another kind of data."
+                )
+            if self._predicts(task) != self._predicts(self.tasks[0]):
+                raise InputError(
+                    f"{path} predicts {self._predicts(task)}, but {paths[0]} "
+                    f"{self._predicts(self.tasks[0])}; the checkpoints of an ensemble must agree."
+                )
+        self.orientations = [getattr(task.network, "orientation", None) for task in self.tasks]
+
+    @staticmethod
+    def _predicts(task: GraphTask) -> str:
+        names = task.target_names or range(task.network.out_channels)
+        return f"{', '.join(map(str, names))} ({' in '.join(filter(None, (task.task, task.unit)))})"
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets, or their numbers."""
+        first = self.tasks[0]
+        return [str(name) for name in first.target_names or range(first.network.out_channels)]
+
+    @torch.inference_mode()
+    def evaluate(self, graphs: PackedGraphs, batch_size: int, embed: bool) -> list[NDArray[np.float32]]:
+        """Predictions or embeddings [graphs, ...] of every network.
+
+        Args:
+            graphs: Without DAGs.
+            batch_size: Graphs that a network takes at once, at most.
+            embed: Whether to embed.
+        """
+        if not len(graphs):
+            channels = "hidden_channels" if embed else "out_channels"
+            return [np.empty((0, getattr(task.network, channels)), np.float32) for task in self.tasks]
+        oriented = {
+            name: graphs if name is None else graphs.with_dags(name) for name in set(self.orientations)
+        }
+        cuts = list(_cut(graphs.counts["nodes"].tolist(), batch_size))
+        results = []
+        for task, orientation in zip(self.tasks, self.orientations, strict=True):
+            call = task.network.embed if embed else task
+            parts = [call(oriented[orientation].__getitems__(rows)) for rows in cuts]
+            results.append(torch.cat(parts).float().numpy())
+        return results
+
+
+def _cut(atoms: Sequence[int], batch_size: int) -> Iterator[range]:
+    """Batches of consecutive graphs; a graph of very many atoms has few others beside it."""
+    first = held = 0
+    for row, number in enumerate(atoms):
+        if row > first and (row - first == batch_size or held + number > _ATOMS * batch_size):
+            yield range(first, row)
+            first, held = row, 0
+        held += number
+    yield range(first, len(atoms))

@@ -1,0 +1,140 @@
+"""What a table of SMILES becomes: its columns with predictions, or fingerprints."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from datasets.featurise import Featurised
+from plstm_graph.errors import InputError
+from training.ensemble import Ensemble
+
+
+class Results(ABC):
+    """The rows of the output, chunk by chunk.
+
+    Args:
+        ensemble: Networks.
+        smiles_column: Of the input.
+        batch_size: Graphs that a network takes at once.
+    """
+
+    schema: pa.Schema
+    embed: bool
+
+    def __init__(self, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
+        self.ensemble = ensemble
+        self.smiles_column = smiles_column
+        self.batch_size = batch_size
+
+    def rows(self, start: int, batch: pa.RecordBatch, featurised: Featurised) -> pa.RecordBatch:
+        """The output of one chunk, row for row.
+
+        Args:
+            start: Number of the chunk's first row.
+            batch: The input.
+            featurised: What became of its SMILES.
+        """
+        good = featurised.tensors["row"] - start
+        missing = np.ones(len(batch), bool)
+        missing[good] = False
+        errors: list[str | None] = [None] * len(batch)
+        for row in featurised.unreadable:
+            errors[row.row - start] = row.reason
+        values = []
+        for part in self.ensemble.evaluate(featurised.graphs(), self.batch_size, self.embed):
+            values.append(np.full((len(batch), part.shape[1]), np.nan, np.float32))
+            values[-1][good] = part
+        return pa.record_batch(self._columns(start, batch, values, missing, errors), self.schema)
+
+    @abstractmethod
+    def _columns(
+        self,
+        start: int,
+        batch: pa.RecordBatch,
+        values: list[NDArray[np.float32]],
+        missing: NDArray[np.bool_],
+        errors: list[str | None],
+    ) -> list[pa.Array]:
+        """Columns of the output from the networks' values [rows, ...] and where these are missing."""
+
+
+class Predictions(Results):
+    """All columns of the input, predictions or their mean and deviation, and why there is none.
+
+    Args:
+        table: Schema of the input.
+        ensemble, smiles_column, batch_size: See :class:`Results`.
+
+    Raises:
+        InputError: The input has a column of the output's name.
+    """
+
+    embed = False
+
+    def __init__(self, table: pa.Schema, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
+        super().__init__(ensemble, smiles_column, batch_size)
+        kinds = ["predicted"] if len(ensemble.tasks) == 1 else ["predicted", "std"]
+        ours = [(f"{kind}_{target}", pa.float32()) for kind in kinds for target in ensemble.targets]
+        ours.append(("error", pa.string()))
+        for name, _ in ours:
+            if name in table.names:
+                raise InputError(
+                    f"The input has a column {name!r} already, as the output would; rename it there."
+                )
+        self.schema = pa.schema([*table, *ours])
+
+    def _columns(
+        self,
+        start: int,
+        batch: pa.RecordBatch,
+        values: list[NDArray[np.float32]],
+        missing: NDArray[np.bool_],
+        errors: list[str | None],
+    ) -> list[pa.Array]:
+        ensemble = np.stack(values).astype(np.float64)  # [checkpoints, rows, targets]
+        columns = list(ensemble.mean(0).T)
+        if len(ensemble) > 1:
+            columns += list(ensemble.std(0, ddof=1).T)
+        predicted = [pa.array(column.astype(np.float32), mask=missing) for column in columns]
+        return [*batch.columns, *predicted, pa.array(errors, pa.string())]
+
+
+class Fingerprints(Results):
+    """Number and SMILES of every row, why it has no fingerprint, and the fingerprint of every network.
+
+    Args:
+        ensemble, smiles_column, batch_size: See :class:`Results`.
+    """
+
+    embed = True
+
+    def __init__(self, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
+        super().__init__(ensemble, smiles_column, batch_size)
+        widths = [task.network.hidden_channels for task in ensemble.tasks]
+        self.names = ["fingerprint"]
+        if len(widths) > 1:
+            self.names = [f"fingerprint_{number}" for number in range(len(widths))]
+        first = [("row", pa.int64()), ("smiles", pa.string()), ("error", pa.string())]
+        vectors = [
+            (name, pa.list_(pa.float32(), width)) for name, width in zip(self.names, widths, strict=True)
+        ]
+        self.schema = pa.schema([*first, *vectors])
+
+    def _columns(
+        self,
+        start: int,
+        batch: pa.RecordBatch,
+        values: list[NDArray[np.float32]],
+        missing: NDArray[np.bool_],
+        errors: list[str | None],
+    ) -> list[pa.Array]:
+        texts = batch[self.smiles_column].to_pylist()
+        smiles = [None if text is None else str(text) for text in texts]
+        vectors = [
+            pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1], mask=pa.array(missing))
+            for table in values
+        ]
+        rows = pa.array(range(start, start + len(batch)))
+        return [rows, pa.array(smiles, pa.string()), pa.array(errors, pa.string()), *vectors]

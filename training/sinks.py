@@ -1,0 +1,251 @@
+"""Tables that are written chunk by chunk: CSV, which can be resumed, Parquet and NPZ."""
+
+import csv
+import io
+import json
+import os
+import time
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from plstm_graph.errors import InputError
+from training.stream import Source
+
+_GROUP = 16384  # rows of a row group in Parquet
+_COMMIT = 1.0  # seconds between two records of what is done
+
+
+class Sink(ABC):
+    """A table to write."""
+
+    chunks = 0  #: chunks that an earlier run has written
+
+    @abstractmethod
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add a chunk."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Have everything on the disk."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Close, and leave nothing behind that no later run can use."""
+
+
+class CSVSink(Sink):
+    """CSV, written to an open file that is left open.
+
+    Args:
+        file: Such as standard output's buffer.
+        names: Columns.
+    """
+
+    def __init__(self, file: BinaryIO, names: Sequence[str]) -> None:
+        self.file = file
+        self._append([names])
+
+    def _append(self, rows: Iterable[Sequence[str]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self.file.write(text.getvalue().encode())
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add a chunk."""
+        self._append(zip(*map(_cells, batch.columns), strict=True))
+        self.file.flush()
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    def abandon(self) -> None:
+        """What is written is written."""
+
+
+class CSVFileSink(CSVSink):
+    """A CSV file that grows chunk by chunk, with a record beside it of what is surely on the disk.
+
+    Args:
+        path: The file.
+        names: Columns.
+        settings: What the content follows from, as JSON has it; ``None`` keeps no record.
+        resume: Go on where the record says an earlier run was, if there is one.
+
+    Raises:
+        InputError: The earlier run had other settings.
+    """
+
+    def __init__(
+        self, path: Path, names: Sequence[str], settings: dict[str, Any] | None = None, resume: bool = False
+    ) -> None:
+        self.path = path
+        self.settings = settings
+        self.record = record_of(path)
+        self.committed = time.monotonic()
+        if resume and path.is_file() and self.record.is_file():
+            record = json.loads(self.record.read_text())
+            self._compare(record["settings"])
+            self.chunks = record["chunks"]
+            self.file = path.open("r+b")
+            self.file.truncate(record["bytes"])
+            self.file.seek(0, os.SEEK_END)
+        else:
+            self.record.unlink(missing_ok=True)
+            super().__init__(path.open("wb"), names)
+
+    def _compare(self, earlier: dict[str, Any]) -> None:
+        now = self.settings or {}
+        other = [name for name in now | earlier if now.get(name) != earlier.get(name)]
+        if other:
+            raise InputError(
+                f"{self.path} was begun with another {' and '.join(other)}, or the file has changed; resume "
+                "it as it was begun, or delete it."
+            )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add a chunk, and now and then record how far the file has come."""
+        super().write(batch)
+        self.chunks += 1
+        if time.monotonic() - self.committed > _COMMIT:
+            self._commit()
+
+    def _commit(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.committed = time.monotonic()
+        if self.settings is None:
+            return
+        record = {"settings": self.settings, "chunks": self.chunks, "bytes": self.file.tell()}
+        temporary = self.record.with_name(self.record.name + ".tmp")
+        with temporary.open("w") as file:
+            json.dump(record, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.record)
+
+    def close(self) -> None:
+        """Have everything on the disk."""
+        self._commit()
+        self.file.close()
+
+    def abandon(self) -> None:
+        """Keep what the record tells of."""
+        self.file.close()
+        if not self.record.is_file():
+            self.path.unlink()
+
+
+def record_of(path: Path) -> Path:
+    """Where :class:`CSVFileSink` records how far a file has come."""
+    return path.with_name(path.name + ".json")
+
+
+def _cells(column: pa.Array) -> list[str]:
+    """Text of a column; floats as short as they can be and come back the same."""
+    if pa.types.is_floating(column.type):
+        column = pc.cast(column, pa.string())
+    return ["" if value is None else str(value) for value in column.to_pylist()]
+
+
+class ParquetSink(Sink):
+    """A Parquet file."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self.waiting: list[pa.RecordBatch] = []
+        self.writer = pq.ParquetWriter(path, schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add a chunk."""
+        self.waiting.append(batch)
+        if sum(map(len, self.waiting)) >= _GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        if self.waiting:
+            self.writer.write_table(pa.Table.from_batches(self.waiting))
+            self.waiting = []
+
+    def close(self) -> None:
+        """Write the rest and the file's end."""
+        self._write_group()
+        self.writer.close()
+        _fsync(self.path)
+
+    def abandon(self) -> None:
+        """Remove the file: it cannot be resumed."""
+        self.writer.close()
+        self.path.unlink()
+
+
+def join(parts: Sequence[Source], rows: int, sink: Sink) -> None:
+    """Put the chunks of several tables in turn into one.
+
+    Args:
+        parts: Chunk i is in part i mod len(parts).
+        rows: Of a chunk.
+        sink: Where to.
+    """
+    streams = [part.chunks(rows) for part in parts]
+    for number in count():
+        batch = next(streams[number % len(parts)], None)
+        if batch is None:
+            break
+        sink.write(batch)
+    sink.close()
+
+
+def write_npz(table: Source, names: Sequence[str], path: Path) -> None:
+    """Write columns of text and of vectors as arrays of an NPZ file, a missing vector as NaN.
+
+    Args:
+        table: Read once for every column, and once more for text, whose width has to be known first.
+        names: The columns.
+        path: The file.
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+        for field in map(table.schema.field, names):
+            if pa.types.is_fixed_size_list(field.type):
+                kind, width = np.dtype(np.float32), [field.type.list_size]
+            else:
+                lengths = (_longest(batch[field.name]) for batch in table.chunks(_GROUP))
+                kind, width = np.dtype(f"U{max(lengths, default=1)}"), []
+            entry = zipfile.ZipInfo(f"{field.name}.npy")
+            # Text has the width of the longest: mostly zeros.
+            entry.compress_type = zipfile.ZIP_DEFLATED if kind.kind == "U" else zipfile.ZIP_STORED
+            with archive.open(entry, "w", force_zip64=True) as file:
+                shape = (table.total, *width)
+                description = {"descr": kind.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, description)
+                for batch in table.chunks(_GROUP):
+                    file.write(_as_numpy(batch[field.name], kind).tobytes())
+    _fsync(path)
+
+
+def _longest(column: pa.Array) -> int:
+    return pc.max(pc.utf8_length(column)).as_py() or 1
+
+
+def _as_numpy(column: pa.Array, kind: np.dtype) -> NDArray:
+    if kind.kind == "U":
+        return np.array([text or "" for text in column.to_pylist()], kind)
+    values = np.full((len(column), column.type.list_size), np.nan, kind)
+    values[column.is_valid().to_numpy(zero_copy_only=False)] = (
+        column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    )
+    return values
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
