@@ -128,8 +128,8 @@ def write_whole(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def known(path: Path, settings: dict[str, Any]) -> Result | None:
-    """The outcome of a run that was made before.
+def known(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What was written down of a run that was made before.
 
     Raises:
         InputError: It was made with other settings.
@@ -141,13 +141,16 @@ def known(path: Path, settings: dict[str, Any]) -> Result | None:
         raise InputError(
             f"{path} was made with other settings; delete it, or choose another folder with --out."
         )
-    return Result(**record["result"])
+    return record
 
 
-def markdown(suite: str, results: dict[str, dict[str, list[Result]]]) -> str:
-    """A table for each data set."""
+def markdown(suite: str, records: dict[Run, dict[str, Any]]) -> str:
+    """A table for each data set, and what the figures were made with."""
+    grouped: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for run, record in records.items():
+        grouped[run.dataset][run.model].append(Result(**record["result"]))
     lines = [f"# Suite {suite}"]
-    for name, models in results.items():
+    for name, models in grouped.items():
         first = next(iter(models.values()))[0]
         metric = ", ".join(filter(None, (first.metric, first.unit)))
         lines += [
@@ -170,7 +173,12 @@ def markdown(suite: str, results: dict[str, dict[str, list[Result]]]) -> str:
             lines.append(f"| {' | '.join(cells)} |")
         baselines = spread([run.baseline for run in next(iter(models.values()))])
         lines.append(f"| training mean | {baselines} | | | | | |")
-    return "\n".join(lines) + "\n"
+    made = {
+        f"commit {setting['commit']}, "
+        + ", ".join(f"{package} {version}" for package, version in setting["versions"].items())
+        for setting in (record["environment"] for record in records.values())
+    }
+    return "\n".join([*lines, "", *(f"Made with {text}." for text in sorted(made))]) + "\n"
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -215,7 +223,7 @@ def main(argv: Sequence[str]) -> None:
         for fold in folds
         for model in models
     ]
-    results: dict[Run, Result] = {}
+    records: dict[Run, dict[str, Any]] = {}
     calls, waiting = [], []
     for run in runs:
         arguments = [] if run.model == FOREST else command(run, options.root, overrides)
@@ -224,7 +232,7 @@ def main(argv: Sequence[str]) -> None:
         path = options.out / f"{run.name}.json"
         found = known(path, settings)
         if found is not None:
-            results[run] = found
+            records[run] = found
             continue
         digest = hashlib.sha256(json.dumps([arguments, settings]).encode()).hexdigest()[:8]
         folder = options.runs / f"{run.name}-{digest}"
@@ -233,23 +241,20 @@ def main(argv: Sequence[str]) -> None:
     setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        bar = progress.add_task("Runs", total=len(runs), completed=len(results))
+        bar = progress.add_task("Runs", total=len(runs), completed=len(records))
         for number, result in side_by_side(calls, options.jobs):
             run, path, settings = waiting[number]
             made = datetime.now(UTC).isoformat(timespec="seconds")
             record = {"made": made, "environment": setting, "run": dataclasses.asdict(run)}
             record |= {"settings": settings, "result": dataclasses.asdict(result)}
             write_whole(path, json.dumps(record, indent=1) + "\n")
-            results[run] = result
+            records[run] = record
             progress.console.print(
                 f"{run.name}: validation {result.metric} {result.val:.4f}, test {result.test:.4f}, "
                 f"{result.seconds:.0f} s"
             )
             progress.advance(bar)
-    grouped: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        grouped[run.dataset][run.model].append(results[run])
-    table = markdown(options.suite, grouped)
+    table = markdown(options.suite, {run: records[run] for run in runs})
     write_whole(options.out / "table.md", table)
     print(table)
 

@@ -45,6 +45,7 @@ def test_a_table_is_made_kept_and_continued(place):
     assert f"| PLSTM | {np.mean(tests):.3f} ± {np.std(tests, ddof=1):.3f} |" in table
     assert "| Morgan fingerprint, 300 trees |" in table
     assert "| training mean | 4.482 ± 0.000 |" in table
+    assert f"Made with commit {records['gin-seed0']['environment']['commit']}, plstm-graph" in table
 
     # As if the run of one seed had been killed after its last epoch, before it could report.
     lost = place / "out" / "freesolv" / "plstm-seed1.json"
@@ -62,7 +63,8 @@ def test_a_table_is_made_kept_and_continued(place):
     assert "train/loss" not in pd.read_csv(
         last
     )  # went on from the last checkpoint, and there was no more to do
-    assert (place / "out" / "table.md").read_text() == table
+    again_table = (place / "out" / "table.md").read_text()
+    assert again_table.splitlines()[:9] == table.splitlines()[:9]
 
     other = make(place, "--model.learning_rate", "0.01")
     assert other.returncode != 0
