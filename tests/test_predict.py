@@ -20,7 +20,8 @@ import torch
 from lightning.pytorch import Trainer
 
 import train
-from datasets.featurise import featurise_smiles, in_order
+from datasets.featurise import featurise_smiles
+from datasets.workers import in_order
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.models import GIN, PLSTM
 from plstm_graph.task import GraphTask

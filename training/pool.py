@@ -4,15 +4,13 @@ import contextlib
 import io
 import multiprocessing
 import os
+import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-import torch
-
+from datasets.workers import start_worker
 from training.cli import GraphCLI, Result
 
 T = TypeVar("T")
@@ -48,12 +46,5 @@ def fit(arguments: Sequence[str]) -> Result:
 
 
 def _start(parent: int) -> None:
-    """Take one thread, and end with the parent, even if that is killed and cannot say so."""
-    torch.set_num_threads(1)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    start_worker(parent)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a run takes minutes: Ctrl-C ends it, not only the parent

@@ -24,7 +24,8 @@ from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datasets.featurise import featurise_smiles, in_order
+from datasets.featurise import featurise_smiles
+from datasets.workers import in_order
 from plstm_graph.errors import InputError
 from training.arguments import ArgumentParser
 from training.ensemble import Ensemble

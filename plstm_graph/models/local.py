@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import GATv2Conv, GCNConv, GINConv, GINEConv, MessagePassing, Sequential
+from torch_geometric.nn import GATv2Conv, GCNConv, GINConv, GINEConv, MessagePassing
 from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
@@ -12,15 +12,22 @@ from plstm_graph.models.block import ResidualBlock, feed_forward
 from plstm_graph.models.network import GraphNetwork
 
 
-def ignoring_edges(conv: nn.Module) -> nn.Module:
+class IgnoringEdges(nn.Module):
     """A layer of node features and edges that takes edge features too and leaves them unread."""
-    return Sequential("x, edge_index, edge_attr", [(conv, "x, edge_index -> x")])
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: OptTensor) -> Tensor:
+        """Node features [N, channels] to the same."""
+        return self.conv(x, edge_index)
 
 
 def gin_conv(channels: int, edge_width: int | None) -> nn.Module:
     """GINE where edges have features, GIN where they have none."""
     if edge_width is None:
-        return ignoring_edges(GINConv(feed_forward(channels, channels)))
+        return IgnoringEdges(GINConv(feed_forward(channels, channels)))
     return GINEConv(feed_forward(channels, channels))
 
 
@@ -89,7 +96,7 @@ class GCN(LocalNetwork):
     @staticmethod
     def conv(channels: int, edge_width: int | None) -> nn.Module:
         """Mean of neighbours, weighted by degrees."""
-        return ignoring_edges(GCNConv(channels, channels))
+        return IgnoringEdges(GCNConv(channels, channels))
 
 
 class GAT(LocalNetwork):
