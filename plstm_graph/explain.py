@@ -53,8 +53,8 @@ def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
         a_i = \sum_c (x_{ic} - r_c) \int_0^1 \frac{\partial f}{\partial x_{ic}} (r + \alpha (x - r)) d\alpha
 
     They sum to the difference between the prediction and the reference's, up to the error of the midpoint
-    rule, about a hundredth. Classification is explained by
-    the log-odds, a choice of classes by their logits, regression in the targets' unit.
+    rule, about a hundredth. Classification is explained by the log-odds, a choice of classes by their logits,
+    regression in the targets' unit.
 
     Args:
         task: with a network for OGB's features, in evaluation mode.
