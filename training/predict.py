@@ -35,7 +35,7 @@ from training.stream import STANDARD, CSVTable, ParquetTable, open_source
 
 _CHUNK = 512  # rows that are read, featurised and written at once, if a batch is no larger
 _MANY = 8192  # rows that are worth the seconds in which workers start
-_TRIM = 16  # chunks after which freed memory goes back to the system
+_TRIM = 4  # chunks after which freed memory goes back to the system
 _ENDINGS = {"predict": (".csv", ".parquet"), "fingerprint": (".parquet", ".npz")}
 _ABOUT = {
     "predict": "Predict for every row of a table of SMILES: all its columns, predicted_<target>, with "
