@@ -15,7 +15,7 @@ from torch import Tensor
 from datasets import GraphDataModule
 from plstm_graph.chem import read_smiles
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import classification_metrics, regression_metrics
+from plstm_graph.metrics import metrics_of
 from training.cli import Result
 
 RADIUS, BITS, TREES, SMALLEST_LEAF = 2, 1024, 300, 2
@@ -85,6 +85,6 @@ def _predict(
 
 
 def _score(module: GraphDataModule, predictions: Tensor, targets: Tensor, rows: Tensor) -> float:
-    metrics = regression_metrics() if module.task == "regression" else classification_metrics()
+    metrics = metrics_of(module.task, module.num_tasks)
     metrics.update(predictions[rows], targets[rows])
     return metrics.compute()[module.metric].item()

@@ -76,21 +76,16 @@ class Run:
         return ROOT / "configs" / f"{self.dataset}.yaml"
 
 
-def train(run: Run, arguments: list[str], root: Path, folder: Path, overrides: list[str]) -> Result:
+def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str]) -> Result:
     """Train a run in its folder, from its last checkpoint if there is one."""
     if run.model == FOREST:
         data = yaml.safe_load(run.preset.read_text())["data"]
-        settings = data["init_args"] | place(data["class_path"], root)
-        settings |= {"cache": Path(cache)} if (cache := option("--data.cache", overrides)) else {}
+        settings = data["init_args"] | place(data["class_path"], root) | {"cache": cache}
         return fit_forest(getattr(datasets, data["class_path"])(**settings), run.seed)
     checkpoints = list(folder.glob("*/version_*/checkpoints/last.ckpt"))
     resume = ["--ckpt_path", str(checkpoints[0])] if checkpoints else []
+    arguments = command(run, root, cache, overrides)
     return fit([*arguments, "--trainer.default_root_dir", str(folder), *resume])
-
-
-def option(name: str, arguments: list[str]) -> str | None:
-    """The value of an option that may have been given."""
-    return arguments[arguments.index(name) + 1] if name in arguments else None
 
 
 def place(data_class: str, root: Path) -> dict[str, Path]:
@@ -98,7 +93,7 @@ def place(data_class: str, root: Path) -> dict[str, Path]:
     return {"root": root / FOLDERS[data_class]} if data_class in FOLDERS else {}
 
 
-def command(run: Run, root: Path, overrides: list[str]) -> list[str]:
+def command(run: Run, root: Path, cache: Path, overrides: list[str]) -> list[str]:
     """Arguments of ``train.py fit``."""
     data_class = yaml.safe_load(run.preset.read_text())["data"]["class_path"]
     arguments = ["--config", str(run.preset), "--seed_everything", str(run.seed)]
@@ -106,7 +101,7 @@ def command(run: Run, root: Path, overrides: list[str]) -> list[str]:
         arguments += ["--model.network", MODELS[run.model]]
     if run.fold is not None:
         arguments += ["--data.fold", str(run.fold)]
-    for key, folder in place(data_class, root).items():
+    for key, folder in (place(data_class, root) | {"cache": cache}).items():
         arguments += [f"--data.{key}", str(folder)]
     return [*arguments, *overrides]
 
@@ -194,6 +189,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--datasets", help="some of the suite's presets")
     parser.add_argument("--seeds", type=int, default=None, help="from 0; by default 3, with ten folds 1")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
+    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
     parser.add_argument("--out", type=Path, help="by default benchmarks/results/SUITE")
     parser.add_argument("--runs", type=Path, default=Path("runs/table"), help="checkpoints and logs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
@@ -226,7 +222,6 @@ def main(argv: Sequence[str]) -> None:
     records: dict[Run, dict[str, Any]] = {}
     calls, waiting = [], []
     for run in runs:
-        arguments = [] if run.model == FOREST else command(run, options.root, overrides)
         # Where the files lie is no setting: results may be copied to another machine.
         settings = {"preset": yaml.safe_load(run.preset.read_text()), "options": overrides}
         path = options.out / f"{run.name}.json"
@@ -234,9 +229,9 @@ def main(argv: Sequence[str]) -> None:
         if found is not None:
             records[run] = found
             continue
-        digest = hashlib.sha256(json.dumps([arguments, settings]).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
         folder = options.runs / f"{run.name}-{digest}"
-        calls.append(partial(train, run, arguments, options.root, folder, overrides))
+        calls.append(partial(train, run, options.root, options.cache, folder, overrides))
         waiting.append((run, path, settings))
     setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -90,6 +90,13 @@ def multiclass_metrics(classes: int) -> MetricCollection:
     return MetricCollection({"accuracy": Accuracy(classes, average="micro")})
 
 
+def metrics_of(task: str, outputs: int) -> MetricCollection:
+    """Metrics of a :data:`~plstm_graph.task.Task` with so many outputs; the first one selects checkpoints."""
+    if task == "multiclass":
+        return multiclass_metrics(outputs)
+    return regression_metrics() if task == "regression" else classification_metrics()
+
+
 def _root_mean_squared_error(preds: Tensor, target: Tensor) -> Tensor:
     return mean_squared_error(preds, target, squared=False)
 

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 
 from plstm_graph.checkpoint import build_network, describe_network, read_checkpoint
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import classification_metrics, multiclass_metrics, regression_metrics
+from plstm_graph.metrics import metrics_of
 from plstm_graph.models import GraphNetwork
 
 Task = Literal["regression", "classification", "multiclass"]
@@ -83,7 +83,7 @@ class GraphTask(LightningModule):
         self.register_buffer("target_mean", torch.zeros(network.out_channels))
         self.register_buffer("target_std", torch.ones(network.out_channels))
         self.register_buffer("target_scale_known", torch.tensor(task != "regression"))
-        collection = _metrics(task, network.out_channels)
+        collection = metrics_of(task, network.out_channels)
         self.metric = next(iter(collection)) if metric is None else metric
         if self.metric not in collection:
             raise InputError(
@@ -291,12 +291,6 @@ class GraphTask(LightningModule):
             kwargs["network"] = build_network(checkpoint["hyper_parameters"]["network"])
         kwargs["weights_only"] = True
         return super().load_from_checkpoint(checkpoint_path, **kwargs)
-
-
-def _metrics(task: Task, outputs: int) -> MetricCollection:
-    if task == "multiclass":
-        return multiclass_metrics(outputs)
-    return regression_metrics() if task == "regression" else classification_metrics()
 
 
 def _check_finite(batch: Data, key: str) -> None:

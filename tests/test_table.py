@@ -25,7 +25,7 @@ def place(tmp_path_factory) -> Path:
 def make(place: Path, *more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "benchmarks.table", "--suite", "moleculenet", "--datasets", "freesolv"]
     command += ["--models", "plstm,gin", "--seeds", "2", "--out", place / "out", "--runs", place / "runs"]
-    command += ["--data.cache", place / "cache", "--trainer.max_epochs", "2", *SMALL, *more]
+    command += ["--cache", place / "cache", "--trainer.max_epochs", "2", *SMALL, *more]
     return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
 
 
