@@ -1,6 +1,7 @@
 """What a table of SMILES becomes: its columns with predictions, or fingerprints."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,25 @@ from numpy.typing import NDArray
 from datasets.featurise import Featurised
 from plstm_graph.errors import InputError
 from training.ensemble import Ensemble
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows of the input, and what the networks made of them.
+
+    Args:
+        start: Number of the first row.
+        batch: The input.
+        values: Of every network, [rows, ...].
+        missing: [rows] where these are none.
+        errors: Why.
+    """
+
+    start: int
+    batch: pa.RecordBatch
+    values: list[NDArray[np.float32]]
+    missing: NDArray[np.bool_]
+    errors: list[str | None]
 
 
 class Results(ABC):
@@ -46,18 +66,11 @@ class Results(ABC):
         for part in self.ensemble.evaluate(featurised.graphs(), self.batch_size, self.embed):
             values.append(np.full((len(batch), part.shape[1]), np.nan, np.float32))
             values[-1][good] = part
-        return pa.record_batch(self._columns(start, batch, values, missing, errors), self.schema)
+        return pa.record_batch(self._columns(_Chunk(start, batch, values, missing, errors)), self.schema)
 
     @abstractmethod
-    def _columns(
-        self,
-        start: int,
-        batch: pa.RecordBatch,
-        values: list[NDArray[np.float32]],
-        missing: NDArray[np.bool_],
-        errors: list[str | None],
-    ) -> list[pa.Array]:
-        """Columns of the output from the networks' values [rows, ...] and where these are missing."""
+    def _columns(self, chunk: _Chunk) -> list[pa.Array]:
+        """Columns of the output."""
 
 
 class Predictions(Results):
@@ -85,20 +98,13 @@ class Predictions(Results):
                 )
         self.schema = pa.schema([*table, *ours])
 
-    def _columns(
-        self,
-        start: int,
-        batch: pa.RecordBatch,
-        values: list[NDArray[np.float32]],
-        missing: NDArray[np.bool_],
-        errors: list[str | None],
-    ) -> list[pa.Array]:
-        ensemble = np.stack(values).astype(np.float64)  # [checkpoints, rows, targets]
+    def _columns(self, chunk: _Chunk) -> list[pa.Array]:
+        ensemble = np.stack(chunk.values).astype(np.float64)  # [checkpoints, rows, targets]
         columns = list(ensemble.mean(0).T)
         if len(ensemble) > 1:
             columns += list(ensemble.std(0, ddof=1).T)
-        predicted = [pa.array(column.astype(np.float32), mask=missing) for column in columns]
-        return [*batch.columns, *predicted, pa.array(errors, pa.string())]
+        predicted = [pa.array(column.astype(np.float32), mask=chunk.missing) for column in columns]
+        return [*chunk.batch.columns, *predicted, pa.array(chunk.errors, pa.string())]
 
 
 class Fingerprints(Results):
@@ -122,19 +128,12 @@ class Fingerprints(Results):
         ]
         self.schema = pa.schema([*first, *vectors])
 
-    def _columns(
-        self,
-        start: int,
-        batch: pa.RecordBatch,
-        values: list[NDArray[np.float32]],
-        missing: NDArray[np.bool_],
-        errors: list[str | None],
-    ) -> list[pa.Array]:
-        texts = batch[self.smiles_column].to_pylist()
+    def _columns(self, chunk: _Chunk) -> list[pa.Array]:
+        texts = chunk.batch[self.smiles_column].to_pylist()
         smiles = [None if text is None else str(text) for text in texts]
         vectors = [
-            pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1], mask=pa.array(missing))
-            for table in values
+            pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1], mask=pa.array(chunk.missing))
+            for table in chunk.values
         ]
-        rows = pa.array(range(start, start + len(batch)))
-        return [rows, pa.array(smiles, pa.string()), pa.array(errors, pa.string()), *vectors]
+        rows = pa.array(range(chunk.start, chunk.start + len(chunk.batch)))
+        return [rows, pa.array(smiles, pa.string()), pa.array(chunk.errors, pa.string()), *vectors]
