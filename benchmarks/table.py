@@ -37,6 +37,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 import datasets
 from benchmarks.forest import fit_forest
 from benchmarks.measure import environment
+from datasets.whole_file import whole_file
 from plstm_graph.checkpoint import NETWORKS
 from plstm_graph.errors import InputError
 from training.cli import ROOT, Result
@@ -113,14 +114,6 @@ def commit() -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
     return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def known(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -242,7 +235,8 @@ def main(argv: Sequence[str]) -> None:
             made = datetime.now(UTC).isoformat(timespec="seconds")
             record = {"made": made, "environment": setting, "run": dataclasses.asdict(run)}
             record |= {"settings": settings, "result": dataclasses.asdict(result)}
-            write_whole(path, json.dumps(record, indent=1) + "\n")
+            with whole_file(path) as file:
+                file.write(json.dumps(record, indent=1) + "\n")
             records[run] = record
             progress.console.print(
                 f"{run.name}: validation {result.metric} {result.val:.4f}, test {result.test:.4f}, "
@@ -250,7 +244,8 @@ def main(argv: Sequence[str]) -> None:
             )
             progress.advance(bar)
     table = markdown(options.suite, {run: records[run] for run in runs})
-    write_whole(options.out / "table.md", table)
+    with whole_file(options.out / "table.md") as file:
+        file.write(table)
     print(table)
 
 

@@ -3,9 +3,7 @@
 import csv
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 import plstm_graph
 from datasets.featurise import Unreadable
 from datasets.graphs import PackedGraphs
+from datasets.whole_file import whole_file
 
 # Files whose code decides what a cached graph looks like.
 _SHAPING_SOURCES = ("chem/features.py", "dag/*.py")
@@ -49,7 +48,8 @@ def save_graphs(graphs: PackedGraphs, path: Path) -> None:
         "smiles": graphs.smiles,
         "scaffolds": graphs.scaffolds,
     }
-    _write_whole(path, lambda temporary: torch.save(content, temporary))
+    with whole_file(path, "wb") as file:
+        torch.save(content, file)
 
 
 def load_graphs(path: Path) -> PackedGraphs:
@@ -59,27 +59,7 @@ def load_graphs(path: Path) -> PackedGraphs:
 
 def save_unreadable(rows: Sequence[Unreadable], path: Path) -> None:
     """List rows that gave no graph in a CSV file."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["row", "smiles", "reason"])
-            writer.writerows((row.row, row.smiles, row.reason) for row in rows)
-
-    _write_whole(path, write)
-
-
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under another name first.
-
-    Processes may start at the same time: each writes its own, and the last rename wins with the same
-    content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        temporary = Path(file.name)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "smiles", "reason"])
+        writer.writerows((row.row, row.smiles, row.reason) for row in rows)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
-EXTRAS = "train,dev"
+EXTRAS = "train,cluster,dev"
 
 
 def say(text: str) -> None:

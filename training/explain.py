@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -10,8 +10,7 @@ from rdkit import Chem
 from rich.progress import Progress
 from torch_geometric.data import Batch
 
-from datasets.cache import save_unreadable
-from datasets.featurise import Unreadable
+from datasets.whole_file import whole_file
 from plstm_graph.chem import mol_to_data, read_smiles
 from plstm_graph.chem.drawing import draw_contributions
 from plstm_graph.errors import InputError
@@ -33,7 +32,7 @@ _COLUMNS = (
     "symbol",
     "contribution",
 )
-_ROWS, _BATCH = 4096, 64  # rows that are read, and molecules that are explained at once
+_ROWS = 64  # that are read and explained at once
 
 
 def _parser() -> ArgumentParser:
@@ -80,27 +79,12 @@ def main(argv: Sequence[str]) -> None:
         if not targets:
             known = ", ".join(ensemble.targets)
             raise InputError(f"There is no target {options.target!r}; targets are {known}.")
-    smiles = [text for chunk in source.chunks(_ROWS) for text in chunk[options.smiles_column].to_pylist()]
-    molecules, unreadable = _parse(smiles)
-    if not molecules:
-        raise InputError(f"None of the {len(smiles)} SMILES of {options.test_path} can be read.")
     folder = _make_folder(options.preds_path)
-    save_unreadable(unreadable, folder / "unreadable.csv")
-    drawings = _write(folder, ensemble, smiles, molecules, targets)
-    print(f"{len(molecules)} molecules: {folder / 'contributions.csv'} and {drawings} drawings")
+    chunks = (chunk[options.smiles_column].to_pylist() for chunk in source.chunks(_ROWS))
+    read, unreadable = _write(folder, ensemble, chunks, source.total, targets)
+    print(f"{read} molecules: {folder / 'contributions.csv'} and {read * len(targets)} drawings")
     if unreadable:
-        print(f"{len(unreadable)} of {len(smiles)} rows cannot be read: {folder / 'unreadable.csv'}")
-
-
-def _parse(smiles: list[object]) -> tuple[dict[int, Chem.Mol], list[Unreadable]]:
-    """Molecules by row, and the rows that RDKit cannot read."""
-    molecules, unreadable = {}, []
-    for row, text in enumerate(smiles):
-        try:
-            molecules[row] = read_smiles(text)
-        except InputError as error:
-            unreadable.append(Unreadable(row, text, str(error)))
-    return molecules, unreadable
+        print(f"{unreadable} of {read + unreadable} rows cannot be read: {folder / 'unreadable.csv'}")
 
 
 def _make_folder(path: Path) -> Path:
@@ -114,38 +98,57 @@ def _make_folder(path: Path) -> Path:
 def _write(
     folder: Path,
     ensemble: Ensemble,
-    smiles: list[object],
-    molecules: dict[int, Chem.Mol],
+    chunks: Iterable[list[object]],
+    total: int | None,
     targets: dict[int, str],
-) -> int:
-    """Write the table and the drawings; returns how many drawings there are."""
-    files, rows = _file_names(targets), list(molecules)
+) -> tuple[int, int]:
+    """Write the tables and the drawings; returns how many rows RDKit can read, and how many it cannot."""
+    files, read, start = _file_names(targets), 0, 0
     with (
-        (folder / "contributions.csv").open("w", newline="", encoding="utf-8") as file,
+        whole_file(folder / "contributions.csv", newline="", encoding="utf-8") as of_contributions,
+        whole_file(folder / "unreadable.csv", newline="", encoding="utf-8") as of_unreadable,
         Progress() as progress,
     ):
-        table = csv.writer(file)
+        table, reasons = csv.writer(of_contributions), csv.writer(of_unreadable)
         table.writerow(_COLUMNS)
-        bar = progress.add_task("Explaining", total=len(rows))
-        for start in range(0, len(rows), _BATCH):
-            chunk = rows[start : start + _BATCH]
-            explained = _explain(ensemble, [molecules[row] for row in chunk])
-            for row, (predictions, atoms, bonds) in zip(chunk, explained, strict=True):
-                mol = molecules[row]
+        reasons.writerow(["row", "smiles", "reason"])
+        bar = progress.add_task("Explaining", total=total)
+        for smiles in chunks:
+            molecules, unreadable = _parse(start, smiles)
+            reasons.writerows(unreadable)
+            explained = _explain(ensemble, list(molecules.values()))
+            for (row, mol), (predictions, atoms, bonds) in zip(molecules.items(), explained, strict=True):
                 for number, name in targets.items():
                     of_atoms, of_bonds = atoms[:, number], bonds[:, number]
-                    first = (row, smiles[row], name, f"{predictions[number]:.7g}")
+                    first = (row, smiles[row - start], name, f"{predictions[number]:.7g}")
                     table.writerows((*first, *cells) for cells in _cells(mol, of_atoms, of_bonds))
                     drawing = draw_contributions(mol, of_atoms, of_bonds, _label(ensemble.tasks[0], name))
                     drawing.save(folder / f"row-{row:06d}-{files[number]}.svg")
-                progress.advance(bar)
-    return len(rows) * len(targets)
+            read += len(molecules)
+            start += len(smiles)
+            progress.update(bar, completed=start)
+        if not read:
+            raise InputError(f"None of the {start} SMILES can be read.")
+    return read, start - read
+
+
+def _parse(start: int, smiles: list[object]) -> tuple[dict[int, Chem.Mol], list[tuple[int, object, str]]]:
+    """Molecules by row, and row, SMILES and reason of those that RDKit cannot read."""
+    molecules, unreadable = {}, []
+    for row, text in enumerate(smiles, start):
+        try:
+            molecules[row] = read_smiles(text)
+        except InputError as error:
+            unreadable.append((row, text, str(error)))
+    return molecules, unreadable
 
 
 def _explain(
     ensemble: Ensemble, molecules: list[Chem.Mol]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Predictions [T] and contributions of atoms [N, T] and bonds [E, T] of every molecule."""
+    if not molecules:
+        return
     batch = Batch.from_data_list([mol_to_data(mol) for mol in molecules])
     with torch.no_grad():
         predictions = torch.stack([task(batch) for task in ensemble.tasks]).mean(0)

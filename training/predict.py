@@ -28,6 +28,7 @@ from datasets.featurise import featurise_smiles
 from datasets.workers import in_order
 from plstm_graph.errors import InputError
 from training.arguments import ArgumentParser
+from training.cluster import predict_on_ray
 from training.ensemble import Ensemble
 from training.results import Fingerprints, Predictions, Results
 from training.sinks import CSVFileSink, CSVSink, ParquetSink, Sink, join, record_of, write_npz
@@ -83,6 +84,13 @@ def _parser(verb: str) -> ArgumentParser:
     add("--overwrite", action="store_true", help="replace the output if it is there")
     add("--devices", type=_number, default=1, help="processes on this machine, or on each (default 1)")
     add("--num-nodes", type=_number, default=1, help="machines of a torchrun or SLURM launch (default 1)")
+    if verb == "predict":
+        add(
+            "--ray",
+            metavar="ADDRESS",
+            help="share a folder of Parquet files out on this Ray cluster, local: this machine; the output "
+            "is a folder too",
+        )
     return parser
 
 
@@ -96,11 +104,25 @@ def main(verb: str, argv: Sequence[str]) -> None:
     Raises:
         InputError: Anything in the arguments or files is not as it should be.
     """
-    job = Job(verb, _parser(verb).parse_args(argv))
+    options = _parser(verb).parse_args(argv)
+    if verb == "predict" and options.ray is not None:
+        _check_ray(options)
+        predict_on_ray(options)
+        return
+    job = Job(verb, options)
     try:
         job.run()
     except BrokenPipeError:  # whoever read standard output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_ray(options: argparse.Namespace) -> None:
+    """Refuse what Ray sees to itself."""
+    for name, unset in (
+        ("num_workers", None), ("resume", False), ("overwrite", False), ("devices", 1), ("num_nodes", 1)
+    ):  # fmt: skip
+        if getattr(options, name) != unset:
+            raise InputError(f"--{name.replace('_', '-')} has no meaning with --ray; leave it out.")
 
 
 @dataclass

@@ -6,7 +6,7 @@ import gzip
 import lzma
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -173,7 +173,16 @@ def open_source(path: str, smiles_column: str) -> Source:
         raise InputError(
             f"{path!r} ends with none of .csv, .csv.gz, .csv.bz2, .csv.xz, .parquet, .smi and .txt."
         )
-    names = source.schema.names
+    check_columns(path, source.schema.names, smiles_column)
+    return source
+
+
+def check_columns(path: str, names: Sequence[str], smiles_column: str) -> None:
+    """Refuse a table without the column of SMILES, or with two of one name.
+
+    Raises:
+        InputError: It is such a table.
+    """
     if smiles_column not in names:
         raise InputError(
             f"{path} has no column {smiles_column!r}; it has {', '.join(map(repr, names))}, one of which "
@@ -182,4 +191,3 @@ def open_source(path: str, smiles_column: str) -> Source:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path} has two columns {twice!r}; rename one.")
-    return source

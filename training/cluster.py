@@ -1,0 +1,134 @@
+"""Predictions on a cluster: Ray Data shares a folder of Parquet files out among its machines."""
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import torch
+
+from datasets.featurise import featurise_smiles
+from plstm_graph.errors import InputError
+from training.ensemble import Ensemble
+from training.results import Predictions
+from training.stream import check_columns
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = [str(_ROOT / name) for name in ("plstm_graph", "datasets", "training")]  # sent to other machines
+_ROWS = 4096  # rows that a worker takes at once
+_FILE = 1_000_000  # rows of a file of the output, at least, but for the last
+
+
+class Predictor:
+    """Adds predictions to a part of a table, as ``ray.data.Dataset.map_batches`` calls it.
+
+    Args:
+        model_paths: Checkpoints, whose predictions are averaged.
+        schema: Of the table.
+        smiles_column: One of its columns.
+        batch_size: Graphs that a network takes at once.
+        max_atoms: Larger molecules get an error.
+    """
+
+    def __init__(
+        self,
+        model_paths: Sequence[str],
+        schema: pa.Schema,
+        smiles_column: str,
+        batch_size: int,
+        max_atoms: int,
+    ) -> None:
+        torch.set_num_threads(1)  # Ray starts a worker for every core
+        self.schema = schema
+        self.smiles_column = smiles_column
+        self.max_atoms = max_atoms
+        self.results = Predictions(schema, Ensemble(model_paths), smiles_column, batch_size)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The rows of ``table``, with predictions and errors."""
+        batches = table.select(self.schema.names).cast(self.schema).combine_chunks().to_batches()
+        return pa.Table.from_batches(map(self._predict, batches), self.results.schema)
+
+    def _predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        smiles = batch[self.smiles_column].to_pylist()
+        return self.results.rows(0, batch, featurise_smiles(0, smiles, max_atoms=self.max_atoms))
+
+
+def predict_on_ray(options: argparse.Namespace) -> None:
+    """Predict for Parquet files, of a folder or one, into a folder of Parquet files.
+
+    The rows keep their order, files in the order of their names. Ray replaces a worker that is lost and
+    predicts again what it had not written.
+
+    Args:
+        options: Of ``train.py predict``.
+
+    Raises:
+        InputError: Ray is not installed, or something in the arguments or files is not as it should be.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise InputError('--ray needs Ray Data: pip install "ray[data]".') from error
+    output = Path(options.preds_path).absolute()
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    _check_output(output, unfinished)
+    files, schema = _parquet_files(Path(options.test_path))
+    check_columns(options.test_path, schema.names, options.smiles_column)
+    models = [str(Path(path).absolute()) for path in options.model_paths]
+    settings = models, schema, options.smiles_column, options.batch_size, options.max_atoms
+    Predictor(*settings)  # what is wrong with the models is said here, not by a worker
+    if options.ray == "local":  # workers find the packages where this process has them
+        ray.init("local", include_dashboard=False)
+    else:
+        ray.init(options.ray, runtime_env={"py_modules": _PACKAGES, "excludes": ["__pycache__"]})
+    try:
+        ray.data.DataContext.get_current().execution_options.preserve_order = True
+        workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        table = ray.data.read_parquet(files).repartition(target_num_rows_per_block=_ROWS)
+        predicted = table.map_batches(
+            Predictor,
+            fn_constructor_args=settings,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+        )
+        predicted.write_parquet(str(unfinished), min_rows_per_file=_FILE)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)  # Ray cannot go on with it
+        raise
+    finally:
+        ray.shutdown()
+    given, written = (pads.dataset(part, format="parquet").count_rows() for part in (files, unfinished))
+    if given != written:
+        raise InputError(f"{unfinished} has {written:,} rows, but {options.test_path} {given:,}; delete it.")
+    os.replace(unfinished, output)
+    print(f"{written:,} rows: {output}")
+
+
+def _check_output(output: Path, unfinished: Path) -> None:
+    if not output.parent.is_dir():
+        raise InputError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
+    for path in (output, unfinished):
+        if path.exists():
+            raise InputError(f"{path} is there already; delete it, or choose another folder.")
+
+
+def _parquet_files(path: Path) -> tuple[list[str], pa.Schema]:
+    """The files, by their names, and the columns that all of them have."""
+    files = sorted(path.absolute().rglob("*.parquet")) if path.is_dir() else [path.absolute()]
+    if not files or any(not file.is_file() for file in files) or files[0].suffix != ".parquet":
+        raise InputError(f"--ray reads a .parquet file or a folder of them; {str(path)!r} is neither.")
+    names = list(map(str, files))
+    try:
+        schemas = [pads.dataset(name, format="parquet").schema.remove_metadata() for name in names]
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
+    for name, schema in zip(names, schemas, strict=True):
+        if schema != schemas[0]:
+            raise InputError(f"{name} and {names[0]} have different columns.")
+    return names, schemas[0]
