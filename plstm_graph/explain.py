@@ -73,9 +73,10 @@ def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
     model = EncodedNetwork(network, batch)
     with torch.no_grad():
         ends = _encode(network, batch)
-        reference = Batch.from_data_list([smiles_to_data("CCC")])
-        atoms, bonds = _encode(network, reference)
-        starts = atoms[1].expand_as(ends[0]), bonds[0].expand_as(ends[1])
+        chain, alkane = smiles_to_data("CCC"), batch.clone()
+        alkane.x = chain.x[1].expand_as(batch.x)
+        alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
+        starts = _encode(network, alkane)
     scale = task.target_std if task.task == "regression" else torch.ones_like(task.target_std)
     totals = [end.new_zeros(end.size(0), network.out_channels) for end in ends]
     for step in range(_STEPS):

@@ -148,16 +148,18 @@ def test_pygs_explainers_mask_nodes_and_bonds(algorithm, ours):
     torch.testing.assert_close(model(x, graph.edge_index, edge_attr), before)  # masks are taken off again
 
 
-def test_contributions_sum_to_the_difference_from_the_alkane(batch):
+@pytest.mark.parametrize("walk_length", [0, 8])
+def test_contributions_sum_to_the_difference_from_the_alkane(batch, walk_length):
     torch.manual_seed(0)
-    task = GraphTask(PLSTM(hidden_channels=32, readout="sum", out_channels=2)).double().eval()
+    network = PLSTM(hidden_channels=32, readout="sum", out_channels=2, walk_length=walk_length)
+    task = GraphTask(network).double().eval()
     task.target_std.copy_(torch.tensor([2.0, 3.0]))
     atoms, bonds = contributions(task, batch)
     assert atoms.shape == (batch.num_nodes, 2)
     assert bonds.shape == (batch.num_edges, 2)
     total = torch.zeros(batch.num_graphs, 2).double().index_add(0, batch.batch, atoms)
     total = total.index_add(0, batch.batch[batch.edge_index[0]], bonds)
-    network, alkane = task.network, batch.clone()
+    alkane = batch.clone()
     chain = smiles_to_data("CCC")
     alkane.x = chain.x[1].expand_as(batch.x)
     alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)

@@ -6,12 +6,14 @@ import torch
 from rdkit import Chem
 from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
+from torch_geometric.transforms import AddRandomWalkPE
 
 from plstm_graph import PLSTM, ToLineGraphDAG
 from plstm_graph.chem import mol_to_data, smiles_to_data
 from plstm_graph.dag import LineGraphData, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN
+from plstm_graph.models.walks import return_probabilities
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
 
@@ -220,3 +222,52 @@ def test_other_features_are_refused():
             PLSTM(hidden_channels=16)(changed)
     with pytest.raises(InputError, match="give in_channels too"):
         PLSTM(edge_dim=3)
+
+
+def walk_matrix(data: Data) -> torch.Tensor:
+    """Chances of one step of a walk along bonds, by definition."""
+    adjacency = torch.zeros(data.num_nodes, data.num_nodes, dtype=torch.float64)
+    row, col = data.edge_index
+    adjacency[row, col] = adjacency[col, row] = 1
+    adjacency.fill_diagonal_(0)
+    return adjacency / adjacency.sum(1, keepdim=True).clamp(min=1)
+
+
+@pytest.mark.parametrize("walk_length", [1, 2, 7, 16])
+@pytest.mark.parametrize("columns", [0, 1, 40, 120])
+def test_return_probabilities_are_diagonals_of_powers(walk_length, columns):
+    """Of any graph: with repeated bonds, self loops, bonds in one direction, nodes without any."""
+    torch.manual_seed(columns)
+    data = Data(edge_index=torch.randint(30, (2, columns)), num_nodes=33)
+    found = return_probabilities(data, walk_length)
+    powers = torch.stack([walk_matrix(data).matrix_power(k) for k in range(1, walk_length + 1)])
+    torch.testing.assert_close(found, powers.diagonal(dim1=1, dim2=2).T, rtol=0, atol=1e-14)
+
+
+def test_walks_tell_two_triangles_from_a_hexagon():
+    """Neighbours of neighbours of equal nodes are equal in both: message passing sees one graph."""
+    triangles = torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 0, 4, 5, 3]])
+    hexagon = torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]])
+    pair = [
+        Data(x=torch.ones(6, 1), edge_index=torch.cat([edges, edges.flip(0)], 1))
+        for edges in (triangles, hexagon)
+    ]
+    for walk_length, alike in ((0, True), (2, True), (3, False)):
+        torch.manual_seed(0)
+        model = GIN(hidden_channels=16, in_channels=1, walk_length=walk_length).eval()
+        assert torch.allclose(model(pair[0]), model(pair[1]), atol=1e-6) is alike
+
+
+def test_walks_of_renumbered_and_prepared_molecules(molecules):
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=16, walk_length=16).double().eval()
+    assert_renumbering_invariant(model, molecules[:50], atol=1e-9)
+    model = model.float()
+    prepared = [AddRandomWalkPE(20)(ToLineGraphDAG()(data)) for data in molecules[:20]]
+    batch = Batch.from_data_list(prepared)
+    torch.testing.assert_close(model(batch), model(Batch.from_data_list(molecules[:20])))
+    batch.random_walk_pe = batch.random_walk_pe[:, :15]
+    with pytest.raises(InputError, match="at least 16"):
+        model(batch)
+    with pytest.raises(InputError, match="walk_length must be at least 0"):
+        PLSTM(walk_length=-1)

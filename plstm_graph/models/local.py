@@ -42,6 +42,7 @@ class LocalNetwork(GraphNetwork):
         readout: how nodes make a graph, by the names of PyG's aggregations.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
+        walk_length: steps of the random walks that encode where a node stands; 0 for none.
 
     Raises:
         InputError: the layer needs edge features and there are none.
@@ -56,12 +57,21 @@ class LocalNetwork(GraphNetwork):
         readout: str = "mean",
         in_channels: int | None = None,
         edge_dim: int | None = None,
+        walk_length: int = 0,
     ) -> None:
         def block(number: int, edge_width: int | None) -> ResidualBlock:
             return ResidualBlock(hidden_channels, None, self.conv(hidden_channels, edge_width), dropout)
 
         super().__init__(
-            block, num_layers, out_channels, hidden_channels, dropout, readout, in_channels, edge_dim
+            block,
+            num_layers,
+            out_channels,
+            hidden_channels,
+            dropout,
+            readout,
+            in_channels,
+            edge_dim,
+            walk_length,
         )
 
     @staticmethod

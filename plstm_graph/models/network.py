@@ -15,6 +15,7 @@ from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import ResidualBlock
+from plstm_graph.models.walks import return_probabilities
 
 
 class GraphNetwork(nn.Module):
@@ -30,9 +31,11 @@ class GraphNetwork(nn.Module):
         readout: how nodes make a graph: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
+        walk_length: steps of random walks, whose chances to return tell nodes of a ring, a chain or a branch
+            apart before any block (:func:`~plstm_graph.models.walks.return_probabilities`); 0 for none.
 
     Raises:
-        InputError: ``edge_dim`` without ``in_channels``.
+        InputError: ``edge_dim`` without ``in_channels``, or a negative ``walk_length``.
     """
 
     def __init__(
@@ -45,10 +48,13 @@ class GraphNetwork(nn.Module):
         readout: str,
         in_channels: int | None,
         edge_dim: int | None,
+        walk_length: int,
     ) -> None:
         super().__init__()
         if in_channels is None and edge_dim is not None:
             raise InputError("edge_dim is for features other than OGB's; give in_channels too.")
+        if walk_length < 0:
+            raise InputError(f"walk_length must be at least 0, not {walk_length}.")
         self.out_channels = out_channels
         self.hidden_channels = hidden_channels
         self.num_layers = num_layers
@@ -56,6 +62,7 @@ class GraphNetwork(nn.Module):
         self.readout = readout
         self.in_channels = in_channels
         self.edge_dim = edge_dim
+        self.walk_length = walk_length
         self.node_encoder: nn.Module
         self.edge_encoder: nn.Module | None = None
         if in_channels is None:
@@ -65,6 +72,7 @@ class GraphNetwork(nn.Module):
             self.node_encoder = nn.Linear(in_channels, hidden_channels)
             if edge_dim is not None:
                 self.edge_encoder = nn.Linear(edge_dim, hidden_channels)
+        self.walk_encoder = nn.Linear(walk_length, hidden_channels, bias=False) if walk_length else None
         edge_width = None if self.edge_encoder is None else hidden_channels
         self.blocks = nn.ModuleList(block(number, edge_width) for number in range(num_layers))
         self.norm = nn.LayerNorm(hidden_channels)
@@ -111,8 +119,10 @@ class GraphNetwork(nn.Module):
     def encode(self, data: Data) -> tuple[Tensor, Tensor | None]:
         """Node features [N, hidden_channels] and edge features [C, hidden_channels], before any block."""
         self._check_features(data)
-        edge_attr = None if self.edge_encoder is None else self.edge_encoder(data.edge_attr)
-        return self.node_encoder(data.x), edge_attr
+        x = self.node_encoder(data.x)
+        if self.walk_encoder is not None:
+            x = x + self.walk_encoder(return_probabilities(data, self.walk_length).to(x.dtype))
+        return x, None if self.edge_encoder is None else self.edge_encoder(data.edge_attr)
 
     def embed_encoded(
         self,

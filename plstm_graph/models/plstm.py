@@ -32,6 +32,7 @@ class PLSTM(GraphNetwork):
         readout: how nodes make a graph, by the names of PyG's aggregations.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
+        walk_length: steps of the random walks that encode where a node stands; 0 for none.
 
     Raises:
         InputError: widths, heads or blocks that do not fit.
@@ -54,6 +55,7 @@ class PLSTM(GraphNetwork):
         readout: str = "mean",
         in_channels: int | None = None,
         edge_dim: int | None = None,
+        walk_length: int = 0,
     ) -> None:
         if not 1 <= scan_every <= num_layers:
             raise InputError(f"scan_every must be from 1 to num_layers ({num_layers}), not {scan_every}.")
@@ -78,7 +80,15 @@ class PLSTM(GraphNetwork):
             return ResidualBlock(hidden_channels, scan, neighbours, dropout)
 
         super().__init__(
-            block, num_layers, out_channels, hidden_channels, dropout, readout, in_channels, edge_dim
+            block,
+            num_layers,
+            out_channels,
+            hidden_channels,
+            dropout,
+            readout,
+            in_channels,
+            edge_dim,
+            walk_length,
         )
         self.heads = heads
         self.head_dim = head_dim
