@@ -149,7 +149,8 @@ def test_pygs_explainers_mask_nodes_and_bonds(algorithm, ours):
 
 
 @pytest.mark.parametrize("walk_length", [0, 8])
-def test_contributions_sum_to_the_difference_from_the_alkane(batch, walk_length):
+def test_contributions_sum_to_the_difference_from_the_alkane(batch, walk_length, monkeypatch):
+    monkeypatch.setattr("plstm_graph.explain._STEPS", 128)  # of the midpoint rule, whose error shrinks
     torch.manual_seed(0)
     network = PLSTM(hidden_channels=32, readout="sum", out_channels=2, walk_length=walk_length)
     task = GraphTask(network).double().eval()
@@ -164,7 +165,7 @@ def test_contributions_sum_to_the_difference_from_the_alkane(batch, walk_length)
     alkane.x = chain.x[1].expand_as(batch.x)
     alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
     difference = (network(batch) - network(alkane)) * task.target_std
-    torch.testing.assert_close(total, difference, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(total, difference, rtol=0.005, atol=0.005)
     assert difference.abs().max() > 0.5
     single, _ = contributions(task, batch[3])
     torch.testing.assert_close(single, atoms[batch.batch == 3])
