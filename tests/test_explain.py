@@ -165,7 +165,7 @@ def test_contributions_sum_to_the_difference_from_the_alkane(batch, walk_length,
     alkane.x = chain.x[1].expand_as(batch.x)
     alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
     difference = (network(batch) - network(alkane)) * task.target_std
-    torch.testing.assert_close(total, difference, rtol=0.005, atol=0.005)
+    torch.testing.assert_close(total, difference, rtol=0.01, atol=0.01)
     assert difference.abs().max() > 0.5
     single, _ = contributions(task, batch[3])
     torch.testing.assert_close(single, atoms[batch.batch == 3])
