@@ -271,3 +271,23 @@ def test_walks_of_renumbered_and_prepared_molecules(molecules):
         model(batch)
     with pytest.raises(InputError, match="walk_length must be at least 0"):
         PLSTM(walk_length=-1)
+
+
+@pytest.mark.parametrize("network", [PLSTM, GIN])
+def test_every_block_is_read_out_in_every_way(network, molecules):
+    torch.manual_seed(0)
+    arguments = {"hidden_channels": 16, "num_layers": 3, "readout": ["mean", "max"], "jk": "cat"}
+    model = network(**arguments).double().eval()
+    assert_renumbering_invariant(model, molecules[:50], atol=1e-9)
+    batch = Batch.from_data_list(molecules[:20])
+    embedding = model.embed(batch)
+    assert embedding.shape == (20, model.embedding_channels) == (20, 2 * 4 * 16)
+    encoded = model.norms[0](model.encode(batch)[0])
+    for graph in range(20):
+        nodes = encoded[batch.batch == graph]
+        torch.testing.assert_close(embedding[graph, :16], nodes.mean(0))
+        torch.testing.assert_close(embedding[graph, 64:80], nodes.max(0).values)
+    last = network(**arguments | {"jk": "last", "readout": "mean"}).double().eval()
+    assert last.embedding_channels == 16
+    with pytest.raises(InputError, match="jk must be 'last' or 'cat', not 'max'"):
+        network(jk="max")

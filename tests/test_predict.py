@@ -88,7 +88,7 @@ def models(tmp_path_factory) -> list[Path]:
     others = []
     for seed, orientation in ((1, "center"), (2, "bfs")):
         torch.manual_seed(seed)
-        network = PLSTM(1, 24, 2, orientation=orientation)
+        network = PLSTM(1, 24, 2, orientation=orientation, readout=["mean", "max"], jk="cat", walk_length=4)
         task = GraphTask(network, target_names=["expt"], unit="kcal/mol")
         task.target_std.fill_(3.0)
         others.append(save(task, folder / f"{seed}.ckpt"))

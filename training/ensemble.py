@@ -59,7 +59,7 @@ class Ensemble:
             embed: Whether to embed.
         """
         if not len(graphs):
-            channels = "hidden_channels" if embed else "out_channels"
+            channels = "embedding_channels" if embed else "out_channels"
             return [np.empty((0, getattr(task.network, channels)), np.float32) for task in self.tasks]
         oriented = {
             name: graphs if name is None else graphs.with_dags(name) for name in set(self.orientations)

@@ -118,7 +118,7 @@ class Fingerprints(Results):
 
     def __init__(self, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
         super().__init__(ensemble, smiles_column, batch_size)
-        widths = [task.network.hidden_channels for task in ensemble.tasks]
+        widths = [task.network.embedding_channels for task in ensemble.tasks]
         self.names = ["fingerprint"]
         if len(widths) > 1:
             self.names = [f"fingerprint_{number}" for number in range(len(widths))]

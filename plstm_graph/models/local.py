@@ -9,7 +9,7 @@ from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import ResidualBlock, feed_forward
-from plstm_graph.models.network import GraphNetwork
+from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
 
 class IgnoringEdges(nn.Module):
@@ -39,7 +39,8 @@ class LocalNetwork(GraphNetwork):
         hidden_channels: width.
         num_layers: blocks; as many edges as a node sees.
         dropout: in blocks and head.
-        readout: how nodes make a graph, by the names of PyG's aggregations.
+        readout: how nodes make a graph, by the names of PyG's aggregations; several are concatenated.
+        jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of the random walks that encode where a node stands; 0 for none.
@@ -54,7 +55,8 @@ class LocalNetwork(GraphNetwork):
         hidden_channels: int = 96,
         num_layers: int = 4,
         dropout: float = 0.0,
-        readout: str = "mean",
+        readout: str | list[str] = "mean",
+        jk: JumpingKnowledge = "last",
         in_channels: int | None = None,
         edge_dim: int | None = None,
         walk_length: int = 0,
@@ -69,6 +71,7 @@ class LocalNetwork(GraphNetwork):
             hidden_channels,
             dropout,
             readout,
+            jk,
             in_channels,
             edge_dim,
             walk_length,

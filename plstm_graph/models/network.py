@@ -1,14 +1,13 @@
 """From node and edge features to predictions for every graph: what all networks here share."""
 
 from collections.abc import Callable
-from typing import Literal, overload
+from typing import Literal, get_args, overload
 
 import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from torch import Tensor, nn
 from torch_geometric.data import Data
-from torch_geometric.nn.aggr import Aggregation
-from torch_geometric.nn.resolver import aggregation_resolver
+from torch_geometric.nn.aggr import Aggregation, MultiAggregation
 
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.conv import GatingMatrix
@@ -16,6 +15,8 @@ from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import ResidualBlock
 from plstm_graph.models.walks import return_probabilities
+
+JumpingKnowledge = Literal["last", "cat"]
 
 
 class GraphNetwork(nn.Module):
@@ -28,7 +29,10 @@ class GraphNetwork(nn.Module):
         out_channels: predictions a graph.
         hidden_channels: width.
         dropout: in the head.
-        readout: how nodes make a graph: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names.
+        readout: how nodes make a graph: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names; several,
+            as in ``["mean", "max"]``, are concatenated.
+        jk: what is read out: the nodes as the ``"last"`` block leaves them, or ``"cat"``, which adds the
+            encoder's and every other block's (jumping knowledge, Xu et al., arXiv 1806.03536).
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of random walks, whose chances to return tell nodes of a ring, a chain or a branch
@@ -45,7 +49,8 @@ class GraphNetwork(nn.Module):
         out_channels: int,
         hidden_channels: int,
         dropout: float,
-        readout: str,
+        readout: str | list[str],
+        jk: JumpingKnowledge,
         in_channels: int | None,
         edge_dim: int | None,
         walk_length: int,
@@ -55,11 +60,14 @@ class GraphNetwork(nn.Module):
             raise InputError("edge_dim is for features other than OGB's; give in_channels too.")
         if walk_length < 0:
             raise InputError(f"walk_length must be at least 0, not {walk_length}.")
+        if jk not in get_args(JumpingKnowledge):
+            raise InputError(f"jk must be 'last' or 'cat', not {jk!r}.")
         self.out_channels = out_channels
         self.hidden_channels = hidden_channels
         self.num_layers = num_layers
         self.dropout = dropout
         self.readout = readout
+        self.jk = jk
         self.in_channels = in_channels
         self.edge_dim = edge_dim
         self.walk_length = walk_length
@@ -75,10 +83,15 @@ class GraphNetwork(nn.Module):
         self.walk_encoder = nn.Linear(walk_length, hidden_channels, bias=False) if walk_length else None
         edge_width = None if self.edge_encoder is None else hidden_channels
         self.blocks = nn.ModuleList(block(number, edge_width) for number in range(num_layers))
-        self.norm = nn.LayerNorm(hidden_channels)
-        self.pool: Aggregation = aggregation_resolver(readout)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(hidden_channels) for _ in range(num_layers + 1 if jk == "cat" else 1)
+        )
+        readouts = [readout] if isinstance(readout, str) else list(readout)
+        self.pool: Aggregation = MultiAggregation(readouts)
+        #: Channels of a graph's embedding.
+        self.embedding_channels = hidden_channels * len(self.norms) * len(readouts)
         self.head = nn.Sequential(
-            nn.Linear(hidden_channels, hidden_channels),
+            nn.Linear(self.embedding_channels, hidden_channels),
             nn.GELU(),
             nn.Dropout(dropout),
             nn.Linear(hidden_channels, out_channels),
@@ -106,7 +119,7 @@ class GraphNetwork(nn.Module):
         return prediction if gatings is None else (prediction, gatings)
 
     def embed(self, data: Data, gatings: list[GatingMatrix] | None = None) -> Tensor:
-        """Embed every graph: [num_graphs, hidden_channels], the input of the head.
+        """Embed every graph: [num_graphs, embedding_channels], the input of the head.
 
         Scans append their gating matrices to ``gatings``, if that is given.
         """
@@ -135,9 +148,12 @@ class GraphNetwork(nn.Module):
         gatings: list[GatingMatrix] | None = None,
     ) -> Tensor:
         """What :meth:`embed` does after :meth:`encode`."""
+        outputs = [x]
         for block in self.blocks:
-            x = block(x, edge_index, edge_attr, dag, gatings)
-        return self.pool(self.norm(x), batch, dim_size=num_graphs)
+            outputs.append(block(outputs[-1], edge_index, edge_attr, dag, gatings))
+        # The last so many as there are norms: one, or all.
+        nodes = [norm(x) for norm, x in zip(self.norms, outputs[-len(self.norms) :], strict=True)]
+        return self.pool(torch.cat(nodes, dim=1), batch, dim_size=num_graphs)
 
     def dag(self, data: Data) -> LineGraphDAG | None:
         """The DAG that the blocks' scans share; none without scans."""

@@ -7,7 +7,7 @@ from plstm_graph.dag import LineGraphDAG, Orientation, build_dag, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import ResidualBlock
 from plstm_graph.models.local import gin_conv
-from plstm_graph.models.network import GraphNetwork
+from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
 
 class PLSTM(GraphNetwork):
@@ -29,7 +29,8 @@ class PLSTM(GraphNetwork):
         bidirectional: scan the reversed DAG too.
         local: message passing between neighbours (GINE, or GIN without edge features), in every block.
         dropout: in blocks and head.
-        readout: how nodes make a graph, by the names of PyG's aggregations.
+        readout: how nodes make a graph, by the names of PyG's aggregations; several are concatenated.
+        jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of the random walks that encode where a node stands; 0 for none.
@@ -52,7 +53,8 @@ class PLSTM(GraphNetwork):
         bidirectional: bool = True,
         local: bool = True,
         dropout: float = 0.0,
-        readout: str = "mean",
+        readout: str | list[str] = "mean",
+        jk: JumpingKnowledge = "last",
         in_channels: int | None = None,
         edge_dim: int | None = None,
         walk_length: int = 0,
@@ -86,6 +88,7 @@ class PLSTM(GraphNetwork):
             hidden_channels,
             dropout,
             readout,
+            jk,
             in_channels,
             edge_dim,
             walk_length,
