@@ -189,10 +189,16 @@ def test_a_prepared_network_compiles_without_a_break(molecules):
 
 
 @pytest.mark.parametrize(
-    ("scan_every", "modes"), [(1, ["P", "D", "P", "D", "P"]), (2, [None, "P", None, "D", None])]
+    ("arguments", "modes"),
+    [
+        ({}, ["P", "D", "P", "D", "P"]),
+        ({"scan_every": 2}, [None, "P", None, "D", None]),
+        ({"scan_every": 2, "modes": "D"}, [None, "D", None, "D", None]),
+        ({"modes": "P"}, ["P"] * 5),
+    ],
 )
-def test_blocks_that_scan_take_p_and_d_mode_in_turn(scan_every, modes):
-    model = PLSTM(hidden_channels=8, num_layers=5, scan_every=scan_every)
+def test_blocks_scan_in_the_modes_that_are_asked_for(arguments, modes):
+    model = PLSTM(hidden_channels=8, num_layers=5, **arguments)
     assert [block.scan and block.scan.mode for block in model.blocks] == modes
 
 
@@ -202,6 +208,7 @@ def test_blocks_that_scan_take_p_and_d_mode_in_turn(scan_every, modes):
         ({"scan_every": 0}, r"from 1 to num_layers \(4\), not 0"),
         ({"scan_every": 5}, r"from 1 to num_layers \(4\), not 5"),
         ({"scan_every": 2, "local": False}, "need local message passing"),
+        ({"modes": "DP"}, "modes must be 'PD', 'P', 'D', not 'DP'"),
     ],
 )
 def test_blocks_that_could_do_nothing_are_refused(arguments, sentence):
