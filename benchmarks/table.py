@@ -2,10 +2,12 @@
 
     python -m benchmarks.table --suite tu --models plstm,gin,gcn,gat,mpnn --root path/to/data
     python -m benchmarks.table --suite ogb --datasets molesol,mollipo --seeds 3 --root path/to/data
+    python -m benchmarks.table --suite tu --datasets nci1 --models plstm,plstm-p,plstm-d,plstm-index ...
 
 ``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset in configs/, whose
-network is PLSTM; other networks take the same width, depth, dropout and readout from it. Further options
-are those of ``train.py fit`` and hold for all runs.
+network is PLSTM; other networks take the same width, depth, dropout, encodings and readout from it, and
+``plstm-...`` are PLSTM without one of its parts. Further options are those of ``train.py fit`` and hold for
+all runs.
 
 Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
 networks share. Every table of molecules has a random forest on Morgan fingerprints as its floor. A run's
@@ -24,7 +26,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -52,7 +54,37 @@ SUITES = {
     ),
     "moleculenet": ("esol", "freesolv", "lipophilicity", "sider", "tox21", "hiv"),
 }
-MODELS = {name.lower(): name for name in NETWORKS}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the table: a network, and what it has other than the preset says."""
+
+    label: str
+    network: str
+    changes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def options(self) -> list[str]:
+        """The changes as options of ``train.py fit``."""
+        return [f"--model.network.init_args.{name}={value}" for name, value in self.changes.items()]
+
+
+#: Networks of this package, and the parts of PLSTM taken away one by one.
+MODELS = {name.lower(): Model(name, name) for name in NETWORKS} | {
+    f"plstm-{name}": Model(f"PLSTM, {label}", "PLSTM", changes)
+    for name, label, changes in (
+        ("p", "P-mode alone", {"modes": "P"}),
+        ("d", "D-mode alone", {"modes": "D"}),
+        ("one-way", "one direction", {"bidirectional": "false"}),
+        ("index", "index order", {"orientation": "index"}),
+        ("bfs", "from an end", {"orientation": "bfs"}),
+        ("canonical", "canonical order", {"orientation": "canonical"}),
+        ("no-local", "no message passing", {"local": "false", "scan_every": "1"}),
+        ("no-walks", "no walk encodings", {"walk_length": "0"}),
+        ("last", "last block read out", {"jk": "last"}),
+    )
+}
 FOREST = "forest"
 #: Where each kind of data module has its files below ``--root``.
 FOLDERS = {"OGB": "ogb", "MoleculeNet": "moleculenet", "TU": "tu"}
@@ -98,8 +130,7 @@ def command(run: Run, root: Path, cache: Path, overrides: list[str]) -> list[str
     """Arguments of ``train.py fit``."""
     data_class = yaml.safe_load(run.preset.read_text())["data"]["class_path"]
     arguments = ["--config", str(run.preset), "--seed_everything", str(run.seed)]
-    if run.model != "plstm":
-        arguments += ["--model.network", MODELS[run.model]]
+    arguments += ["--model.network", MODELS[run.model].network]
     if run.fold is not None:
         arguments += ["--data.fold", str(run.fold)]
     for key, folder in (place(data_class, root) | {"cache": cache}).items():
@@ -148,9 +179,9 @@ def markdown(suite: str, records: dict[Run, dict[str, Any]]) -> str:
             "| model | test | validation | runs | parameters | epochs | seconds a run |",
             "|---|---|---|---|---|---|---|",
         ]
-        for runs in models.values():
+        for model, runs in models.items():
             cells = [
-                runs[0].network,
+                runs[0].network if model == FOREST else MODELS[model].label,
                 spread([run.test for run in runs]),
                 spread([run.val for run in runs]),
                 str(len(runs)),
@@ -216,7 +247,9 @@ def main(argv: Sequence[str]) -> None:
     calls, waiting = [], []
     for run in runs:
         # Where the files lie is no setting: results may be copied to another machine.
-        settings = {"preset": yaml.safe_load(run.preset.read_text()), "options": overrides}
+        changes = [] if run.model == FOREST else MODELS[run.model].options
+        arguments = [*changes, *overrides]
+        settings = {"preset": yaml.safe_load(run.preset.read_text()), "options": arguments}
         path = options.out / f"{run.name}.json"
         found = known(path, settings)
         if found is not None:
@@ -224,7 +257,7 @@ def main(argv: Sequence[str]) -> None:
             continue
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
         folder = options.runs / f"{run.name}-{digest}"
-        calls.append(partial(train, run, options.root, options.cache, folder, overrides))
+        calls.append(partial(train, run, options.root, options.cache, folder, arguments))
         waiting.append((run, path, settings))
     setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())

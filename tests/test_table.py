@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from sklearn.ensemble import RandomForestRegressor
 
 from benchmarks.forest import fingerprints
+from benchmarks.table import MODELS, Run, command
 from datasets import FreeSolv
-from training.cli import ROOT
+from training.cli import ROOT, GraphCLI
 
 SMALL = ["--model.network.hidden_channels", "16", "--model.network.num_layers", "2"]
 
@@ -69,6 +71,22 @@ def test_a_table_is_made_kept_and_continued(place):
     other = make(place, "--model.learning_rate", "0.01")
     assert other.returncode != 0
     assert "was made with other settings" in other.stderr
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_row_is_the_network_that_it_says(name, capsys):
+    """What a row changes is an argument of its network, and differs from the preset."""
+    arguments = command(Run("freesolv", name, 3, None), Path("data"), Path("cache"), MODELS[name].options)
+    with pytest.raises(SystemExit):
+        GraphCLI(["fit", *arguments, "--print_config"])
+    network = yaml.safe_load(capsys.readouterr().out)["model"]["network"]
+    preset = yaml.safe_load((ROOT / "configs/freesolv.yaml").read_text())["model"]["network"]["init_args"]
+    assert network["class_path"].rpartition(".")[2] == MODELS[name].network
+    for argument, text in MODELS[name].changes.items():
+        assert network["init_args"][argument] == yaml.safe_load(text)
+    for argument, value in preset.items():
+        if argument not in MODELS[name].changes and argument in network["init_args"]:
+            assert network["init_args"][argument] == value
 
 
 @pytest.mark.parametrize(
