@@ -1,0 +1,110 @@
+"""How far trained networks' predictions move when the atoms of the test molecules are numbered anew.
+
+    python -m benchmarks.renumbering --preset molesol --root path/to/data CHECKPOINT [CHECKPOINT ...]
+
+Each test graph of the preset's data is renumbered at random --times times, its bonds listed in another order.
+The spread is the deviation of a graph's predictions (in the targets' unit, or of probabilities), as the mean
+over graphs and as the largest; beside it stand the deviation of predictions among graphs, which says
+what is little, and the range of the test metric over the numberings. Results go to
+benchmarks/results/renumbering/PRESET.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+import datasets
+from benchmarks.measure import environment, write_results
+from benchmarks.table import place
+from datasets import GraphDataModule
+from plstm_graph.errors import InputError
+from plstm_graph.metrics import metrics_of
+from plstm_graph.task import GraphTask
+from plstm_graph.testing import renumber_nodes
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "renumbering"
+_BATCH = 256
+
+
+def test_graphs(preset: str, root: Path, cache: Path) -> tuple[GraphDataModule, list[Data]]:
+    """The data of a preset and its test graphs, without DAGs."""
+    path = ROOT / "configs" / f"{preset}.yaml"
+    if not path.is_file():
+        raise InputError(f"There is no preset {preset!r} in configs/.")
+    data = yaml.safe_load(path.read_text())["data"]
+    arguments = data["init_args"] | place(data["class_path"], root) | {"cache": cache, "orientation": None}
+    module = getattr(datasets, data["class_path"])(**arguments)
+    module.prepare_data()
+    module.setup()
+    return module, module.dataset.__getitems__(module.rows.test.tolist()).to_data_list()
+
+
+@torch.inference_mode()
+def predict(task: GraphTask, graphs: list[Data]) -> Tensor:
+    """Predictions [graphs, T], in double precision: no difference is one of rounding."""
+    parts = [graphs[first : first + _BATCH] for first in range(0, len(graphs), _BATCH)]
+    return torch.cat([task(Batch.from_data_list(part)) for part in parts])
+
+
+def measure(path: str, module: GraphDataModule, graphs: list[Data], times: int) -> dict[str, Any]:
+    """Spread of one checkpoint's predictions."""
+    task = GraphTask.load_from_checkpoint(path).double().eval()
+    targets = torch.cat([graph.y for graph in graphs])
+    torch.manual_seed(0)
+    rounds, scores = [], []
+    for _ in track(range(times), path, transient=True):
+        renumbered = [renumber_nodes(graph, torch.randperm(int(graph.num_nodes or 0))) for graph in graphs]
+        rounds.append(predict(task, renumbered))
+        metrics = metrics_of(module.task, module.num_tasks)
+        metrics.update(rounds[-1], targets)
+        scores.append(metrics.compute()[module.metric].item())
+    predictions = torch.stack(rounds)  # [times, graphs, T]
+    spread = predictions.std(0)
+    return {
+        "network": type(task.network).__name__,
+        "orientation": getattr(task.network, "orientation", None),
+        "mean spread": spread.mean().item(),
+        "largest spread": spread.max().item(),
+        "deviation among graphs": predictions[0].std(0).mean().item(),
+        f"lowest {module.metric}": min(scores),
+        f"highest {module.metric}": max(scores),
+    }
+
+
+def main() -> None:
+    description = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser("python -m benchmarks.renumbering", description=description)
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--preset", required=True)
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
+    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    options = parser.parse_args()
+    module, graphs = test_graphs(options.preset, options.root, options.cache)
+    rows = [measure(path, module, graphs, options.times) for path in options.checkpoints]
+    title = f"{options.preset}: {len(graphs)} test graphs, {options.times} numberings"
+    table = Table(*map(str, rows[0]), title=title)
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+    setting = environment() | {"graphs": len(graphs), "numberings": options.times}
+    write_results(RESULTS / f"{options.preset}.json", setting, [], rows)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
