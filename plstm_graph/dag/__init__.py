@@ -1,5 +1,6 @@
 """Orientation of graphs to DAGs, and the line graphs of DAGs."""
 
+from plstm_graph.dag.lattice import grid_dag, sequence_dag
 from plstm_graph.dag.line_graph import LineGraphDAG
 from plstm_graph.dag.orientation import Orientation, OrientationName, rank_nodes
 from plstm_graph.dag.transform import (
@@ -21,5 +22,7 @@ __all__ = [
     "build_dag",
     "dag_of",
     "dag_tensors",
+    "grid_dag",
     "rank_nodes",
+    "sequence_dag",
 ]
