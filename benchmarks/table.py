@@ -79,8 +79,9 @@ MODELS = (
     | {
         f"plstm-{name}": Model(f"PLSTM, {label}", "PLSTM", changes)
         for name, label, changes in (
-            ("p", "P-mode alone", {"modes": "P"}),
-            ("d", "D-mode alone", {"modes": "D"}),
+            ("p", "P-mode alone", {"mode": "P"}),
+            ("d", "D-mode alone", {"mode": "D"}),
+            ("alternate", "P- and D-mode in turn", {"mode": "alternate"}),
             ("one-way", "one direction", {"bidirectional": "false"}),
             ("index", "index order", {"orientation": "index"}),
             ("bfs", "from an end", {"orientation": "bfs"}),

@@ -193,8 +193,8 @@ def test_a_prepared_network_compiles_without_a_break(molecules):
     [
         ({}, ["P", "D", "P", "D", "P"]),
         ({"scan_every": 2}, [None, "P", None, "D", None]),
-        ({"scan_every": 2, "modes": "D"}, [None, "D", None, "D", None]),
-        ({"modes": "P"}, ["P"] * 5),
+        ({"scan_every": 2, "mode": "D"}, [None, "D", None, "D", None]),
+        ({"mode": "PD"}, ["PD"] * 5),
     ],
 )
 def test_blocks_scan_in_the_modes_that_are_asked_for(arguments, modes):
@@ -208,7 +208,7 @@ def test_blocks_scan_in_the_modes_that_are_asked_for(arguments, modes):
         ({"scan_every": 0}, r"from 1 to num_layers \(4\), not 0"),
         ({"scan_every": 5}, r"from 1 to num_layers \(4\), not 5"),
         ({"scan_every": 2, "local": False}, "need local message passing"),
-        ({"modes": "DP"}, "modes must be 'PD', 'P', 'D', not 'DP'"),
+        ({"mode": "DP"}, "mode must be 'alternate', 'P', 'D', 'PD', not 'DP'"),
     ],
 )
 def test_blocks_that_could_do_nothing_are_refused(arguments, sentence):

@@ -21,12 +21,12 @@ from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invar
 SMILES = ["CO", "CCO", "CC(=O)OC", "c1ccccc1O", "CCCCCCN", "[Na+].[O-]C", "C", "OC1CC2CC1CN2"]
 
 
-@given(bond_lists(), st.sampled_from(["P", "D"]), st.floats(0.1, 50), st.integers(0, 99))
+@given(bond_lists(), st.sampled_from(["P", "D", "PD"]), st.floats(0.1, 50), st.integers(0, 99))
 def test_gates_are_stable_for_any_weights(graph, mode, scale, seed):
     num_nodes, bonds = graph
     dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes)
     torch.manual_seed(seed)
-    gates = STMGates(4, heads=3, mode=mode, bidirectional=True, edge_dim=2).double()
+    gates = STMGates(4, heads=4, mode=mode, bidirectional=True, edge_dim=2).double()
     for parameter in gates.parameters():
         torch.nn.init.normal_(parameter, std=scale)
     x = torch.randn(num_nodes, 4, dtype=torch.float64)
@@ -34,9 +34,11 @@ def test_gates_are_stable_for_any_weights(graph, mode, scale, seed):
     for (source, transition, mark), start in zip(directions, (dag.pred, dag.succ), strict=True):
         for gate in (source, transition, mark):
             assert ((gate >= 0) & (gate <= 1)).all()
-        if mode == "P":
-            columns = torch.zeros(dag.num_edges, 3, dtype=torch.float64).index_add(0, start, transition)
-            assert (columns <= 1 + 1e-12).all()
+        shared_out = {"P": 4, "D": 0, "PD": 2}[mode]  # heads in P-mode, which come first
+        columns = torch.zeros(dag.num_edges, 4, dtype=torch.float64).index_add(0, start, transition)
+        assert (columns[:, :shared_out] <= 1 + 1e-12).all()
+        if mode == "PD":
+            assert not transition[~dag.multitree, shared_out:].any()
 
 
 @pytest.mark.parametrize("mode", ["P", "D"])
@@ -111,7 +113,37 @@ def test_bond_features_change_source_transition_and_mark():
         assert gradient.abs().sum() > 0 or gate.size(1) == 0
 
 
-@pytest.mark.parametrize("mode", ["P", "D"])
+def weights_of(heads: slice, name: str, value: torch.Tensor) -> torch.Tensor:
+    """A parameter's part that belongs to some of four heads of three channels."""
+    if name == "lin_out.bias":
+        return value
+    if name == "lin_out.weight":
+        return value.unflatten(1, (4, 3))[:, heads].flatten(1)
+    if name == "gates.offset":
+        return value[:, heads]
+    if name.startswith("gates"):  # rows by gate, then by head
+        return value.unflatten(0, (-1, 4))[:, heads].flatten(0, 1)
+    return value.unflatten(0, (4, 3))[heads].flatten(0, 1)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_heads_of_both_modes_are_those_of_two_layers(backend):
+    """Half of the heads do what a P-layer with their weights does, the others what a D-layer does."""
+    torch.manual_seed(0)
+    both = PLSTMConv(9, 12, heads=4, mode="PD", edge_dim=3, backend=backend).double()
+    graph = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
+    x, edge_attr = graph.x.double() / 10, graph.edge_attr.double()
+    total = both.lin_out.bias.clone()
+    for heads, mode in ((slice(0, 2), "P"), (slice(2, 4), "D")):
+        half = PLSTMConv(9, 12, heads=2, head_dim=3, mode=mode, edge_dim=3, backend=backend).double()
+        half.load_state_dict(
+            {name: weights_of(heads, name, value) for name, value in both.state_dict().items()}
+        )
+        total = total + half(x, graph.edge_index, edge_attr) - half.lin_out.bias
+    torch.testing.assert_close(both(x, graph.edge_index, edge_attr), total, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["P", "D", "PD"])
 def test_plain_calls_are_invariant_to_renumbering_and_batching(mode):
     torch.manual_seed(0)
     first, second = (
@@ -228,7 +260,8 @@ def test_heads_as_wide_as_one_likes():
     ("arguments", "sentence"),
     [
         ({"out_channels": 10}, "10 is not one of 4"),
-        ({"mode": "X"}, "'P' or 'D'"),
+        ({"mode": "X"}, "'P', 'D' or 'PD'"),
+        ({"mode": "PD", "heads": 1}, "even number of heads, not 1"),
         ({"heads": 0}, "multiple of heads"),
         ({"head_dim": 0}, "head_dim must be at least 1"),
     ],

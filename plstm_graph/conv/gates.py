@@ -1,12 +1,17 @@
 """Source, transition, mark and direct gates from node and bond features, stable by construction."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import Linear
 
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
-from plstm_graph.kernels import Gates, Mode
+from plstm_graph.kernels import Gates
+
+#: Of a layer's heads: all in P-mode, all in D-mode, or half of them in each.
+HeadMode = Literal["P", "D", "PD"]
 
 #: Logits of the transitions at the start, from the first head to the last: 1/e is left after about 3000
 #: bonds and after 8. The first keeps signals over any molecule, the last looks at the neighbourhood.
@@ -29,13 +34,15 @@ class STMGates(nn.Module):
         \text{D: } T_{e'e} = \sigma(a_{e'} + c_e)
 
     with :math:`a_{e'} = W_A [x_n, b_{e'}]`, :math:`c_e = W_C [x_m, b_e]` and :math:`w_e = \sigma(c_e)`.
-    In P-mode the transitions out of an edge sum to σ(a) ≤ 1, in D-mode each is below 1. No tensor is
-    wider than the heads along lines: a linear map of [b_{e'}, x_n, b_e, x_m] is a sum of maps of its parts.
+    In P-mode the transitions out of an edge sum to σ(a) ≤ 1, in D-mode each is below 1. With both, the first
+    half of the heads is in P-mode, and the others' transitions are 0 on the lines outside the multitree. No
+    tensor is wider than the heads along lines: a linear map of [b_{e'}, x_n, b_e, x_m] is a sum of maps of
+    its parts.
 
     Args:
         in_channels: width of x, -1 to take it from the first call.
         heads: H.
-        mode: ``"P"`` or ``"D"``.
+        mode: ``"P"``, ``"D"`` or ``"PD"``.
         bidirectional: gates for the reversed DAG too.
         edge_dim: width of b, ``None`` for none.
 
@@ -43,7 +50,7 @@ class STMGates(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, heads: int, mode: Mode, bidirectional: bool, edge_dim: int | None
+        self, in_channels: int, heads: int, mode: HeadMode, bidirectional: bool, edge_dim: int | None
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -65,7 +72,8 @@ class STMGates(nn.Module):
             self.lin_edge.reset_parameters()
         with torch.no_grad():
             self.offset.zero_()
-            self.offset[2:-1:4] = torch.linspace(_LONGEST, _SHORTEST, self.heads)
+            kinds = len(self.mode)  # each of which has heads of all reaches
+            self.offset[2:-1:4] = torch.linspace(_LONGEST, _SHORTEST, self.heads // kinds).repeat(kinds)
             self.offset[-1] = 1
 
     def forward(self, x: Tensor, edge_attr: Tensor | None, dag: LineGraphDAG) -> tuple[list[Gates], Tensor]:
@@ -88,12 +96,17 @@ class STMGates(nn.Module):
         gates = []
         for way, (before, after) in enumerate([(dag.pred, dag.succ), (dag.succ, dag.pred)][: self.ways]):
             s, m = 4 * way, 5 if self.ways == 2 and way == 0 else 1  # A and C follow M
+            kept, weight = opened[m + 1], opened[m + 2]
             if self.mode == "P":
-                transition = _shares(opened[m + 1], opened[m + 2], before, after)
+                transition = _shares(kept, weight, before, after)
+            elif self.mode == "D":
+                transition = _products(signals[m + 1], signals[m + 2], before, after)
             else:
-                transition = (
-                    signals[m + 1].index_select(0, before) + signals[m + 2].index_select(0, after)
-                ).sigmoid()
+                half = self.heads // 2
+                shares = _shares(kept[:, :half], weight[:, :half], before, after)
+                rest = _products(signals[m + 1][:, half:], signals[m + 2][:, half:], before, after)
+                rest = torch.where(dag.multitree.unsqueeze(1), rest, 0)
+                transition = torch.cat([shares, rest], dim=1)
             gates.append((opened[s], transition, opened[m]))
         return gates, direct
 
@@ -108,6 +121,11 @@ class STMGates(nn.Module):
         if edge_attr.dim() != 2 or wanted not in (-1, edge_attr.size(1)):
             raise InputError(f"edge_attr needs the shape [num_edges, {wanted}], not {list(edge_attr.shape)}.")
         return self.lin_edge(edge_attr)
+
+
+def _products(kept: Tensor, passed: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """D-mode: how much of an edge's state [E, H] its lines hand on, from the logits of both ends: [L, H]."""
+    return (kept.index_select(0, before) + passed.index_select(0, after)).sigmoid()
 
 
 def _shares(kept: Tensor, weight: Tensor, before: Tensor, after: Tensor) -> Tensor:

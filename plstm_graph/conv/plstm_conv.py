@@ -1,12 +1,12 @@
 """PLSTMConv: a layer whose linear recurrence crosses a whole molecule."""
 
-from typing import Literal, overload
+from typing import Literal, get_args, overload
 
 from torch import Tensor
 from torch_geometric.nn import Linear, MessagePassing
 
 from plstm_graph.conv.explanation import GatingMatrix, mask_gates
-from plstm_graph.conv.gates import STMGates
+from plstm_graph.conv.gates import HeadMode, STMGates
 from plstm_graph.conv.shared_dag import shared_dag
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.errors import InputError
@@ -32,8 +32,9 @@ class PLSTMConv(MessagePassing):
         in_channels: width of the input, -1 to take it from the first call.
         out_channels: width of the output.
         heads: H.
-        mode: ``"P"`` (propagation: what an edge holds is shared out among its successors) or ``"D"``
-            (distribution: it goes whole to each of them, along a multitree).
+        mode: ``"P"`` (propagation: what an edge holds is shared out among its successors), ``"D"``
+            (distribution: it goes whole to each of them, along a multitree), or ``"PD"``: each in half of
+            the heads.
         bidirectional: walk the reversed DAG as well, with gates of its own.
         edge_dim: width of the bond features, which feed the source, transition and mark gates.
         orientation: how undirected graphs become DAGs, see :func:`plstm_graph.dag.rank_nodes`.
@@ -58,7 +59,7 @@ class PLSTMConv(MessagePassing):
         in_channels: int,
         out_channels: int,
         heads: int = 4,
-        mode: Mode = "P",
+        mode: HeadMode = "P",
         bidirectional: bool = True,
         edge_dim: int | None = None,
         orientation: Orientation = "center",
@@ -75,12 +76,14 @@ class PLSTMConv(MessagePassing):
             )
         if head_dim is not None and head_dim < 1:
             raise InputError(f"head_dim must be at least 1, not {head_dim}.")
-        if mode not in ("P", "D"):
-            raise InputError(f"mode must be 'P' or 'D', not {mode!r}.")
+        if mode not in get_args(HeadMode):
+            raise InputError(f"mode must be 'P', 'D' or 'PD', not {mode!r}.")
+        if mode == "PD" and heads % 2:
+            raise InputError(f"mode 'PD' needs an even number of heads, not {heads}.")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.heads = heads
-        self.mode: Mode = mode
+        self.mode: HeadMode = mode
         self.bidirectional = bidirectional
         self.edge_dim = edge_dim
         self.head_dim = out_channels // heads if head_dim is None else head_dim
@@ -166,15 +169,16 @@ class PLSTMConv(MessagePassing):
             mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
             gates = mask_gates(gates, mask, edge_index, dag)
         (source, transition, mark), reverse = gates[0], gates[1] if self.bidirectional else None
+        mode: Mode = "D" if self.mode == "D" else "P"  # with "PD", gates leave out the D heads' lines
         hidden = stm(
             query, key, value, source, transition, mark, direct, dag,
-            mode=self.mode, reverse=reverse, backend=self.backend,
+            mode=mode, reverse=reverse, backend=self.backend,
         )  # fmt: skip
         out = self.lin_out(hidden.flatten(1))
         if not return_gating:
             return out
         receiver, sender, gating = gating_matrix(
-            source, transition, mark, direct, dag, mode=self.mode, reverse=reverse
+            source, transition, mark, direct, dag, mode=mode, reverse=reverse
         )
         scores = (query[receiver] * key[sender]).sum(-1)
         return out, GatingMatrix(sender, receiver, gating, scores)

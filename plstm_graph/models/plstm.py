@@ -5,14 +5,15 @@ from typing import Literal
 from torch_geometric.data import Data
 
 from plstm_graph.conv import PLSTMConv
+from plstm_graph.conv.gates import HeadMode
 from plstm_graph.dag import LineGraphDAG, Orientation, build_dag, dag_of
 from plstm_graph.errors import InputError
-from plstm_graph.kernels import Mode
 from plstm_graph.models.block import ResidualBlock
 from plstm_graph.models.local import gin_conv
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
-_MODES: dict[str, list[Mode]] = {"PD": ["P", "D"], "P": ["P"], "D": ["D"]}
+#: Modes that scans take in turn.
+_MODES: dict[str, list[HeadMode]] = {"alternate": ["P", "D"], "P": ["P"], "D": ["D"], "PD": ["PD"]}
 
 
 class PLSTM(GraphNetwork):
@@ -28,7 +29,8 @@ class PLSTM(GraphNetwork):
         head_dim: query, key and value channels of every head; by default hidden_channels / heads, which
             must then be whole.
         scan_every: 1 for a scan in every block, 2 in every second one, ...
-        modes: of the scans: ``"PD"`` for P- and D-mode in turn, or ``"P"`` or ``"D"`` for one of them alone.
+        mode: of the scans: ``"P"``, ``"D"``, ``"PD"`` for half of the heads in each, or ``"alternate"`` for
+            ``"P"`` and ``"D"`` in turn.
         orientation: how graphs become DAGs; a batch that carries prepared DAGs (see
             :class:`~plstm_graph.dag.ToLineGraphDAG`) is taken as it was prepared.
         bidirectional: scan the reversed DAG too.
@@ -54,7 +56,7 @@ class PLSTM(GraphNetwork):
         heads: int = 4,
         head_dim: int | None = None,
         scan_every: int = 1,
-        modes: Literal["PD", "P", "D"] = "PD",
+        mode: Literal["alternate", "P", "D", "PD"] = "alternate",
         orientation: Orientation = "center",
         bidirectional: bool = True,
         local: bool = True,
@@ -67,8 +69,8 @@ class PLSTM(GraphNetwork):
     ) -> None:
         if not 1 <= scan_every <= num_layers:
             raise InputError(f"scan_every must be from 1 to num_layers ({num_layers}), not {scan_every}.")
-        if modes not in _MODES:
-            raise InputError(f"modes must be {', '.join(map(repr, _MODES))}, not {modes!r}.")
+        if mode not in _MODES:
+            raise InputError(f"mode must be {', '.join(map(repr, _MODES))}, not {mode!r}.")
         if scan_every > 1 and not local:
             raise InputError("blocks without a scan need local message passing; set local, or scan_every=1.")
 
@@ -80,7 +82,7 @@ class PLSTM(GraphNetwork):
                     hidden_channels,
                     hidden_channels,
                     heads,
-                    mode=_MODES[modes][(scans - 1) % len(modes)],
+                    mode=_MODES[mode][(scans - 1) % len(_MODES[mode])],
                     bidirectional=bidirectional,
                     edge_dim=edge_width,
                     head_dim=head_dim,
@@ -104,7 +106,7 @@ class PLSTM(GraphNetwork):
         self.heads = heads
         self.head_dim = head_dim
         self.scan_every = scan_every
-        self.modes = modes
+        self.mode = mode
         self.orientation = orientation
         self.bidirectional = bidirectional
         self.local = local
