@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import threading
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,12 +21,13 @@ from oracle import (
 )
 
 from plstm_graph import LineGraphDAG, stm
+from plstm_graph.dag import grid_dag
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.cost import prefers_states
 from plstm_graph.kernels.cpu.threads import run_over_blocks
 from plstm_graph.kernels.reference import cell_states
 
-BACKENDS = [pytest.param("reference", marks=pytest.mark.level_path), "gating", "cpu"]
+BACKENDS = [pytest.param("reference", marks=pytest.mark.level_path), "gating", "chunkwise", "cpu"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -36,7 +38,7 @@ def test_the_authors_numbers(case, backend):
 
 @given(
     bond_lists(),
-    st.sampled_from(["gating", "cpu"]),
+    st.sampled_from(["gating", "chunkwise", "cpu"]),
     st.sampled_from(["P", "D"]),
     st.booleans(),
     st.sampled_from([torch.float64, torch.float32]),
@@ -49,7 +51,33 @@ def test_backends_agree_with_the_oracle(graph, backend, mode, both, dtype, dims)
     assert_agrees(inputs, reverse if both else None, dag, backend, dtype, mode)
 
 
-@pytest.mark.parametrize("backend", ["gating", "cpu"])
+@given(
+    bond_lists(),
+    st.integers(1, 9),
+    st.sampled_from(["P", "D"]),
+    st.booleans(),
+    st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+)
+def test_chunks_of_any_size_agree_with_the_oracle(graph, edges, mode, both, dims):
+    num_nodes, bonds = graph
+    dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes)
+    inputs, reverse = random_inputs(dag, *dims)
+    with mock.patch("plstm_graph.kernels.chunkwise._CHUNK", edges):
+        assert_agrees(inputs, reverse if both else None, dag, "chunkwise", torch.float64, mode)
+
+
+def test_lines_over_many_chunks():
+    """Random DAGs, whose lines leap over chunks, and a grid, whose levels are wider than one."""
+    torch.manual_seed(0)
+    ends = torch.randint(300, (2, 700)).sort(dim=0).values
+    for dag in (LineGraphDAG.from_edge_index(ends[:, ends[0] < ends[1]], 300), grid_dag(20, 21)):
+        inputs, reverse = random_inputs(dag, 2, 3, 4)
+        with mock.patch("plstm_graph.kernels.chunkwise._CHUNK", 16):
+            assert_agrees(inputs, reverse, dag, "chunkwise")
+        assert_agrees(inputs, reverse, dag, "chunkwise")
+
+
+@pytest.mark.parametrize("backend", ["gating", "chunkwise", "cpu"])
 @pytest.mark.parametrize("dims", [(3, 7, 13), (2, 16, 8), (1, 1, 1), (4, 24, 24), (1, 100, 63)])
 def test_odd_widths_on_a_mixed_batch(backend, dims):
     edge_index = torch.cat([both_directions(path(33)), both_directions(path(8)) + 40], dim=1)

@@ -19,7 +19,7 @@ import torch
 from plstm_graph.compiled import structure, structure_inner
 from plstm_graph.dag import LineGraphDAG
 
-Backend = Literal["auto", "reference", "gating", "cpu", "triton"]
+Backend = Literal["auto", "reference", "gating", "chunkwise", "cpu", "triton"]
 
 #: Without fused kernels, larger blocks (nodes or edges) go by level: dense matrices grow with the square.
 _LARGEST_DENSE_BLOCK = 512

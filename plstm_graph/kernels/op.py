@@ -8,6 +8,7 @@ from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels.checks import check_backend, check_gates, check_names, check_nodes
+from plstm_graph.kernels.chunkwise import stm_chunkwise
 from plstm_graph.kernels.cost import Backend, choose_backend
 from plstm_graph.kernels.cpu import cpu_backward, cpu_forward
 from plstm_graph.kernels.gating import gating_backward, gating_entries, gating_forward
@@ -50,8 +51,9 @@ def stm(
         mode: ``"P"`` uses all lines, ``"D"`` those of the multitree.
         reverse: (source, transition, mark) of the reversed DAG, which is added in the same pass; gate i
             belongs to edge or line i of ``dag``, walked from its end to its start.
-        backend: ``"reference"`` (by level, differentiable torch), ``"gating"`` (dense, any device), ``"cpu"``
-            (fused), ``"triton"`` (fused, GPU), or ``"auto"`` (see :mod:`plstm_graph.kernels.cost`).
+        backend: ``"reference"`` (by level, differentiable torch), ``"gating"`` (dense, any device),
+            ``"chunkwise"`` (dense within chunks, any device), ``"cpu"`` (fused), ``"triton"`` (fused, GPU),
+            or ``"auto"`` (see :mod:`plstm_graph.kernels.cost`).
 
     Returns:
         [N, H, V], in the dtype of ``query``. Sums are kept in float32 or better. On the CPU the result is
@@ -76,6 +78,8 @@ def stm(
         inputs = [x.to(dtype) for x in inputs]
     if backend == "reference":
         return stm_reference(inputs[:4], inputs[4:], dag).to(query.dtype)
+    if backend == "chunkwise":
+        return stm_chunkwise(inputs[:4], inputs[4:], dag).to(query.dtype)
     structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.succ, dag.level, dag.node_ptr, dag.edge_ptr)
     return _stm(*inputs, *structure, backend).to(query.dtype)
 
