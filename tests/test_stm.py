@@ -62,7 +62,7 @@ def test_chunks_of_any_size_agree_with_the_oracle(graph, edges, mode, both, dims
     num_nodes, bonds = graph
     dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes)
     inputs, reverse = random_inputs(dag, *dims)
-    with mock.patch("plstm_graph.kernels.chunkwise._CHUNK", edges):
+    with mock.patch("plstm_graph.kernels.chunkwise.CHUNK", edges):
         assert_agrees(inputs, reverse if both else None, dag, "chunkwise", torch.float64, mode)
 
 
@@ -72,7 +72,7 @@ def test_lines_over_many_chunks():
     ends = torch.randint(300, (2, 700)).sort(dim=0).values
     for dag in (LineGraphDAG.from_edge_index(ends[:, ends[0] < ends[1]], 300), grid_dag(20, 21)):
         inputs, reverse = random_inputs(dag, 2, 3, 4)
-        with mock.patch("plstm_graph.kernels.chunkwise._CHUNK", 16):
+        with mock.patch("plstm_graph.kernels.chunkwise.CHUNK", 16):
             assert_agrees(inputs, reverse, dag, "chunkwise")
         assert_agrees(inputs, reverse, dag, "chunkwise")
 

@@ -323,9 +323,10 @@ def test_tiles_at_their_borders():
     assert state_tile(256, 256) == StateTile(key=256, value=16, warps=16)
 
 
-def on_gpu(largest_block=100):
+def on_gpu(largest_block=100, num_levels=10):
     """What the choice of a backend looks at, without a GPU."""
-    return SimpleNamespace(device=torch.device("cuda"), largest_block=largest_block)
+    sizes = {"largest_block": largest_block, "num_edges": 128 * 50, "num_levels": num_levels}
+    return SimpleNamespace(device=torch.device("cuda"), **sizes)
 
 
 def test_auto_takes_triton_on_a_gpu_and_falls_back_with_one_line(caplog, monkeypatch):
@@ -336,14 +337,17 @@ def test_auto_takes_triton_on_a_gpu_and_falls_back_with_one_line(caplog, monkeyp
         assert choose_backend(on_gpu(), 257) == "gating"
         assert choose_backend(on_gpu(), 257) == "gating"
         assert choose_backend(on_gpu(513), 257) == "reference"
+        assert choose_backend(on_gpu(513, num_levels=51), 257) == "chunkwise"
         monkeypatch.setattr(cost, "_TRITON_INSTALLED", False)
         assert choose_backend(on_gpu(512), 32) == "gating"
     too_wide = (
-        "takes at most 256 key channels a head, not 257; use more heads, or backend 'gating' or 'reference'"
+        "takes at most 256 key channels a head, not 257; use more heads, or backend 'gating', 'chunkwise' or "
+        "'reference'"
     )
     assert [record.getMessage() for record in caplog.records] == [
         f"backend 'gating' runs in place of 'triton', which {too_wide}.",
         f"backend 'reference' runs in place of 'triton', which {too_wide}.",
+        f"backend 'chunkwise' runs in place of 'triton', which {too_wide}.",
         "backend 'gating' runs in place of 'triton', which needs the package triton; install it, or use "
         "backend 'auto'.",
     ]

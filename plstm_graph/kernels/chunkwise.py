@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
-
-#: Edges of a chunk: products inside cost its square, steps between chunks are many if it is small.
-_CHUNK = 128
+from plstm_graph.kernels.cost import CHUNK
 
 
 class _Chunk(NamedTuple):
@@ -58,11 +56,11 @@ def _plan(dag: LineGraphDAG, way: int) -> _Plan:
         pred, succ = len(src) - 1 - succ, len(src) - 1 - pred
     order = np.argsort(succ, kind="stable")
     pred, succ, lines = pred[order], succ[order], lines[order]
-    crossing = pred // _CHUNK != succ // _CHUNK
+    crossing = pred // CHUNK != succ // CHUNK
     borders = np.unique(pred[crossing])
     chunks = []
-    for first in range(0, len(edges), _CHUNK):
-        last = min(first + _CHUNK, len(edges))
+    for first in range(0, len(edges), CHUNK):
+        last = min(first + CHUNK, len(edges))
         among = slice(*np.searchsorted(succ, (first, last)))
         inner = ~crossing[among]
         entering, column = np.unique(pred[among][~inner], return_inverse=True)

@@ -1,7 +1,8 @@
 """The cost model: which backend, form and tile a graph takes, from sizes alone.
 
 - ``"auto"`` takes the fused kernels of the device: ``cpu``, or ``triton`` on a GPU. Where Triton is missing
-  or cannot take the heads, dense matrices (``gating``) while all blocks are small, else ``reference``.
+  or cannot take the heads, dense matrices (``gating``) while all blocks are small, else ``chunkwise`` or
+  ``reference``, whichever takes fewer steps one after the other.
 - The fused CPU kernels take the form with fewer multiply-adds, block by block (:func:`prefers_states`).
 - The Triton kernels take the gating form for blocks of up to 128 nodes (:func:`gating_tile`): their
   n²·(K + V) multiply-adds stay on the chip, where states move (edges + lines)·K·V numbers through memory.
@@ -21,8 +22,12 @@ from plstm_graph.dag import LineGraphDAG
 
 Backend = Literal["auto", "reference", "gating", "chunkwise", "cpu", "triton"]
 
-#: Without fused kernels, larger blocks (nodes or edges) go by level: dense matrices grow with the square.
+#: Without fused kernels, larger blocks (nodes or edges) get no matrix of their own: it grows with the square.
 _LARGEST_DENSE_BLOCK = 512
+
+#: Edges of a chunk of the chunkwise form: products inside cost its square, steps between chunks are many if
+#: it is small.
+CHUNK = 128
 
 #: Nodes of the smallest and the largest tile of a Triton program in gating form, and the most numbers of it.
 _SMALLEST_GATING_BLOCK, _LARGEST_GATING_BLOCK, _LARGEST_GATING_TILE = 16, 128, 2048
@@ -48,7 +53,9 @@ def choose_backend(dag: LineGraphDAG, key_dim: int) -> Backend:
     reason = why_not_triton(dag.device, key_dim)
     if reason is None:
         return "triton"
-    backend: Backend = "gating" if dag.largest_block <= _LARGEST_DENSE_BLOCK else "reference"
+    backend: Backend = "gating"
+    if dag.largest_block > _LARGEST_DENSE_BLOCK:
+        backend = "chunkwise" if dag.num_edges < CHUNK * dag.num_levels else "reference"
     if not torch.compiler.is_compiling():
         _log_fallback(backend, reason)
     return backend
@@ -68,7 +75,7 @@ def why_not_triton(device: torch.device, key_dim: int) -> str | None:
     if key_dim > _MOST_KEY_CHANNELS:
         return (
             f"takes at most {_MOST_KEY_CHANNELS} key channels a head, not {key_dim}; use more heads, or "
-            "backend 'gating' or 'reference'"
+            "backend 'gating', 'chunkwise' or 'reference'"
         )
     return None
 
