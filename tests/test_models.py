@@ -298,3 +298,16 @@ def test_every_block_is_read_out_in_every_way(network, molecules):
     assert last.embedding_channels == 16
     with pytest.raises(InputError, match="jk must be 'last' or 'cat', not 'max'"):
         network(jk="max")
+
+
+def test_batch_norm_is_one_of_the_batch_in_training_alone(molecules):
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=16, norm="batch", jk="cat").double()
+    batch = Batch.from_data_list(molecules[:50])
+    model(batch)
+    assert model(smiles_to_data("C")).isfinite().all()  # one atom, as a last batch may be
+    assert_renumbering_invariant(model.eval(), molecules[:50], atol=1e-9)
+    assert_batch_invariant(model, molecules[:20])
+    assert all(module.module.running_mean.any() for module in model.norms)
+    with pytest.raises(InputError, match="norm must be 'layer' or 'batch', not 'graph'"):
+        PLSTM(norm="graph")

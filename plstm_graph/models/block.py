@@ -1,10 +1,16 @@
 """The pre-norm residual block that all networks of this package are made of."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn import BatchNorm
 
 from plstm_graph.conv import GatingMatrix, PLSTMConv
 from plstm_graph.dag import LineGraphDAG
+
+#: Over a node's channels, or over a batch's nodes channel by channel.
+Norm = Literal["layer", "batch"]
 
 #: Scale of the scan's output map at the start of training.
 _SCAN_START = 0.1
@@ -21,17 +27,18 @@ class ResidualBlock(nn.Module):
         scan: a :class:`~plstm_graph.PLSTMConv`, or ``None``.
         local: a layer that is called with x, edge_index and edge_attr, or ``None``.
         dropout: of both branches.
+        norm: ``"layer"`` or ``"batch"``.
     """
 
     def __init__(
-        self, channels: int, scan: PLSTMConv | None, local: nn.Module | None, dropout: float
+        self, channels: int, scan: PLSTMConv | None, local: nn.Module | None, dropout: float, norm: Norm
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.norm = make_norm(norm, channels)
         self.scan = scan
         self.local = local
         self.dropout = nn.Dropout(dropout)
-        self.feed_forward = nn.Sequential(nn.LayerNorm(channels), feed_forward(channels, 2 * channels))
+        self.feed_forward = nn.Sequential(make_norm(norm, channels), feed_forward(channels, 2 * channels))
         if scan is not None:  # products of three maps, summed over a molecule, would outweigh the rest
             with torch.no_grad():
                 scan.lin_out.weight.mul_(_SCAN_START)
@@ -60,6 +67,13 @@ class ResidualBlock(nn.Module):
             mixed.append(self.local(normed, edge_index, edge_attr))
         x = x + self.dropout(sum(mixed[1:], start=mixed[0]))
         return x + self.dropout(self.feed_forward(x))
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """The normalisation of that name, for nodes [N, channels]."""
+    if norm == "layer":
+        return nn.LayerNorm(channels)
+    return BatchNorm(channels, allow_single_element=True)  # a last batch may be one atom
 
 
 def feed_forward(channels: int, hidden: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ from torch_geometric.nn import GATv2Conv, GCNConv, GINConv, GINEConv, MessagePas
 from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
-from plstm_graph.models.block import ResidualBlock, feed_forward
+from plstm_graph.models.block import Norm, ResidualBlock, feed_forward
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
 
@@ -39,6 +39,8 @@ class LocalNetwork(GraphNetwork):
         hidden_channels: width.
         num_layers: blocks; as many edges as a node sees.
         dropout: in blocks and head.
+        norm: before every branch and every readout: ``"layer"`` of a node's channels, ``"batch"`` of a
+            batch's nodes, channel by channel.
         readout: how nodes make a graph, by the names of PyG's aggregations; several are concatenated.
         jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
@@ -55,6 +57,7 @@ class LocalNetwork(GraphNetwork):
         hidden_channels: int = 96,
         num_layers: int = 4,
         dropout: float = 0.0,
+        norm: Norm = "layer",
         readout: str | list[str] = "mean",
         jk: JumpingKnowledge = "last",
         in_channels: int | None = None,
@@ -62,7 +65,7 @@ class LocalNetwork(GraphNetwork):
         walk_length: int = 0,
     ) -> None:
         def block(number: int, edge_width: int | None) -> ResidualBlock:
-            return ResidualBlock(hidden_channels, None, self.conv(hidden_channels, edge_width), dropout)
+            return ResidualBlock(hidden_channels, None, self.conv(hidden_channels, edge_width), dropout, norm)
 
         super().__init__(
             block,
@@ -70,6 +73,7 @@ class LocalNetwork(GraphNetwork):
             out_channels,
             hidden_channels,
             dropout,
+            norm,
             readout,
             jk,
             in_channels,

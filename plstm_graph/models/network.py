@@ -13,7 +13,7 @@ from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
-from plstm_graph.models.block import ResidualBlock
+from plstm_graph.models.block import Norm, ResidualBlock, make_norm
 from plstm_graph.models.walks import return_probabilities
 
 JumpingKnowledge = Literal["last", "cat"]
@@ -29,6 +29,7 @@ class GraphNetwork(nn.Module):
         out_channels: predictions a graph.
         hidden_channels: width.
         dropout: in the head.
+        norm: of what is read out, ``"layer"`` or ``"batch"``.
         readout: how nodes make a graph: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names; several,
             as in ``["mean", "max"]``, are concatenated.
         jk: what is read out: the nodes as the ``"last"`` block leaves them, or ``"cat"``, which adds the
@@ -49,6 +50,7 @@ class GraphNetwork(nn.Module):
         out_channels: int,
         hidden_channels: int,
         dropout: float,
+        norm: Norm,
         readout: str | list[str],
         jk: JumpingKnowledge,
         in_channels: int | None,
@@ -60,12 +62,15 @@ class GraphNetwork(nn.Module):
             raise InputError("edge_dim is for features other than OGB's; give in_channels too.")
         if walk_length < 0:
             raise InputError(f"walk_length must be at least 0, not {walk_length}.")
+        if norm not in get_args(Norm):
+            raise InputError(f"norm must be 'layer' or 'batch', not {norm!r}.")
         if jk not in get_args(JumpingKnowledge):
             raise InputError(f"jk must be 'last' or 'cat', not {jk!r}.")
         self.out_channels = out_channels
         self.hidden_channels = hidden_channels
         self.num_layers = num_layers
         self.dropout = dropout
+        self.norm = norm
         self.readout = readout
         self.jk = jk
         self.in_channels = in_channels
@@ -84,7 +89,7 @@ class GraphNetwork(nn.Module):
         edge_width = None if self.edge_encoder is None else hidden_channels
         self.blocks = nn.ModuleList(block(number, edge_width) for number in range(num_layers))
         self.norms = nn.ModuleList(
-            nn.LayerNorm(hidden_channels) for _ in range(num_layers + 1 if jk == "cat" else 1)
+            make_norm(norm, hidden_channels) for _ in range(num_layers + 1 if jk == "cat" else 1)
         )
         readouts = [readout] if isinstance(readout, str) else list(readout)
         self.pool: Aggregation = MultiAggregation(readouts)

@@ -8,7 +8,7 @@ from plstm_graph.conv import PLSTMConv
 from plstm_graph.conv.gates import HeadMode
 from plstm_graph.dag import LineGraphDAG, Orientation, build_dag, dag_of
 from plstm_graph.errors import InputError
-from plstm_graph.models.block import ResidualBlock
+from plstm_graph.models.block import Norm, ResidualBlock
 from plstm_graph.models.local import gin_conv
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
@@ -36,6 +36,8 @@ class PLSTM(GraphNetwork):
         bidirectional: scan the reversed DAG too.
         local: message passing between neighbours (GINE, or GIN without edge features), in every block.
         dropout: in blocks and head.
+        norm: before every branch and every readout: ``"layer"`` of a node's channels, ``"batch"`` of a
+            batch's nodes, channel by channel.
         readout: how nodes make a graph, by the names of PyG's aggregations; several are concatenated.
         jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
@@ -61,6 +63,7 @@ class PLSTM(GraphNetwork):
         bidirectional: bool = True,
         local: bool = True,
         dropout: float = 0.0,
+        norm: Norm = "layer",
         readout: str | list[str] = "mean",
         jk: JumpingKnowledge = "last",
         in_channels: int | None = None,
@@ -89,7 +92,7 @@ class PLSTM(GraphNetwork):
                     orientation=orientation,
                 )
             neighbours = gin_conv(hidden_channels, edge_width) if local else None
-            return ResidualBlock(hidden_channels, scan, neighbours, dropout)
+            return ResidualBlock(hidden_channels, scan, neighbours, dropout, norm)
 
         super().__init__(
             block,
@@ -97,6 +100,7 @@ class PLSTM(GraphNetwork):
             out_channels,
             hidden_channels,
             dropout,
+            norm,
             readout,
             jk,
             in_channels,
