@@ -21,7 +21,7 @@ from oracle import (
 )
 
 from plstm_graph import LineGraphDAG, stm
-from plstm_graph.dag import grid_dag
+from plstm_graph.dag import grid_dag, sequence_dag
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.cost import prefers_states
 from plstm_graph.kernels.cpu.threads import run_over_blocks
@@ -66,15 +66,27 @@ def test_chunks_of_any_size_agree_with_the_oracle(graph, edges, mode, both, dims
         assert_agrees(inputs, reverse if both else None, dag, "chunkwise", torch.float64, mode)
 
 
-def test_lines_over_many_chunks():
-    """Random DAGs, whose lines leap over chunks, and a grid, whose levels are wider than one."""
+def long_dags():
+    """A sequence, a random DAG whose lines leap far, and a grid, each beside small ones."""
     torch.manual_seed(0)
-    ends = torch.randint(300, (2, 700)).sort(dim=0).values
-    for dag in (LineGraphDAG.from_edge_index(ends[:, ends[0] < ends[1]], 300), grid_dag(20, 21)):
-        inputs, reverse = random_inputs(dag, 2, 3, 4)
-        with mock.patch("plstm_graph.kernels.chunkwise.CHUNK", 16):
-            assert_agrees(inputs, reverse, dag, "chunkwise")
-        assert_agrees(inputs, reverse, dag, "chunkwise")
+    ends = torch.randint(900, (2, 2400)).sort(dim=0).values
+    random = LineGraphDAG.from_edge_index(ends[:, ends[0] < ends[1]], 900)
+    short = LineGraphDAG.from_edge_index(both_directions(path(9)), 9)
+    for long in (sequence_dag(1500), random, grid_dag(25, 26)):
+        yield LineGraphDAG.batch([short, long, short])
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("backend", ["chunkwise", "cpu"])
+def test_long_blocks_are_cut_into_chunks(number, backend):
+    """Forward and backward, both ways; the sizes are above those that the fused kernels leave whole."""
+    dag = list(long_dags())[number]
+    assert dag.edge_ptr.diff().max() > 1024
+    inputs, reverse = random_inputs(dag, 2, 3, 4)
+    gates = inputs[4], reverse[1]
+    for gate in gates:  # or sums over all the paths of a random DAG would have hundreds of digits
+        gate *= 0.3
+    assert_agrees(inputs, reverse, dag, backend)
 
 
 @pytest.mark.parametrize("backend", ["gating", "chunkwise", "cpu"])
