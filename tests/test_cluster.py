@@ -105,6 +105,7 @@ def test_every_row_is_predicted_once_though_a_worker_is_killed(model, table, tmp
         (["-i", "mols.csv"], "neither"),
         (["-i", "broken"], "cannot be read"),
         (["-i", "mixed"], "different columns"),
+        (["-i", "empty.parquet"], "empty.parquet has no rows"),
         (["-s", "structure"], "no column 'structure'; it has 'smiles', 'row', 'note'"),
         (["-o", "table"], "is there already"),
         (["-o", "nowhere/out"], "no folder"),
@@ -123,6 +124,7 @@ def test_wrong_inputs_get_one_sentence_before_ray_starts(
         (tmp_path / folder).mkdir()
     (tmp_path / "broken" / "a.parquet").write_text("smiles")
     pd.DataFrame({"smiles": ["C"]}).to_parquet(tmp_path / "mixed" / "a.parquet")
+    pd.DataFrame({"smiles": pd.Series([], dtype=str)}).to_parquet(tmp_path / "empty.parquet")
     pd.DataFrame({"structure": ["C"]}).to_parquet(tmp_path / "mixed" / "b.parquet")
     given = ["-i", "table", "-o", "out", "--model-paths", str(model)]
     monkeypatch.setattr(sys, "argv", ["train.py", "predict", "--ray", "local", *given, *arguments])
@@ -131,3 +133,14 @@ def test_wrong_inputs_get_one_sentence_before_ray_starts(
     assert part in message
     assert message.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_named(model, table, tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr(ray, "init", refuse)
+    arguments = ["-i", table[0], "-o", tmp_path / "out", "--model-paths", model, "--ray", "10.0.0.1:6379"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "predict", *map(str, arguments)])
+    assert train.main() == 2
+    assert "No Ray cluster answers at '10.0.0.1:6379'" in capsys.readouterr().err

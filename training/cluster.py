@@ -81,10 +81,16 @@ def predict_on_ray(options: argparse.Namespace) -> None:
     models = [str(Path(path).absolute()) for path in options.model_paths]
     settings = models, schema, options.smiles_column, options.batch_size, options.max_atoms
     Predictor(*settings)  # what is wrong with the models is said here, not by a worker
-    if options.ray == "local":  # workers find the packages where this process has them
-        ray.init("local", include_dashboard=False)
-    else:
-        ray.init(options.ray, runtime_env={"py_modules": _PACKAGES, "excludes": ["__pycache__"]})
+    given = pads.dataset(files, format="parquet").count_rows()
+    if not given:
+        raise InputError(f"{options.test_path} has no rows.")
+    try:
+        if options.ray == "local":  # workers find the packages where this process has them
+            ray.init("local", include_dashboard=False)
+        else:
+            ray.init(options.ray, runtime_env={"py_modules": _PACKAGES, "excludes": ["__pycache__"]})
+    except ConnectionError as error:
+        raise InputError(f"No Ray cluster answers at {options.ray!r}; is its address right?") from error
     try:
         ray.data.DataContext.get_current().execution_options.preserve_order = True
         workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -103,7 +109,7 @@ def predict_on_ray(options: argparse.Namespace) -> None:
         raise
     finally:
         ray.shutdown()
-    given, written = (pads.dataset(part, format="parquet").count_rows() for part in (files, unfinished))
+    written = pads.dataset(unfinished, format="parquet").count_rows()
     if given != written:
         raise InputError(f"{unfinished} has {written:,} rows, but {options.test_path} {given:,}; delete it.")
     os.replace(unfinished, output)
