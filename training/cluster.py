@@ -5,12 +5,15 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import torch
 
 from datasets.featurise import featurise_smiles
+from datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 from training.ensemble import Ensemble
 from training.results import Predictions
@@ -18,12 +21,14 @@ from training.stream import check_columns
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = [str(_ROOT / name) for name in ("plstm_graph", "datasets", "training")]  # sent to other machines
-_ROWS = 4096  # rows that a worker takes at once
-_FILE = 1_000_000  # rows of a file of the output, at least, but for the last
+_ROWS, _BATCH = 8192, 512  # rows of a file of the output at most, and rows that are featurised at once
 
 
 class Predictor:
-    """Adds predictions to a part of a table, as ``ray.data.Dataset.map_batches`` calls it.
+    """Predicts for one part of a table after another, each into a file of its own.
+
+    Ray makes one for every worker and calls it with the parts that fall to it. A part that is predicted
+    again, since its worker was lost, is the same file again.
 
     Args:
         model_paths: Checkpoints, whose predictions are averaged.
@@ -31,6 +36,7 @@ class Predictor:
         smiles_column: One of its columns.
         batch_size: Graphs that a network takes at once.
         max_atoms: Larger molecules get an error.
+        folder: Of the files.
     """
 
     def __init__(
@@ -40,17 +46,23 @@ class Predictor:
         smiles_column: str,
         batch_size: int,
         max_atoms: int,
+        folder: str,
     ) -> None:
         torch.set_num_threads(1)  # Ray starts a worker for every core
-        self.schema = schema
         self.smiles_column = smiles_column
         self.max_atoms = max_atoms
+        self.folder = Path(folder)
         self.results = Predictions(schema, Ensemble(model_paths), smiles_column, batch_size)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """The rows of ``table``, with predictions and errors."""
-        batches = table.select(self.schema.names).cast(self.schema).combine_chunks().to_batches()
-        return pa.Table.from_batches(map(self._predict, batches), self.results.schema)
+    def __call__(self, part: dict[str, Any]) -> dict[str, Any]:
+        """Write the predictions for a part, see :func:`_parts`."""
+        with pq.ParquetFile(part["file"]) as file:
+            group = file.read_row_group(part["group"]).slice(part["start"], _ROWS)
+        batches = group.replace_schema_metadata(None).to_batches(_BATCH)
+        table = pa.Table.from_batches(map(self._predict, batches), self.results.schema)
+        with whole_file(self.folder / f"part-{part['number']:06d}.parquet", "wb") as output:
+            pq.write_table(table, output)
+        return part
 
     def _predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         smiles = batch[self.smiles_column].to_pylist()
@@ -60,8 +72,8 @@ class Predictor:
 def predict_on_ray(options: argparse.Namespace) -> None:
     """Predict for Parquet files, of a folder or one, into a folder of Parquet files.
 
-    The rows keep their order, files in the order of their names. Ray replaces a worker that is lost and
-    predicts again what it had not written.
+    The rows keep their order, of the output as of the input by the names of the files. Ray replaces a worker
+    that is lost and predicts again what it had not written.
 
     Args:
         options: Of ``train.py predict``.
@@ -80,10 +92,8 @@ def predict_on_ray(options: argparse.Namespace) -> None:
     check_columns(options.test_path, schema.names, options.smiles_column)
     models = [str(Path(path).absolute()) for path in options.model_paths]
     settings = models, schema, options.smiles_column, options.batch_size, options.max_atoms
-    Predictor(*settings)  # what is wrong with the models is said here, not by a worker
-    given = pads.dataset(files, format="parquet").count_rows()
-    if not given:
-        raise InputError(f"{options.test_path} has no rows.")
+    Predictor(*settings, "")  # what is wrong with the models is said here, not by a worker
+    parts, rows = _parts(files)
     try:
         if options.ray == "local":  # workers find the packages where this process has them
             ray.init("local", include_dashboard=False)
@@ -91,29 +101,43 @@ def predict_on_ray(options: argparse.Namespace) -> None:
             ray.init(options.ray, runtime_env={"py_modules": _PACKAGES, "excludes": ["__pycache__"]})
     except ConnectionError as error:
         raise InputError(f"No Ray cluster answers at {options.ray!r}; is its address right?") from error
+    unfinished.mkdir()
     try:
-        ray.data.DataContext.get_current().execution_options.preserve_order = True
         workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        table = ray.data.read_parquet(files).repartition(target_num_rows_per_block=_ROWS)
-        predicted = table.map_batches(
+        done = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
             Predictor,
-            fn_constructor_args=settings,
-            batch_size=None,
-            batch_format="pyarrow",
+            fn_constructor_args=(*settings, str(unfinished)),
             num_cpus=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
         )
-        predicted.write_parquet(str(unfinished), min_rows_per_file=_FILE)
+        done.materialize()
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)  # Ray cannot go on with it
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
     finally:
         ray.shutdown()
+    for left in unfinished.glob("*.unfinished"):  # by workers that were lost
+        left.unlink()
     written = pads.dataset(unfinished, format="parquet").count_rows()
-    if given != written:
-        raise InputError(f"{unfinished} has {written:,} rows, but {options.test_path} {given:,}; delete it.")
+    if written != rows:
+        raise InputError(f"{unfinished} has {written:,} rows, but {options.test_path} {rows:,}; delete it.")
     os.replace(unfinished, output)
     print(f"{written:,} rows: {output}")
+
+
+def _parts(files: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
+    """Up to so many rows of one row group each, numbered in order; and how many rows there are in all."""
+    parts, rows = [], 0
+    for name in files:
+        with pq.ParquetFile(name) as file:
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                for start in range(0, count, _ROWS):
+                    parts.append({"number": len(parts), "file": name, "group": group, "start": start})
+                rows += count
+    if not rows:
+        raise InputError(f"{', '.join(files)} has no rows.")
+    return parts, rows
 
 
 def _check_output(output: Path, unfinished: Path) -> None:
