@@ -5,10 +5,10 @@
     python -m benchmarks.table --suite tu --datasets nci1 --models plstm,plstm-p,plstm-d,plstm-index ...
 
 ``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset in configs/, whose
-network is PLSTM; other networks take the same width, depth and dropout from it. They have no walk encodings
-and read the mean of the last block out; ``gin-encoded`` and so on have the encodings and the readout of
-PLSTM, which leaves the scan as the only difference, and ``plstm-...`` are PLSTM without one of its parts.
-Further options are those of ``train.py fit`` and hold for all runs.
+network is PLSTM; other networks take width, depth, dropout, norm and readout from it, but have no walk
+encodings and read the last block out alone. ``gin-encoded`` and so on have these too, which leaves the scan as
+the only difference, and ``plstm-...`` are PLSTM without one of its parts. Further options are those of
+``train.py fit`` and hold for all runs.
 
 Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
 networks share. Every table of molecules has a random forest on Morgan fingerprints as its floor. A run's
@@ -71,9 +71,9 @@ class Model:
         return [f"--model.network.init_args.{name}={value}" for name, value in self.changes.items()]
 
 
-_PLAIN = {"walk_length": "0", "jk": "last", "readout": "mean"}
-#: PLSTM without its parts, one by one; other networks as they are commonly used, and with what presets give
-#: PLSTM beside its scans.
+_PLAIN = {"walk_length": "0", "jk": "last"}
+#: PLSTM without its parts, one by one; other networks as they are commonly used, and with all that presets
+#: give PLSTM beside its scans.
 MODELS = (
     {"plstm": Model("PLSTM", "PLSTM")}
     | {
@@ -88,7 +88,7 @@ MODELS = (
             ("canonical", "canonical order", {"orientation": "canonical"}),
             ("no-local", "no message passing", {"local": "false", "scan_every": "1"}),
             ("no-walks", "no walk encodings", {"walk_length": "0"}),
-            ("plain", "no walk encodings, mean of the last block", _PLAIN),
+            ("plain", "no walk encodings, last block read out", _PLAIN),
         )
     }
     | {name.lower(): Model(name, name, _PLAIN) for name in NETWORKS if name != "PLSTM"}
