@@ -6,8 +6,8 @@
 
 ``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset in configs/, whose
 network is PLSTM; other networks take width, depth, dropout, norm and readout from it, but have no walk
-encodings and read the last block out alone. ``gin-encoded`` and so on have these too, which leaves the scan as
-the only difference, and ``plstm-...`` are PLSTM without one of its parts. Further options are those of
+encodings and read the last block out alone. ``gin-encoded`` and so on have these too, which leaves the scan
+as the only difference, and ``plstm-...`` are PLSTM without one of its parts. Further options are those of
 ``train.py fit`` and hold for all runs.
 
 Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
