@@ -54,7 +54,7 @@ def fit_forest(module: GraphDataModule, seed: int) -> Result:
     predictions = [_predict(bits, column.numpy(), train, module.task, seed) for column in targets.unbind(1)]
     seconds = time.monotonic() - started
     scores = {
-        part: _score(module, torch.tensor(np.stack(predictions, 1)), targets, rows)
+        part: score(module, torch.tensor(np.stack(predictions, 1))[rows], targets[rows])
         for part, rows in (("val", module.rows.val), ("test", module.rows.test))
     }
     mean = targets[module.rows.train].nanmean(0).expand_as(targets)
@@ -63,7 +63,7 @@ def fit_forest(module: GraphDataModule, seed: int) -> Result:
         network=f"Morgan fingerprint, {TREES} trees",
         metric=module.metric,
         unit=module.unit,
-        baseline=_score(module, mean, targets, module.rows.test),
+        baseline=score(module, mean[module.rows.test], targets[module.rows.test]),
         parameters=0,
         epochs=0,
         seconds=seconds,
@@ -84,7 +84,8 @@ def _predict(
     return shares.get(1.0, np.zeros(len(bits)))
 
 
-def _score(module: GraphDataModule, predictions: Tensor, targets: Tensor, rows: Tensor) -> float:
+def score(module: GraphDataModule, predictions: Tensor, targets: Tensor) -> float:
+    """The data's metric of predictions [rows, T] for targets [rows, T]."""
     metrics = metrics_of(module.task, module.num_tasks)
-    metrics.update(predictions[rows], targets[rows])
+    metrics.update(predictions, targets)
     return metrics.compute()[module.metric].item()

@@ -113,17 +113,23 @@ def write_table(source: Path, column: str, rows: int, path: Path) -> list[str]:
     return chosen
 
 
+def save(task: GraphTask, path: Path) -> Path:
+    """Write a checkpoint of a task that was not trained, as a trainer would."""
+    trainer = Trainer(barebones=True, accelerator="cpu")
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(path, weights_only=True)
+    return path
+
+
 def plstm(folder: Path, table: Path, workers: int | None) -> tuple[Candidate, GraphTask]:
     """A checkpoint with fresh weights and the command that applies it."""
     settings = yaml.safe_load((ROOT / "configs" / "molhiv.yaml").read_text())["model"]["network"]["init_args"]
     torch.manual_seed(0)
     task = GraphTask(PLSTM(**settings), "classification", target_names=["active"])
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = Trainer(barebones=True, accelerator="cpu")
-    trainer.strategy.connect(task)
-    trainer.save_checkpoint(folder / "plstm.ckpt", weights_only=True)
+    checkpoint = save(task, folder / "plstm.ckpt")
     command = [sys.executable, str(ROOT / "train.py"), "predict", "--test-path", str(table)]
-    command += ["--model-paths", str(folder / "plstm.ckpt"), "--preds-path", str(folder / "plstm.csv")]
+    command += ["--model-paths", str(checkpoint), "--preds-path", str(folder / "plstm.csv")]
     if workers is not None:
         command += ["--num-workers", str(workers)]
     size = sum(parameter.numel() for parameter in task.network.parameters())

@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-import datasets
+from benchmarks.forest import score
 from benchmarks.measure import environment, write_results
-from benchmarks.table import place
+from benchmarks.table import data_module
 from datasets import GraphDataModule
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import metrics_of
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import renumber_nodes
 
@@ -43,9 +41,7 @@ def test_graphs(preset: str, root: Path, cache: Path) -> tuple[GraphDataModule, 
     path = ROOT / "configs" / f"{preset}.yaml"
     if not path.is_file():
         raise InputError(f"There is no preset {preset!r} in configs/.")
-    data = yaml.safe_load(path.read_text())["data"]
-    arguments = data["init_args"] | place(data["class_path"], root) | {"cache": cache, "orientation": None}
-    module = getattr(datasets, data["class_path"])(**arguments)
+    module = data_module(path, root, cache=cache, orientation=None)
     module.prepare_data()
     module.setup()
     return module, module.dataset.__getitems__(module.rows.test.tolist()).to_data_list()
@@ -67,9 +63,7 @@ def measure(path: str, module: GraphDataModule, graphs: list[Data], times: int) 
     for _ in track(range(times), path, transient=True):
         renumbered = [renumber_nodes(graph, torch.randperm(int(graph.num_nodes or 0))) for graph in graphs]
         rounds.append(predict(task, renumbered))
-        metrics = metrics_of(module.task, module.num_tasks)
-        metrics.update(rounds[-1], targets)
-        scores.append(metrics.compute()[module.metric].item())
+        scores.append(score(module, rounds[-1], targets))
     predictions = torch.stack(rounds)  # [times, graphs, T]
     spread = predictions.std(0)
     return {

@@ -40,6 +40,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 import datasets
 from benchmarks.forest import fit_forest
 from benchmarks.measure import environment
+from datasets import GraphDataModule
 from datasets.whole_file import whole_file
 from plstm_graph.checkpoint import NETWORKS
 from plstm_graph.errors import InputError
@@ -121,9 +122,7 @@ class Run:
 def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str]) -> Result:
     """Train a run in its folder, from its last checkpoint if there is one."""
     if run.model == FOREST:
-        data = yaml.safe_load(run.preset.read_text())["data"]
-        settings = data["init_args"] | place(data["class_path"], root) | {"cache": cache}
-        return fit_forest(getattr(datasets, data["class_path"])(**settings), run.seed)
+        return fit_forest(data_module(run.preset, root, cache=cache), run.seed)
     checkpoints = list(folder.glob("*/version_*/checkpoints/last.ckpt"))
     resume = ["--ckpt_path", str(checkpoints[0])] if checkpoints else []
     arguments = command(run, root, cache, overrides)
@@ -133,6 +132,13 @@ def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str])
 def place(data_class: str, root: Path) -> dict[str, Path]:
     """The argument of a data module that says where its files are; the built-in ones need none."""
     return {"root": root / FOLDERS[data_class]} if data_class in FOLDERS else {}
+
+
+def data_module(preset: Path, root: Path, **changes: object) -> GraphDataModule:
+    """The data of a preset, with arguments of its own in place of the preset's."""
+    data = yaml.safe_load(preset.read_text())["data"]
+    settings = data["init_args"] | place(data["class_path"], root) | changes
+    return getattr(datasets, data["class_path"])(**settings)
 
 
 def command(run: Run, root: Path, cache: Path, overrides: list[str]) -> list[str]:

@@ -13,9 +13,9 @@ import psutil
 import pyarrow.dataset as pads
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 import train
+from benchmarks.predict import save
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
@@ -30,10 +30,7 @@ BROKEN = (2, 4, 7)
 def model(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.ckpt"
     torch.manual_seed(0)
-    trainer = Trainer(barebones=True, accelerator="cpu")
-    trainer.strategy.connect(GraphTask(PLSTM(1, 16, 2), target_names=["expt"]))
-    trainer.save_checkpoint(path, weights_only=True)
-    return path
+    return save(GraphTask(PLSTM(1, 16, 2), target_names=["expt"]), path)
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 import train
+from benchmarks.predict import save
 from datasets.featurise import featurise_smiles
 from datasets.workers import in_order
 from plstm_graph.chem import smiles_to_data
@@ -62,13 +62,6 @@ def refusal(monkeypatch, capsys):
         return err
 
     return refuse
-
-
-def save(task: GraphTask, path: Path) -> Path:
-    trainer = Trainer(barebones=True, accelerator="cpu")
-    trainer.strategy.connect(task)
-    trainer.save_checkpoint(path, weights_only=True)
-    return path
 
 
 @pytest.fixture(scope="module")

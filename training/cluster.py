@@ -17,6 +17,7 @@ from datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 from training.ensemble import Ensemble
 from training.results import Predictions
+from training.sinks import check_folder
 from training.stream import check_columns
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -141,8 +142,7 @@ def _parts(files: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
 
 
 def _check_output(output: Path, unfinished: Path) -> None:
-    if not output.parent.is_dir():
-        raise InputError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
+    check_folder(output)
     for path in (output, unfinished):
         if path.exists():
             raise InputError(f"{path} is there already; delete it, or choose another folder.")

@@ -31,7 +31,7 @@ from training.arguments import ArgumentParser
 from training.cluster import predict_on_ray
 from training.ensemble import Ensemble
 from training.results import Fingerprints, Predictions, Results
-from training.sinks import CSVFileSink, CSVSink, ParquetSink, Sink, join, record_of, write_npz
+from training.sinks import CSVFileSink, CSVSink, ParquetSink, Sink, check_folder, join, record_of, write_npz
 from training.stream import STANDARD, CSVTable, ParquetTable, open_source
 
 _CHUNK = 512  # rows that are read, featurised and written at once, if a batch is no larger
@@ -171,8 +171,7 @@ class Job:
             raise InputError("Several processes need files, not standard input or output.")
         if standard:
             return
-        if not output.parent.is_dir():
-            raise InputError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
+        check_folder(output)
         if output.exists() and not options.overwrite:
             raise InputError(f"{output} is there already; pass --overwrite to replace it, or another name.")
 

@@ -145,6 +145,16 @@ class CSVFileSink(CSVSink):
             self.path.unlink()
 
 
+def check_folder(output: Path) -> None:
+    """Refuse an output whose folder is not there.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not output.parent.is_dir():
+        raise InputError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
+
+
 def record_of(path: Path) -> Path:
     """Where :class:`CSVFileSink` records how far a file has come."""
     return path.with_name(path.name + ".json")
