@@ -297,7 +297,7 @@ def test_a_stack_of_layers_compiles_without_a_break():
     torch.manual_seed(0)
     edge_index = both_directions(path(12))
     dag = LineGraphDAG.from_edge_index(edge_index, 12)
-    first, second = PLSTMConv(4, 8), PLSTMConv(8, 4, mode="D")
+    first, second = PLSTMConv(4, 8), PLSTMConv(8, 4, mode="D", state_dim=2)
 
     def run(x, edge_index, dag):
         return second(first(x, edge_index, dag=dag), edge_index, dag=dag)

@@ -3,5 +3,6 @@
 from plstm_graph.conv.explanation import GatingMatrix
 from plstm_graph.conv.gates import STMGates
 from plstm_graph.conv.plstm_conv import PLSTMConv
+from plstm_graph.conv.states import StateGates
 
-__all__ = ["GatingMatrix", "PLSTMConv", "STMGates"]
+__all__ = ["GatingMatrix", "PLSTMConv", "STMGates", "StateGates"]

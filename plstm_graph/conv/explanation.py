@@ -49,7 +49,7 @@ def mask_gates(gates: list[Gates], mask: Tensor, edge_index: Tensor, dag: LineGr
     of the other direction, if there is one.
 
     Args:
-        gates: source [E, H], transition [L, H] and mark [E, H] of every way.
+        gates: source [E, H], transition [L, H] and mark [E, H] of every way, or of states with components.
         mask: [C], one value for each column of edge_index.
         edge_index: [2, C].
         dag: its edges are columns of edge_index.
@@ -62,6 +62,8 @@ def mask_gates(gates: list[Gates], mask: Tensor, edge_index: Tensor, dag: LineGr
     masked = []
     ways = zip(gates, (dag.edge_id, back), (dag.succ, dag.pred), strict=False)
     for (source, transition, mark), column, entered in ways:
-        factor = mask[column].unsqueeze(1)
-        masked.append((source * factor, transition * factor[entered], mark))
+        factor = mask[column]
+        source = source * factor.view(-1, *[1] * (source.dim() - 1))
+        transition = transition * factor[entered].view(-1, *[1] * (transition.dim() - 1))
+        masked.append((source, transition, mark))
     return masked

@@ -8,6 +8,7 @@ from torch_geometric.nn import Linear, MessagePassing
 from plstm_graph.conv.explanation import GatingMatrix, mask_gates
 from plstm_graph.conv.gates import HeadMode, STMGates
 from plstm_graph.conv.shared_dag import shared_dag
+from plstm_graph.conv.states import StateGates
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import Backend, Mode, gating_matrix, stm
@@ -41,6 +42,8 @@ class PLSTMConv(MessagePassing):
         bias: additive biases of the query, key, value and output maps; the gates always have offsets.
         head_dim: query, key and value channels of every head; by default out_channels / H.
         backend: see :func:`plstm_graph.kernels.stm`.
+        state_dim: J, components of a state, which matrix transitions rotate
+            (:class:`~plstm_graph.conv.StateGates`); with 1, transitions are positive scalars.
         **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`.
 
     Shapes:
@@ -66,6 +69,7 @@ class PLSTMConv(MessagePassing):
         bias: bool = True,
         head_dim: int | None = None,
         backend: Backend = "auto",
+        state_dim: int = 1,
         **kwargs: object,
     ) -> None:
         super().__init__(aggr="add", **kwargs)
@@ -76,6 +80,8 @@ class PLSTMConv(MessagePassing):
             )
         if head_dim is not None and head_dim < 1:
             raise InputError(f"head_dim must be at least 1, not {head_dim}.")
+        if state_dim < 1:
+            raise InputError(f"state_dim must be at least 1, not {state_dim}.")
         if mode not in get_args(HeadMode):
             raise InputError(f"mode must be 'P', 'D' or 'PD', not {mode!r}.")
         if mode == "PD" and heads % 2:
@@ -87,6 +93,7 @@ class PLSTMConv(MessagePassing):
         self.bidirectional = bidirectional
         self.edge_dim = edge_dim
         self.head_dim = out_channels // heads if head_dim is None else head_dim
+        self.state_dim = state_dim
         self.orientation = orientation
         self.backend: Backend = backend
         inner_channels = heads * self.head_dim
@@ -94,14 +101,18 @@ class PLSTMConv(MessagePassing):
         self.lin_key = Linear(in_channels, inner_channels, bias=bias)
         self.lin_value = Linear(in_channels, inner_channels, bias=bias)
         self.gates = STMGates(in_channels, heads, mode, bidirectional, edge_dim)
+        self.states = None
+        if state_dim > 1:
+            self.states = StateGates(in_channels, heads, state_dim, bidirectional, edge_dim)
         self.lin_out = Linear(inner_channels, out_channels, bias=bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
         super().reset_parameters()
-        for module in (self.lin_query, self.lin_key, self.lin_value, self.gates, self.lin_out):
-            module.reset_parameters()
+        for module in (self.lin_query, self.lin_key, self.lin_value, self.gates, self.states, self.lin_out):
+            if module is not None:
+                module.reset_parameters()
 
     @overload
     def forward(
@@ -165,6 +176,8 @@ class PLSTMConv(MessagePassing):
             y.unflatten(1, (self.heads, -1)) for y in (query, self.lin_key(x), self.lin_value(x))
         )
         gates, direct = self.gates(x, edge_attr, dag)
+        if self.states is not None:
+            gates = self.states(x, edge_attr, dag, gates)
         if self.explain:  # one of PyG's explainers masks edges
             mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
             gates = mask_gates(gates, mask, edge_index, dag)

@@ -265,6 +265,40 @@ class LineGraphDAG:
             edge_ptr=dag.edge_ptr,
         ).to(self.device)
 
+    def expand(self, state_dim: int) -> "LineGraphDAG":
+        """Every edge ``state_dim`` times, once for each component of its state, and every line its square.
+
+        Component j of edge e becomes edge e·J + j, which continues all components of e's predecessors. Ids
+        follow: ``edge_id`` is e·J + j, and ``line_id`` l·J² + j·J + i for the line from component i to
+        component j. A scan with matrix transitions is one with scalars on the expanded line graph.
+
+        Complexity: O(L·J²), on the device.
+        """
+        size, per_line = state_dim, state_dim**2
+        inner = torch.arange(size, device=self.device)
+        edge_id = (torch.arange(self.num_edges, device=self.device).unsqueeze(1) * size + inner).flatten()
+        first, count = self.pred_ptr[:-1], self.pred_ptr.diff()
+        starts = per_line * first.unsqueeze(1) + inner * size * count.unsqueeze(1)  # [E, J]
+        # Incoming lines stand by component, then by predecessor, then by its component.
+        among = (torch.arange(self.num_lines, device=self.device) - first[self.succ]).view(-1, 1, 1)
+        place = (starts[self.succ].unsqueeze(2) + among * size + inner).flatten()
+        line_id = torch.empty_like(place)
+        line_id[place] = torch.arange(len(place), device=self.device)
+        lines = line_id // per_line
+        return LineGraphDAG(
+            num_nodes=self.num_nodes,
+            edge_id=edge_id,
+            src=self.src.repeat_interleave(size),
+            dst=self.dst.repeat_interleave(size),
+            pred_ptr=torch.cat([starts.flatten(), per_line * self.pred_ptr[-1:]]),
+            pred=self.pred[lines] * size + line_id % size,
+            line_id=line_id,
+            multitree=self.multitree[lines],
+            level=self.level.repeat_interleave(size),
+            node_ptr=self.node_ptr,
+            edge_ptr=self.edge_ptr * size,
+        )
+
     def __repr__(self) -> str:
         sizes = f"nodes={self.num_nodes}, edges={self.num_edges}, lines={self.num_lines}"
         return f"{type(self).__name__}({sizes}, blocks={self.node_ptr.size(0) - 1})"

@@ -44,17 +44,24 @@ def check_nodes(query: Tensor, key: Tensor, value: Tensor, direct: Tensor, dag: 
 
 
 def check_gates(
-    prefix: str, source: Tensor, transition: Tensor, mark: Tensor, heads: int, dag: LineGraphDAG
+    prefix: str,
+    source: Tensor,
+    transition: Tensor,
+    mark: Tensor,
+    heads: int,
+    state_dim: int | None,
+    dag: LineGraphDAG,
 ) -> None:
-    """Refuse gates that do not fit the DAG."""
+    """Refuse gates that do not fit the DAG; ``None`` is the state of one component that needs no axis."""
+    components = () if state_dim is None else (state_dim,)
     rows = (
-        ("source", source, dag.num_edges),
-        ("transition", transition, dag.num_lines),
-        ("mark", mark, dag.num_edges),
+        ("source", source, (dag.num_edges, heads, *components)),
+        ("transition", transition, (dag.num_lines, heads, *components, *components)),
+        ("mark", mark, (dag.num_edges, heads, *components)),
     )
-    for name, gate, count in rows:
-        if gate.shape != (count, heads):
-            raise InputError(f"{prefix}{name} needs the shape {[count, heads]}, not {list(gate.shape)}.")
+    for name, gate, shape in rows:
+        if gate.shape != shape:
+            raise InputError(f"{prefix}{name} needs the shape {list(shape)}, not {list(gate.shape)}.")
         _check_tensor(prefix + name, gate, dag)
 
 

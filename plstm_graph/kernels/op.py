@@ -43,9 +43,9 @@ def stm(
     Args:
         query, key: [N, H, K].
         value: [N, H, V].
-        source, mark: [E, H].
-        transition: [L, H]. A stable scan needs Σ|T| ≤ 1 over the successors of an edge (P-mode) or
-            \|T\| ≤ 1 (D-mode); the op takes any.
+        source, mark: [E, H], or [E, H, J] for states of J components, [J, K, V].
+        transition: [L, H], or [L, H, J, J] from the last index to the one before. A stable scan needs
+            Σ‖T‖ ≤ 1 over the successors of an edge (P-mode) or ‖T‖ ≤ 1 (D-mode); the op takes any.
         direct: [N, H].
         dag: the structure, on the same device.
         mode: ``"P"`` uses all lines, ``"D"`` those of the multitree.
@@ -63,12 +63,13 @@ def stm(
         InputError: shapes, dtypes or devices that do not fit, or an unknown mode or backend.
 
     Complexity: (pairs joined by a path)·(K + V) a head in gating form, (E + L)·K·V in state form; the
-    fused kernel takes the cheaper for every block. Source: arXiv 2506.11997, Section 3 and Appendix A.
+    fused kernel takes the cheaper for every block. J components count as J·E edges and J²·L lines.
+    Source: arXiv 2506.11997, Section 3 and Appendix A.
     """
     check_names(mode, backend)
     check_nodes(query, key, value, direct, dag)
     check_backend(backend, dag.device, query.size(2))
-    gates = _stack_gates((source, transition, mark), reverse, query.size(1), dag, mode)
+    gates, dag = _stack_gates((source, transition, mark), reverse, query.size(1), dag, mode)
     inputs = [query, key, value, direct, *gates]
     if backend == "auto":
         backend = choose_backend(dag, query.size(2))
@@ -111,22 +112,38 @@ def gating_matrix(
     Complexity: O(s³ H log depth) for a block of s edges. Source: arXiv 2506.11997, Appendix A.
     """
     check_names(mode, "gating")
-    gates = _stack_gates((source, transition, mark), reverse, direct.size(1), dag, mode)
+    gates, dag = _stack_gates((source, transition, mark), reverse, direct.size(1), dag, mode)
     return gating_entries(direct, gates, dag)
 
 
 def _stack_gates(
     gates: Gates, reverse: Gates | None, heads: int, dag: LineGraphDAG, mode: Mode
-) -> list[Tensor]:
-    """Source, transition and mark as [ways, E or L, H], without the lines that the mode leaves out."""
-    check_gates("", *gates, heads, dag)
-    stacked = [x.unsqueeze(0) for x in gates]
+) -> tuple[list[Tensor], LineGraphDAG]:
+    """Source, transition and mark as [ways, E or L, H], without the lines that the mode leaves out.
+
+    With them comes their line graph: the given one, or one of the states' components.
+    """
+    state_dim = gates[0].size(2) if gates[0].dim() == 3 else None
+    check_gates("", *gates, heads, state_dim, dag)
+    ways = [gates]
     if reverse is not None:
-        check_gates("reverse ", *reverse, heads, dag)
-        stacked = [torch.stack(pair) for pair in zip(gates, reverse, strict=True)]
+        check_gates("reverse ", *reverse, heads, state_dim, dag)
+        ways.append(reverse)
+    if state_dim is not None:
+        dag = dag.expand(state_dim)
+        ways = [_components(way, dag, reversed_way=i == 1) for i, way in enumerate(ways)]
+    stacked = [torch.stack(kind) for kind in zip(*ways, strict=True)]
     if mode == "D":
         stacked[1] = torch.where(dag.multitree.unsqueeze(1), stacked[1], 0)
-    return stacked
+    return stacked, dag
+
+
+def _components(gates: Gates, dag: LineGraphDAG, reversed_way: bool) -> Gates:
+    """Gates of states with J components as those of the expanded line graph: [E·J or L·J², H]."""
+    source, transition, mark = gates
+    # The reversed line leads to the component that the line comes from.
+    transition = transition.permute(0, 3, 2, 1) if reversed_way else transition.permute(0, 2, 3, 1)
+    return source.mT.flatten(0, 1), transition.flatten(0, 2)[dag.line_id], mark.mT.flatten(0, 1)
 
 
 @torch.library.custom_op("plstm_graph::stm", mutates_args=())

@@ -43,6 +43,7 @@ class PLSTM(GraphNetwork):
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of the random walks that encode where a node stands; 0 for none.
+        state_dim: components of every state, see :class:`~plstm_graph.PLSTMConv`.
 
     Raises:
         InputError: widths, heads or blocks that do not fit.
@@ -69,6 +70,7 @@ class PLSTM(GraphNetwork):
         in_channels: int | None = None,
         edge_dim: int | None = None,
         walk_length: int = 0,
+        state_dim: int = 1,
     ) -> None:
         if not 1 <= scan_every <= num_layers:
             raise InputError(f"scan_every must be from 1 to num_layers ({num_layers}), not {scan_every}.")
@@ -90,6 +92,7 @@ class PLSTM(GraphNetwork):
                     edge_dim=edge_width,
                     head_dim=head_dim,
                     orientation=orientation,
+                    state_dim=state_dim,
                 )
             neighbours = gin_conv(hidden_channels, edge_width) if local else None
             return ResidualBlock(hidden_channels, scan, neighbours, dropout, norm)
@@ -114,6 +117,7 @@ class PLSTM(GraphNetwork):
         self.orientation = orientation
         self.bidirectional = bidirectional
         self.local = local
+        self.state_dim = state_dim
 
     def dag(self, data: Data) -> LineGraphDAG:
         """The DAG that the batch carries, or a new one by this network's orientation."""
