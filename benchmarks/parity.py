@@ -2,8 +2,8 @@
 
     python -m benchmarks.parity
 
-One layer walks paths of marked bits from end to end; the last node is asked whether the number of ones is odd.
-The first node is a start sign, as in a language model. Networks differ in the components of a state alone
+One layer walks paths of bits from end to end; the last node is asked whether the number of ones is odd.
+The first node is a start sign, as texts have. Networks differ in the components of a state alone
 (``state_dim``) and are trained on paths of 2 to 20 nodes, from several seeds, without looking at longer ones.
 Positive scalars (one component) cannot do it: what they carry has no sign. Results go to
 benchmarks/results/parity.json.
