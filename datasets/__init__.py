@@ -3,6 +3,7 @@
 from datasets.base import GraphDataModule, MoleculeDataModule
 from datasets.builtin import FreeSolv, Solubility
 from datasets.ogb_mol import OGB
+from datasets.synthetic import PeptideEnds
 from datasets.tables import CSV, MoleculeNet
 from datasets.tu import TU
 
@@ -14,5 +15,6 @@ __all__ = [
     "GraphDataModule",
     "MoleculeDataModule",
     "MoleculeNet",
+    "PeptideEnds",
     "Solubility",
 ]

@@ -24,7 +24,7 @@ from plstm_graph import LineGraphDAG, stm
 from plstm_graph.dag import grid_dag, sequence_dag
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.cost import prefers_states
-from plstm_graph.kernels.cpu.threads import run_over_blocks
+from plstm_graph.kernels.cpu.threads import run_over_ranges
 from plstm_graph.kernels.reference import cell_states
 
 BACKENDS = [pytest.param("reference", marks=pytest.mark.level_path), "gating", "chunkwise", "cpu"]
@@ -219,7 +219,7 @@ def _blocks_covered(queue):
     def kernel(first, last):
         seen[first:last] += 1
 
-    run_over_blocks(kernel, np.full(64, 1e6))
+    run_over_ranges(kernel, np.full(64, 1e6))
     queue.put(seen.tolist())
 
 

@@ -29,6 +29,10 @@ _LARGEST_DENSE_BLOCK = 512
 #: it is small.
 CHUNK = 128
 
+#: Edges up to which the fused CPU kernels leave a block in state form whole, and of the shortest chunk of a
+#: longer one.
+WHOLE_STATE_BLOCK, _SHORTEST_STATE_CHUNK = 1024, 64
+
 #: Nodes of the smallest and the largest tile of a Triton program in gating form, and the most numbers of it.
 _SMALLEST_GATING_BLOCK, _LARGEST_GATING_BLOCK, _LARGEST_GATING_TILE = 16, 128, 2048
 
@@ -97,6 +101,32 @@ def prefers_states(nodes, edges, lines, key_dim, value_dim, ways):
     """Whether the fused CPU kernels take the state form for a block: narrow heads and long molecules."""
     dense = gating_operations(nodes, edges, lines, key_dim, value_dim, ways)
     return state_operations(edges, lines, key_dim, value_dim, ways) < dense
+
+
+@structure
+def prefers_chunks(nodes, edges, lines, key_dim, value_dim, ways):
+    """Whether the fused CPU kernels cut a block into chunks: its states would not stay in the cache."""
+    return edges > WHOLE_STATE_BLOCK and prefers_states(nodes, edges, lines, key_dim, value_dim, ways)
+
+
+@structure_inner
+def state_chunk(last_successor, edges):
+    """Edges of a chunk, such that a chunk and the borders of all chunks together hold the fewest states.
+
+    Args:
+        last_successor: [edges] of every edge of a block, -1 if it has none.
+        edges: of the block.
+    """
+    best, fewest = edges, edges
+    chunk = _SHORTEST_STATE_CHUNK
+    while chunk < edges:
+        states = chunk
+        for e in range(edges):
+            states += last_successor[e] // chunk > e // chunk
+        if states < fewest:
+            best, fewest = chunk, states
+        chunk *= 2
+    return best
 
 
 class GatingTile(NamedTuple):

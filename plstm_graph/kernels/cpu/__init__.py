@@ -1,10 +1,11 @@
 """Fused CPU kernels: one block of the DAG at a time, all heads, forward and analytic backward.
 
-A block stays in the cache for molecules. It is computed by one thread, whose sums do not depend on the
-others, so results are bitwise the same for any number of threads and for a graph alone or in a batch.
+A block stays in the cache for molecules; a long one goes chunk by chunk, with its states between chunks. A
+head of it is computed by one thread, whose sums do not depend on the others, so results are bitwise the same
+for any number of threads and for a graph alone or in a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,9 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
-from plstm_graph.kernels.cost import gating_operations, state_operations
+from plstm_graph.kernels.cost import (
+    WHOLE_STATE_BLOCK,
+    gating_operations,
+    prefers_chunks,
+    state_operations,
+)
 from plstm_graph.kernels.cpu import kernels
-from plstm_graph.kernels.cpu.threads import run_over_blocks
+from plstm_graph.kernels.cpu.threads import run_over_ranges
 
 Arrays = tuple[NDArray, ...]
 
@@ -25,13 +31,8 @@ _BACKWARD_OPERATIONS = 3.0
 def cpu_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways."""
     output = torch.empty_like(nodes[2], memory_format=torch.contiguous_format)
-    arguments = (_views(nodes), _views(gates), *_structure(dag))
-    out = output.numpy()
-
-    def kernel(first: int, last: int) -> None:
-        kernels.forward(first, last, *arguments, out)
-
-    run_over_blocks(kernel, _operations(nodes, gates, dag))
+    arguments = (_views(nodes), _views(gates), *_structure(dag), output.numpy())
+    _run(kernels.forward, kernels.forward_long, arguments, nodes, gates, dag, 1.0)
     return output
 
 
@@ -40,14 +41,51 @@ def cpu_backward(
 ) -> list[Tensor]:
     """Gradients of ``nodes`` and ``gates`` (see :func:`cpu_forward`) for the gradient of the output."""
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*nodes, *gates)]
-    arguments = (_views([grad])[0], _views(nodes), _views(gates), *_structure(dag))
-    node_out, gate_out = _views(grads[: len(nodes)]), _views(grads[len(nodes) :])
-
-    def kernel(first: int, last: int) -> None:
-        kernels.backward(first, last, *arguments, node_out, gate_out)
-
-    run_over_blocks(kernel, _BACKWARD_OPERATIONS * _operations(nodes, gates, dag))
+    outputs = _views(grads[: len(nodes)]), _views(grads[len(nodes) :])
+    arguments = (_views([grad])[0], _views(nodes), _views(gates), *_structure(dag), *outputs)
+    _run(kernels.backward, kernels.backward_long, arguments, nodes, gates, dag, _BACKWARD_OPERATIONS)
     return grads
+
+
+def _run(
+    kernel: Callable[..., None],
+    long_kernel: Callable[..., None],
+    arguments: tuple[object, ...],
+    nodes: Sequence[Tensor],
+    gates: Sequence[Tensor],
+    dag: LineGraphDAG,
+    factor: float,
+) -> None:
+    """Run a pass over all blocks, then over the heads of each long one.
+
+    ``factor`` is the work of the pass, to that of the forward pass.
+    """
+    node_ptr, edge_ptr, pred_ptr = _views([dag.node_ptr, dag.edge_ptr, dag.pred_ptr])
+    counts, edges, lines = np.diff(node_ptr), np.diff(edge_ptr), np.diff(pred_ptr[edge_ptr])
+    _, heads, key_dim = nodes[1].shape
+    dims = (key_dim, nodes[2].size(2), gates[0].size(0))
+    dense = gating_operations.py_func(counts, edges, lines, *dims)
+    states = state_operations.py_func(edges, lines, *dims)
+    work = factor * np.minimum(dense, states).astype(np.float64)  # of a head
+    long = [
+        b
+        for b in np.flatnonzero(edges > WHOLE_STATE_BLOCK)
+        if prefers_chunks(counts[b], edges[b], lines[b], *dims)
+    ]
+    heads_of_long = [(b, h) for b in long for h in range(heads)]
+
+    def run(first: int, last: int) -> None:
+        kernel(first, last, *arguments)
+
+    def run_long(first: int, last: int) -> None:
+        for b, h in heads_of_long[first:last]:
+            long_kernel(b, h, *arguments)
+
+    short = heads * work
+    short[long] = 0
+    run_over_ranges(run, short)
+    if long:
+        run_over_ranges(run_long, np.repeat(work[long], heads))
 
 
 def _structure(dag: LineGraphDAG) -> tuple[Arrays, Arrays]:
@@ -59,13 +97,3 @@ def _structure(dag: LineGraphDAG) -> tuple[Arrays, Arrays]:
 def _views(tensors: Sequence[Tensor]) -> Arrays:
     """The memory of the tensors, contiguous."""
     return tuple(x.detach().contiguous().numpy() for x in tensors)
-
-
-def _operations(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> NDArray[np.float64]:
-    """Multiply-adds of every block's forward pass: [B]."""
-    node_ptr, edge_ptr, pred_ptr = _views([dag.node_ptr, dag.edge_ptr, dag.pred_ptr])
-    counts, edges, lines = np.diff(node_ptr), np.diff(edge_ptr), np.diff(pred_ptr[edge_ptr])
-    _, heads, key_dim = nodes[1].shape
-    dims = (key_dim, nodes[2].size(2), gates[0].size(0))
-    dense = gating_operations.py_func(counts, edges, lines, *dims)
-    return heads * np.minimum(dense, state_operations.py_func(edges, lines, *dims)).astype(np.float64)

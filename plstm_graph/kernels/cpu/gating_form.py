@@ -105,7 +105,7 @@ def _gating_matrix(gating, rows, direct, gates, h, dag, block):
         clear(resolved, last - first, width)
         for e in range(first, last):
             resolved[e - first, ends[way, e] - node] = source[way, e, h]
-        solve(resolved, width, transition, way, h, dag, block, False)
+        solve(resolved, width, transition, way, h, dag, block, (first, last), None, None, False, False)
         for e in range(first, last):
             add_row(gating, ends[1 - way, e] - node, mark[way, e, h], resolved, e - first, width)
     for n in range(count):
@@ -181,7 +181,8 @@ def _gate_gradients(grad_gating, rows, adjoint, gates, way, h, dag, block, gate_
         grad_mark[way, e, h] = row_dot(grad_gating, at_end, rows, row, width)
         for j in range(width):
             adjoint[row, j] = m * grad_gating[at_end, j]
-    solve(adjoint, width, transition, way, h, dag, block, True)
+    span = (first, last)
+    solve(adjoint, width, transition, way, h, dag, block, span, None, None, True, False)
     for e in range(first, last):
         grad_source[way, e, h] = adjoint[e - first, ends[way, e] - node]
-    transition_gradient(adjoint, rows, width, way, h, dag, block, grad_transition)
+    transition_gradient(adjoint, rows, width, way, h, dag, block, span, None, None, grad_transition)

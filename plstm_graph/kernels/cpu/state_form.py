@@ -1,23 +1,87 @@
-"""A block in state form: cell states [K, V] along its edges (Numba)."""
+"""A block in state form: cell states [K, V] along its edges, of a long block chunk by chunk (Numba).
+
+Edges of a chunk have their states at hand; of the others only borders do, edges whose state goes on into
+another chunk. A solve that gathers goes from the first chunk to the last and leaves the states of borders
+behind; one that hands down goes from the last to the first and leaves there what has come back to them. The
+backward pass makes the borders anew and then, beside them, the states of one chunk after the other.
+"""
 
 import numpy as np
 
-from plstm_graph.compiled import kernel_inner
-from plstm_graph.kernels.cpu.solve import solve, transition_gradient
+from plstm_graph.compiled import kernel_inner, structure_inner
+from plstm_graph.kernels.cost import state_chunk
+from plstm_graph.kernels.cpu.solve import add_row, clear, solve, transition_gradient
 
 
 @kernel_inner
 def scratch(edges, key_dim, value_dim, like):
-    """Memory for the states of the largest block that a call meets in this form, and for their adjoint."""
-    return np.empty((2, edges, key_dim * value_dim), like.dtype)
+    """Memory for the states of the largest block that a call meets whole, and for their adjoint."""
+    width = key_dim * value_dim
+    return np.empty((edges, width), like.dtype), np.empty((edges, width), like.dtype)
+
+
+@structure_inner
+def _cut(block, dag):
+    """Cut a long block into chunks: edges of a chunk, borders in all, and the borders' numbers.
+
+    The numbers are [edges], -1 for edges that are no border.
+    """
+    _, pred_ptr, pred = dag
+    _, _, first, last = block
+    edges = last - first
+    slots = np.full(edges, -1, np.int64)
+    for e in range(first, last):
+        for line in range(pred_ptr[e], pred_ptr[e + 1]):
+            slots[pred[line] - first] = e - first  # the last successor, for now
+    chunk = state_chunk(slots, edges)
+    borders = 0
+    for e in range(edges):
+        if slots[e] // chunk > e // chunk:
+            slots[e] = borders
+            borders += 1
+        else:
+            slots[e] = -1
+    return chunk, borders, slots
+
+
+@structure_inner
+def _span(turn, chunks, chunk, block, backwards):
+    """Edges of the chunk whose turn it is."""
+    _, _, first, last = block
+    number = chunks - 1 - turn if backwards else turn
+    return first + number * chunk, min(first + (number + 1) * chunk, last)
 
 
 @kernel_inner
-def _fill_states(states, nodes, gates, way, h, dag, block):
-    """States [edges, K·V] of one way: S_e k v^T at the start of every edge, then the solve."""
+def _take_up(rows, width, block, span, borders, slots):
+    """Add what was handed down to borders in the span."""
+    first, last = span
+    for e in range(first, last):
+        slot = slots[e - block[2]]
+        if slot >= 0:
+            add_row(rows, e - first, 1, borders, slot, width)
+
+
+@kernel_inner
+def _leave(rows, width, block, span, borders, slots):
+    """Keep the rows of borders in the span."""
+    first, last = span
+    for e in range(first, last):
+        slot = slots[e - block[2]]
+        if slot >= 0:
+            for j in range(width):
+                borders[slot, j] = rows[e - first, j]
+
+
+@kernel_inner
+def _solve_states(states, nodes, gates, way, h, dag, block, span, borders, slots, known):
+    """States [edges, K·V] of one way: S_e k v^T at the start of every edge, then the solve.
+
+    Borders are read and written, or only read if they are ``known``.
+    """
     _, key, value, _ = nodes
     source, transition, _ = gates
-    _, _, first, last = block
+    first, last = span
     ends, _, _ = dag
     key_dim, value_dim = key.shape[2], value.shape[2]
     for e in range(first, last):
@@ -26,7 +90,24 @@ def _fill_states(states, nodes, gates, way, h, dag, block):
             scaled = source[way, e, h] * key[n, h, i]
             for j in range(value_dim):
                 states[e - first, i * value_dim + j] = scaled * value[n, h, j]
-    solve(states, key_dim * value_dim, transition, way, h, dag, block, False)
+    if borders is not None and way == 1:
+        _take_up(states, key_dim * value_dim, block, span, borders, slots)
+    solve(states, key_dim * value_dim, transition, way, h, dag, block, span, borders, slots, False, known)
+    if borders is not None and way == 0 and not known:
+        _leave(states, key_dim * value_dim, block, span, borders, slots)
+
+
+@kernel_inner
+def _read_states(states, query, mark, way, h, ends, span, out):
+    """Add M_e q^T C_e at the end of every edge."""
+    first, last = span
+    value_dim = out.shape[2]
+    for e in range(first, last):
+        n = ends[1 - way, e]
+        for i in range(query.shape[2]):
+            scaled = mark[way, e, h] * query[n, h, i]
+            for j in range(value_dim):
+                out[n, h, j] += scaled * states[e - first, i * value_dim + j]
 
 
 @kernel_inner
@@ -39,33 +120,21 @@ def _node_dot(a, b, n, h):
 
 
 @kernel_inner
-def forward_block(nodes, gates, h, dag, block, memory, out):
-    """Write the block's rows of ``out`` [N, H, V] at head h."""
+def _direct_forward(nodes, h, block, out):
+    """Write what nodes say to themselves."""
     query, key, value, direct = nodes
-    node, count, first, last = block
-    states, value_dim = memory[0], value.shape[2]
-    for n in range(node, node + count):
+    for n in range(block[0], block[0] + block[1]):
         weight = direct[n, h] * _node_dot(query, key, n, h)
-        for j in range(value_dim):
+        for j in range(value.shape[2]):
             out[n, h, j] = weight * value[n, h, j]
-    mark, ends = gates[2], dag[0]
-    for way in range(mark.shape[0]):
-        _fill_states(states, nodes, gates, way, h, dag, block)
-        for e in range(first, last):
-            n = ends[1 - way, e]
-            for i in range(query.shape[2]):
-                scaled = mark[way, e, h] * query[n, h, i]
-                for j in range(value_dim):
-                    out[n, h, j] += scaled * states[e - first, i * value_dim + j]
 
 
 @kernel_inner
-def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_grads):
-    """Write the gradients of the block's nodes, edges and lines at head h."""
+def _direct_backward(grad, nodes, h, block, node_grads):
+    """Write the gradients of what nodes say to themselves."""
     query, key, value, direct = nodes
     grad_query, grad_key, grad_value, grad_direct = node_grads
-    node, count, _, _ = block
-    for n in range(node, node + count):
+    for n in range(block[0], block[0] + block[1]):
         score = _node_dot(query, key, n, h)
         reached = _node_dot(grad, value, n, h)
         grad_direct[n, h] = score * reached
@@ -74,21 +143,90 @@ def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_g
             grad_key[n, h, i] = direct[n, h] * reached * query[n, h, i]
         for j in range(value.shape[2]):
             grad_value[n, h, j] = direct[n, h] * score * grad[n, h, j]
-    for way in range(gates[0].shape[0]):
-        _fill_states(memory[0], nodes, gates, way, h, dag, block)
-        _way_backward(memory[0], memory[1], grad, nodes, gates, way, h, dag, block, node_grads, gate_grads)
 
 
 @kernel_inner
-def _way_backward(states, adjoint, grad, nodes, gates, way, h, dag, block, node_grads, gate_grads):
-    """Add one way's gradients of the nodes and write those of its gates."""
+def forward_block(nodes, gates, h, dag, block, memory, out):
+    """Write the block's rows of ``out`` [N, H, V] at head h."""
+    states, _ = memory
+    span = (block[2], block[3])
+    _direct_forward(nodes, h, block, out)
+    for way in range(gates[0].shape[0]):
+        _solve_states(states, nodes, gates, way, h, dag, block, span, None, None, False)
+        _read_states(states, nodes[0], gates[2], way, h, dag[0], span, out)
+
+
+@kernel_inner
+def forward_chunks(nodes, gates, h, dag, block, out):
+    """What :func:`forward_block` does, of a long block."""
+    chunk, count, slots = _cut(block, dag)
+    width = nodes[1].shape[2] * nodes[2].shape[2]
+    states, borders = np.empty((chunk, width), out.dtype), np.empty((count, width), out.dtype)
+    chunks = (block[3] - block[2] + chunk - 1) // chunk
+    _direct_forward(nodes, h, block, out)
+    for way in range(gates[0].shape[0]):
+        clear(borders, count, width)
+        for turn in range(chunks):
+            span = _span(turn, chunks, chunk, block, way == 1)
+            _solve_states(states, nodes, gates, way, h, dag, block, span, borders, slots, False)
+            _read_states(states, nodes[0], gates[2], way, h, dag[0], span, out)
+
+
+@kernel_inner
+def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_grads):
+    """Write the gradients of the block's nodes, edges and lines at head h."""
+    states, adjoint = memory
+    span = (block[2], block[3])
+    _direct_backward(grad, nodes, h, block, node_grads)
+    for way in range(gates[0].shape[0]):
+        _solve_states(states, nodes, gates, way, h, dag, block, span, None, None, False)
+        _way_backward(
+            states, adjoint, grad, nodes, gates, way, h, dag, block, span, None, None, None,
+            node_grads, gate_grads,
+        )  # fmt: skip
+
+
+@kernel_inner
+def backward_chunks(grad, nodes, gates, h, dag, block, node_grads, gate_grads):
+    """What :func:`backward_block` does, of a long block."""
+    chunk, count, slots = _cut(block, dag)
+    width = nodes[1].shape[2] * nodes[2].shape[2]
+    states, adjoint = np.empty((chunk, width), grad.dtype), np.empty((chunk, width), grad.dtype)
+    borders, returned = np.empty((count, width), grad.dtype), np.empty((count, width), grad.dtype)
+    chunks = (block[3] - block[2] + chunk - 1) // chunk
+    _direct_backward(grad, nodes, h, block, node_grads)
+    for way in range(gates[0].shape[0]):
+        clear(borders, count, width)
+        clear(returned, count, width)
+        for turn in range(chunks):
+            span = _span(turn, chunks, chunk, block, way == 1)
+            _solve_states(states, nodes, gates, way, h, dag, block, span, borders, slots, False)
+        for turn in range(chunks):
+            span = _span(turn, chunks, chunk, block, way == 0)
+            _solve_states(states, nodes, gates, way, h, dag, block, span, borders, slots, True)
+            _way_backward(
+                states, adjoint, grad, nodes, gates, way, h, dag, block, span, borders, returned, slots,
+                node_grads, gate_grads,
+            )  # fmt: skip
+
+
+@kernel_inner
+def _way_backward(
+    states, adjoint, grad, nodes, gates, way, h, dag, block, span, borders, returned, slots,
+    node_grads, gate_grads,
+):  # fmt: skip
+    """Add one way's gradients of the nodes and write those of its gates, of the edges in the span.
+
+    ``borders`` hold the states of borders, ``returned`` their adjoints.
+    """
     query, key, value, _ = nodes
     source, transition, mark = gates
     grad_query, grad_key, grad_value, _ = node_grads
     grad_source, grad_transition, grad_mark = gate_grads
     ends, _, _ = dag
-    _, _, first, last = block
+    first, last = span
     key_dim, value_dim = key.shape[2], value.shape[2]
+    width = key_dim * value_dim
     zero = query.dtype.type(0)
     for e in range(first, last):
         n = ends[1 - way, e]
@@ -101,7 +239,11 @@ def _way_backward(states, adjoint, grad, nodes, gates, way, h, dag, block, node_
             marked += read * query[n, h, i]
             grad_query[n, h, i] += mark[way, e, h] * read
         grad_mark[way, e, h] = marked
-    solve(adjoint, key_dim * value_dim, transition, way, h, dag, block, True)
+    if returned is not None and way == 0:
+        _take_up(adjoint, width, block, span, returned, slots)
+    solve(adjoint, width, transition, way, h, dag, block, span, returned, slots, True, False)
+    if returned is not None and way == 1:
+        _leave(adjoint, width, block, span, returned, slots)
     for e in range(first, last):
         n = ends[way, e]
         sourced = zero
@@ -113,4 +255,8 @@ def _way_backward(states, adjoint, grad, nodes, gates, way, h, dag, block, node_
             sourced += read * key[n, h, i]
             grad_key[n, h, i] += source[way, e, h] * read
         grad_source[way, e, h] = sourced
-    transition_gradient(adjoint, states, key_dim * value_dim, way, h, dag, block, grad_transition)
+    if borders is None:
+        transition_gradient(adjoint, states, width, way, h, dag, block, span, None, None, grad_transition)
+    else:
+        before = returned if way == 1 else borders
+        transition_gradient(adjoint, states, width, way, h, dag, block, span, before, slots, grad_transition)

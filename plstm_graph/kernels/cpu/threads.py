@@ -1,4 +1,4 @@
-"""Runs a compiled kernel over ranges of blocks on as many threads as torch uses."""
+"""Runs a compiled kernel over ranges of blocks, or of their heads, on as many threads as torch uses."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 #: Below this much work a second thread costs more than it saves (multiply-adds).
 _WORK_PER_THREAD = 200_000
 
-#: Ranges of blocks that each thread takes on average.
+#: Ranges that each thread takes on average.
 _RANGES_PER_THREAD = 4
 
 _lock = threading.Lock()
@@ -39,11 +39,11 @@ def _workers() -> ThreadPoolExecutor:
         return _pool
 
 
-def run_over_blocks(kernel: Callable[[int, int], None], work: NDArray[np.float64]) -> None:
-    """Call ``kernel(first, last)`` on ranges that cover all blocks and share out ``work`` [B] evenly.
+def run_over_ranges(kernel: Callable[[int, int], None], work: NDArray[np.float64]) -> None:
+    """Call ``kernel(first, last)`` on ranges that cover all items and share out their ``work`` evenly.
 
     Threads take range after range, so that one that another process keeps waiting holds up nobody. The
-    ranges decide who computes a block, never how: results do not depend on the thread count.
+    ranges decide who computes an item, never how: results do not depend on the thread count.
     """
     total = np.cumsum(work)
     if len(total) == 0:
