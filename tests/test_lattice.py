@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import output_and_gradients, random_inputs
 
 from plstm_graph.dag import LineGraphDAG, grid_dag, sequence_dag
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import stm
 
-BACKENDS = ["reference", "gating", "cpu"]
+BACKENDS = ["reference", "gating", "lattice", "cpu"]
 
 
 def from_origin(dag: LineGraphDAG, transition: torch.Tensor, source: torch.Tensor, mode: str, backend: str):
@@ -123,6 +126,39 @@ def test_grids_keep_the_generic_structure():
         paths += step
         step = step @ kept
     assert paths.max() == 1
+
+
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 40), st.booleans(), st.booleans())
+def test_logarithmic_depth_gives_the_general_numbers(graphs, height, width, leftwards, both):
+    dag = LineGraphDAG.batch([grid_dag(height, width, leftwards)] * graphs)
+    assert dag.lattice == (graphs, height, width, leftwards)
+    inputs, reverse = random_inputs(dag, 2, 3, 4)
+    for gate in inputs[4], reverse[1]:  # or sums over all paths would have hundreds of digits
+        gate *= 0.5
+    reverse = reverse if both else None
+    wanted = output_and_gradients(inputs, reverse, dag, backend="cpu")
+    found = output_and_gradients(inputs, reverse, dag, backend="lattice")
+    for a, b in zip([found[0], *found[1]], [wanted[0], *wanted[1]], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 1000])
+def test_sequences_of_any_length_in_logarithmic_depth(length):
+    dag = sequence_dag(length)
+    inputs, reverse = random_inputs(dag, 2, 3, 4)
+    wanted = output_and_gradients(inputs, reverse, dag, backend="cpu")
+    found = output_and_gradients(inputs, reverse, dag, backend="lattice")
+    for a, b in zip([found[0], *found[1]], [wanted[0], *wanted[1]], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_what_is_no_lattice_is_refused():
+    assert LineGraphDAG.batch([sequence_dag(4), sequence_dag(5)]).lattice is None
+    assert sequence_dag(4).to("meta").lattice == (1, 1, 4, False)
+    dag = LineGraphDAG.from_edge_index(torch.tensor([[0, 1], [1, 2]]))
+    inputs, _ = random_inputs(dag)
+    with pytest.raises(InputError, match="takes batches of sequence_dag or grid_dag of one size"):
+        stm(*inputs, dag, backend="lattice")
 
 
 def test_sizes_that_are_none_are_refused():

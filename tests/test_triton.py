@@ -19,7 +19,7 @@ from torch_geometric.data import Batch
 
 from plstm_graph import LineGraphDAG, PLSTMConv, stm
 from plstm_graph.chem import smiles_to_data
-from plstm_graph.dag import ToLineGraphDAG
+from plstm_graph.dag import Lattice, ToLineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import cost
 from plstm_graph.kernels.cost import GatingTile, StateTile, choose_backend, gating_tile, state_tile
@@ -323,10 +323,10 @@ def test_tiles_at_their_borders():
     assert state_tile(256, 256) == StateTile(key=256, value=16, warps=16)
 
 
-def on_gpu(largest_block=100, num_levels=10):
+def on_gpu(largest_block=100, num_levels=10, lattice=None):
     """What the choice of a backend looks at, without a GPU."""
     sizes = {"largest_block": largest_block, "num_edges": 128 * 50, "num_levels": num_levels}
-    return SimpleNamespace(device=torch.device("cuda"), **sizes)
+    return SimpleNamespace(device=torch.device("cuda"), lattice=lattice, **sizes)
 
 
 def test_auto_takes_triton_on_a_gpu_and_falls_back_with_one_line(caplog, monkeypatch):
@@ -338,6 +338,7 @@ def test_auto_takes_triton_on_a_gpu_and_falls_back_with_one_line(caplog, monkeyp
         assert choose_backend(on_gpu(), 257) == "gating"
         assert choose_backend(on_gpu(513), 257) == "reference"
         assert choose_backend(on_gpu(513, num_levels=51), 257) == "chunkwise"
+        assert choose_backend(on_gpu(lattice=Lattice(2, 9, 9)), 257) == "lattice"
         monkeypatch.setattr(cost, "_TRITON_INSTALLED", False)
         assert choose_backend(on_gpu(512), 32) == "gating"
     too_wide = (

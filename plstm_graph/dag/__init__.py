@@ -1,7 +1,7 @@
 """Orientation of graphs to DAGs, and the line graphs of DAGs."""
 
 from plstm_graph.dag.lattice import grid_dag, sequence_dag
-from plstm_graph.dag.line_graph import LineGraphDAG
+from plstm_graph.dag.line_graph import Lattice, LineGraphDAG
 from plstm_graph.dag.orientation import Orientation, OrientationName, rank_nodes
 from plstm_graph.dag.transform import (
     DAG_LAYOUT,
@@ -14,6 +14,7 @@ from plstm_graph.dag.transform import (
 
 __all__ = [
     "DAG_LAYOUT",
+    "Lattice",
     "LineGraphDAG",
     "LineGraphData",
     "Orientation",

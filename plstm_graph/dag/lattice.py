@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from plstm_graph.dag.line_graph import LineGraphDAG
+from plstm_graph.dag.line_graph import Lattice, LineGraphDAG
 from plstm_graph.errors import InputError
 
 
@@ -26,7 +26,8 @@ def sequence_dag(length: int) -> LineGraphDAG:
         raise InputError(f"length must be at least 1, not {length}.")
     nodes = torch.arange(length)
     edges, lines = (torch.stack([part[:-1], part[1:]]) for part in (nodes, nodes[:-1]))
-    return LineGraphDAG.from_lines(length, edges, lines)
+    dag = LineGraphDAG.from_lines(length, edges, lines)
+    return replace(dag, lattice=Lattice(1, 1, length))
 
 
 def grid_dag(height: int, width: int, leftwards: bool = False) -> LineGraphDAG:
@@ -60,7 +61,7 @@ def grid_dag(height: int, width: int, leftwards: bool = False) -> LineGraphDAG:
     leaving[1, :-1] = entering[1, 1:] = number
     lines, kept = _meeting(entering, leaving)
     dag = LineGraphDAG.from_lines(height * width, torch.cat([across, down], 1), lines)
-    return replace(dag, multitree=kept[dag.line_id])
+    return replace(dag, multitree=kept[dag.line_id], lattice=Lattice(1, height, width, leftwards))
 
 
 def _meeting(entering: Tensor, leaving: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,15 @@ from plstm_graph.dag.levels import edge_levels, line_levels
 from plstm_graph.dag.multitree import multitree_lines
 from plstm_graph.dag.orientation import Orientation, Structure, check_edge_index, resolve
 from plstm_graph.errors import InputError
+
+
+class Lattice(NamedTuple):
+    """Graphs of one size whose nodes are numbered row by row; edges point right and down."""
+
+    graphs: int
+    height: int
+    width: int
+    leftwards: bool = False  #: edges point left and down
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +46,7 @@ class LineGraphDAG:
         multitree: [L] bool, the lines that D-mode keeps: at most one path between any two edges.
         level: [E] longest path to an edge, in line edges.
         node_ptr, edge_ptr: [B+1] first node and edge of every block.
+        lattice: the sequences (of height 1) or grids that the graphs are, if they are and have one size.
 
     All index tensors are int64 and are validated when they are made; the structure is immutable.
     """
@@ -52,6 +63,7 @@ class LineGraphDAG:
     node_ptr: Tensor
     edge_ptr: Tensor
     succ: Tensor = field(default=None)  # type: ignore[assignment]
+    lattice: Lattice | None = None
 
     def __post_init__(self) -> None:
         if self.succ is None:  # it follows from pred_ptr
@@ -173,6 +185,12 @@ class LineGraphDAG:
             head = [torch.zeros(1, dtype=torch.int64, device=parts[0].device if parts else None)]
             return torch.cat(head + parts if pointer else parts or [head[0][:0]])
 
+        lattices = [dag.lattice for dag in dags]
+        lattice = lattices[0] if lattices else None
+        if lattice is not None:
+            alike = all(other is not None and other[1:] == lattice[1:] for other in lattices)
+            graphs = sum(other.graphs for other in lattices if other is not None)
+            lattice = lattice._replace(graphs=graphs) if alike else None
         keep = [dag.multitree for dag in dags] or [torch.zeros(0, dtype=torch.bool)]
         return cls(
             num_nodes=nodes[-1],
@@ -186,6 +204,7 @@ class LineGraphDAG:
             level=join("level", [0] * len(dags)),
             node_ptr=join("node_ptr", nodes, pointer=True),
             edge_ptr=join("edge_ptr", edges, pointer=True),
+            lattice=lattice,
         )
 
     @property
@@ -232,9 +251,9 @@ class LineGraphDAG:
         tensors = {
             part.name: getattr(self, part.name).to(device, non_blocking=non_blocking)
             for part in fields(self)
-            if part.name != "num_nodes"
+            if part.name not in ("num_nodes", "lattice")
         }
-        return LineGraphDAG(num_nodes=self.num_nodes, **tensors)
+        return LineGraphDAG(num_nodes=self.num_nodes, lattice=self.lattice, **tensors)
 
     def reverse(self) -> "LineGraphDAG":
         """The DAG with every edge turned round; its ids say where each edge and line came from.
@@ -308,7 +327,8 @@ def _assemble(num_nodes: int, **arrays: NDArray[np.int64]) -> LineGraphDAG:
     """Add the multitree and the levels to arrays in topological order, and turn all into tensors."""
     pred_ptr, pred = arrays["pred_ptr"], arrays["pred"]
     arrays |= {"multitree": multitree_lines(pred_ptr, pred), "level": edge_levels(pred_ptr, pred)}
-    return LineGraphDAG(num_nodes, **{name: torch.from_numpy(array) for name, array in arrays.items()})
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return LineGraphDAG(num_nodes=num_nodes, lattice=None, **tensors)
 
 
 def _check_batch(batch: Tensor, edge_index: Tensor, num_nodes: int) -> None:

@@ -2,7 +2,6 @@
 
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
@@ -20,11 +19,16 @@ def check_names(mode: str, backend: str) -> None:
         )
 
 
-def check_backend(backend: str, device: torch.device, key_dim: int) -> None:
-    """Refuse a backend that cannot run there."""
-    if backend == "cpu" and device.type != "cpu":
-        raise InputError(f"backend 'cpu' needs tensors on the CPU, not on {device}; use backend 'auto'.")
-    reason = why_not_triton(device, key_dim) if backend == "triton" else None
+def check_backend(backend: str, dag: LineGraphDAG, key_dim: int) -> None:
+    """Refuse a backend that cannot run on these graphs, or not there."""
+    if backend == "cpu" and dag.device.type != "cpu":
+        raise InputError(f"backend 'cpu' needs tensors on the CPU, not on {dag.device}; use backend 'auto'.")
+    if backend == "lattice" and dag.lattice is None:
+        raise InputError(
+            "backend 'lattice' takes batches of sequence_dag or grid_dag of one size, and states of one "
+            "component; use backend 'auto'."
+        )
+    reason = why_not_triton(dag.device, key_dim) if backend == "triton" else None
     if reason is not None:
         raise InputError(f"backend 'triton' {reason}.")
 

@@ -1,8 +1,9 @@
 """The cost model: which backend, form and tile a graph takes, from sizes alone.
 
 - ``"auto"`` takes the fused kernels of the device: ``cpu``, or ``triton`` on a GPU. Where Triton is missing
-  or cannot take the heads, dense matrices (``gating``) while all blocks are small, else ``chunkwise`` or
-  ``reference``, whichever takes fewer steps one after the other.
+  or cannot take the heads, ``lattice`` for sequences and grids, dense matrices (``gating``) while all blocks
+  are small, else ``chunkwise`` or ``reference``, whichever takes fewer steps one after the other. On a CPU
+  the fused kernels are faster than ``lattice`` at every size (benchmarks/lattice.py).
 - The fused CPU kernels take the form with fewer multiply-adds, block by block (:func:`prefers_states`).
 - The Triton kernels take the gating form for blocks of up to 128 nodes (:func:`gating_tile`): their
   n²·(K + V) multiply-adds stay on the chip, where states move (edges + lines)·K·V numbers through memory.
@@ -20,7 +21,7 @@ import torch
 from plstm_graph.compiled import structure, structure_inner
 from plstm_graph.dag import LineGraphDAG
 
-Backend = Literal["auto", "reference", "gating", "chunkwise", "cpu", "triton"]
+Backend = Literal["auto", "reference", "gating", "chunkwise", "lattice", "cpu", "triton"]
 
 #: Without fused kernels, larger blocks (nodes or edges) get no matrix of their own: it grows with the square.
 _LARGEST_DENSE_BLOCK = 512
@@ -58,7 +59,9 @@ def choose_backend(dag: LineGraphDAG, key_dim: int) -> Backend:
     if reason is None:
         return "triton"
     backend: Backend = "gating"
-    if dag.largest_block > _LARGEST_DENSE_BLOCK:
+    if dag.lattice is not None:
+        backend = "lattice"
+    elif dag.largest_block > _LARGEST_DENSE_BLOCK:
         backend = "chunkwise" if dag.num_edges < CHUNK * dag.num_levels else "reference"
     if not torch.compiler.is_compiling():
         _log_fallback(backend, reason)

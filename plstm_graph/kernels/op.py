@@ -12,6 +12,7 @@ from plstm_graph.kernels.chunkwise import stm_chunkwise
 from plstm_graph.kernels.cost import Backend, choose_backend
 from plstm_graph.kernels.cpu import cpu_backward, cpu_forward
 from plstm_graph.kernels.gating import gating_backward, gating_entries, gating_forward
+from plstm_graph.kernels.lattice import stm_lattice
 from plstm_graph.kernels.reference import stm_reference
 
 Mode = Literal["P", "D"]
@@ -52,8 +53,9 @@ def stm(
         reverse: (source, transition, mark) of the reversed DAG, which is added in the same pass; gate i
             belongs to edge or line i of ``dag``, walked from its end to its start.
         backend: ``"reference"`` (by level, differentiable torch), ``"gating"`` (dense, any device),
-            ``"chunkwise"`` (dense within chunks, any device), ``"cpu"`` (fused), ``"triton"`` (fused, GPU),
-            or ``"auto"`` (see :mod:`plstm_graph.kernels.cost`).
+            ``"chunkwise"`` (dense within chunks, any device), ``"lattice"`` (sequences and grids in
+            logarithmic depth, any device), ``"cpu"`` (fused), ``"triton"`` (fused, GPU), or ``"auto"``
+            (see :mod:`plstm_graph.kernels.cost`).
 
     Returns:
         [N, H, V], in the dtype of ``query``. Sums are kept in float32 or better. On the CPU the result is
@@ -68,8 +70,8 @@ def stm(
     """
     check_names(mode, backend)
     check_nodes(query, key, value, direct, dag)
-    check_backend(backend, dag.device, query.size(2))
     gates, dag = _stack_gates((source, transition, mark), reverse, query.size(1), dag, mode)
+    check_backend(backend, dag, query.size(2))
     inputs = [query, key, value, direct, *gates]
     if backend == "auto":
         backend = choose_backend(dag, query.size(2))
@@ -81,6 +83,8 @@ def stm(
         return stm_reference(inputs[:4], inputs[4:], dag).to(query.dtype)
     if backend == "chunkwise":
         return stm_chunkwise(inputs[:4], inputs[4:], dag).to(query.dtype)
+    if backend == "lattice" and dag.lattice is not None:
+        return stm_lattice(inputs[:4], inputs[4:], dag, dag.lattice).to(query.dtype)
     structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.succ, dag.level, dag.node_ptr, dag.edge_ptr)
     return _stm(*inputs, *structure, backend).to(query.dtype)
 
