@@ -1,9 +1,10 @@
 """Lightning data modules for molecules and other graphs; run from the repository, not part of the wheel."""
 
+from datasets.arrows import ArrowPointing
 from datasets.base import GraphDataModule, MoleculeDataModule
 from datasets.builtin import FreeSolv, Solubility
 from datasets.ogb_mol import OGB
-from datasets.synthetic import PeptideEnds
+from datasets.peptides import PeptideEnds
 from datasets.tables import CSV, MoleculeNet
 from datasets.tu import TU
 
@@ -11,6 +12,7 @@ __all__ = [
     "CSV",
     "OGB",
     "TU",
+    "ArrowPointing",
     "FreeSolv",
     "GraphDataModule",
     "MoleculeDataModule",

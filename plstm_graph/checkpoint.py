@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from plstm_graph.errors import InputError
-from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, PLSTM, GraphNetwork
+from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, PLSTM, GraphNetwork, GridPLSTM, ViT
 
 #: Networks that a checkpoint may name.
 NETWORKS: dict[str, type[GraphNetwork]] = {
-    network.__name__: network for network in (PLSTM, GIN, GINE, GCN, GAT, MPNN)
+    network.__name__: network for network in (PLSTM, GIN, GINE, GCN, GAT, MPNN, GridPLSTM, ViT)
 }
 
 

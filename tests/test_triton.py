@@ -349,6 +349,7 @@ def test_auto_takes_triton_on_a_gpu_and_falls_back_with_one_line(caplog, monkeyp
         f"backend 'gating' runs in place of 'triton', which {too_wide}.",
         f"backend 'reference' runs in place of 'triton', which {too_wide}.",
         f"backend 'chunkwise' runs in place of 'triton', which {too_wide}.",
+        f"backend 'lattice' runs in place of 'triton', which {too_wide}.",
         "backend 'gating' runs in place of 'triton', which needs the package triton; install it, or use "
         "backend 'auto'.",
     ]

@@ -13,7 +13,7 @@ from plstm_graph.dag import LineGraphDAG
 Norm = Literal["layer", "batch"]
 
 #: Scale of the scan's output map at the start of training.
-_SCAN_START = 0.1
+SCAN_START = 0.1
 
 
 class ResidualBlock(nn.Module):
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
         self.feed_forward = nn.Sequential(make_norm(norm, channels), feed_forward(channels, 2 * channels))
         if scan is not None:  # products of three maps, summed over a molecule, would outweigh the rest
             with torch.no_grad():
-                scan.lin_out.weight.mul_(_SCAN_START)
+                scan.lin_out.weight.mul_(SCAN_START)
 
     def forward(
         self,

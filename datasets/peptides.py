@@ -1,4 +1,4 @@
-"""Data sets that are drawn, not read: questions whose answer depends on what lies far apart."""
+"""Peptides of random sequence, and a question about both of their ends."""
 
 from typing import Any
 
