@@ -1,0 +1,231 @@
+"""Tasks that need distance, trained on the short and tested on the long.
+
+    python -m benchmarks.distance peptides                 # an hour or two on two cores
+    python -m benchmarks.distance arrows
+    python -m benchmarks.distance peptides --models plstm gine8 --seeds 1
+
+peptides (configs/peptide_ends.yaml): do the residues at both ends of a peptide match? PLSTM, GINE of 4 and of
+8 layers, GINE with a virtual node and GPS (GINE beside multi-head attention), with two readouts.
+arrows (configs/arrow_pointing.yaml): does an arrow point at a disc? Scans in four directions and a vision
+transformer.
+
+Networks of a task have as many parameters as its preset's, the same skeleton and training. What is tested is
+the last epoch: nothing is selected. Each run's outcome is a JSON file under benchmarks/results/TASK; runs
+that have theirs are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py has it
+
+import torch
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch_geometric.nn import GINEConv, GPSConv, global_add_pool
+
+import datasets
+from benchmarks.measure import environment
+from datasets import GraphDataModule
+from datasets.whole_file import whole_file
+from plstm_graph.dag import LineGraphDAG
+from plstm_graph.models import GINE, PLSTM, GraphNetwork, GridPLSTM, ViT
+from plstm_graph.models.block import feed_forward
+from plstm_graph.task import GraphTask
+from training.pool import side_by_side
+from training.report import spread
+
+ROOT = Path(__file__).parent.parent
+HELD_OUT = "validation"
+
+
+class VirtualNodeGINE(GINE):
+    """GINE with a virtual node: a sum of all nodes that is handed to all of them before the next block."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        width = self.hidden_channels
+        self.updates = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), feed_forward(width, width)) for _ in self.blocks[1:]
+        )
+
+    def embed_encoded(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int,
+        dag: LineGraphDAG | None, gatings: Any = None,
+    ) -> Tensor:  # fmt: skip
+        """Blocks with the virtual node between them, then the readout."""
+        virtual = x.new_zeros(num_graphs, x.size(1))
+        for block, update in zip(self.blocks, [None, *self.updates], strict=True):
+            if update is not None:
+                virtual = virtual + update(virtual + global_add_pool(x, batch, num_graphs))
+            x = block(x + virtual[batch], edge_index, edge_attr, None)
+        return self.pool(self.norms[0](x), batch, dim_size=num_graphs)
+
+
+class GPS(GraphNetwork):
+    """PyG's GPS layers of GINE and multi-head attention."""
+
+    def __init__(self, **arguments: Any) -> None:
+        width, dropout = arguments["hidden_channels"], arguments["dropout"]
+
+        def layer(number: int, edge_width: int | None) -> Any:
+            return GPSConv(width, GINEConv(feed_forward(width, width)), heads=4, dropout=dropout)
+
+        super().__init__(
+            layer, norm="layer", jk="last", in_channels=None, edge_dim=None, walk_length=0, **arguments
+        )
+
+    def embed_encoded(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int,
+        dag: LineGraphDAG | None, gatings: Any = None,
+    ) -> Tensor:  # fmt: skip
+        """Layers, which attend within each graph, then the readout."""
+        for layer in self.blocks:
+            x = layer(x, edge_index, batch, edge_attr=edge_attr)
+        return self.pool(self.norms[0](x), batch, dim_size=num_graphs)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A task: its preset, its networks with their layers, the readouts that are tried, and what is tested."""
+
+    preset: Path
+    networks: dict[str, tuple[str, type[GraphNetwork], int]]
+    readouts: tuple[str, ...]
+    tests: dict[str, dict[str, int]]
+
+    def settings(self) -> dict[str, Any]:
+        """The preset."""
+        return yaml.safe_load(self.preset.read_text())
+
+    def data(self, cache: Path, **changes: int) -> GraphDataModule:
+        """The preset's data, tested on something else."""
+        data = self.settings()["data"]
+        return getattr(datasets, data["class_path"])(**data["init_args"] | changes, cache=cache)
+
+
+TASKS = {
+    "peptides": Distance(
+        ROOT / "configs" / "peptide_ends.yaml",
+        {
+            "plstm": ("PLSTM", PLSTM, 4),
+            "gine4": ("GINE, 4 layers", GINE, 4),
+            "gine8": ("GINE, 8 layers", GINE, 8),
+            "virtual": ("GINE, 4 layers and a virtual node", VirtualNodeGINE, 4),
+            "gps": ("GPS, 4 layers", GPS, 4),
+        },
+        ("max", "mean"),
+        {f"{length} residues": {"test_residues": length} for length in (15, 30, 60)},
+    ),
+    "arrows": Distance(
+        ROOT / "configs" / "arrow_pointing.yaml",
+        {"plstm": ("pLSTM", GridPLSTM, 4), "vit": ("ViT", ViT, 4)},
+        ("max",),
+        {f"{pixels} pixels": {"test_resolution": pixels} for pixels in (48, 96)},
+    ),
+}
+
+
+def build(task: Distance, model: str, readout: str, data: GraphDataModule) -> GraphNetwork:
+    """A network with about as many parameters as the preset's."""
+    widths = {"out_channels": data.num_tasks}
+    if data.in_channels is not None:
+        widths["in_channels"] = data.in_channels
+    settings = task.settings()["model"]["network"]["init_args"] | {"readout": readout}
+    _, first, _ = task.networks["plstm"]
+    reference = first(**settings, **widths)
+    if model == "plstm":
+        return reference
+    _, network, layers = task.networks[model]
+
+    def of_width(width: int) -> GraphNetwork:
+        shared = {key: settings[key] for key in ("dropout", "readout")}
+        return network(hidden_channels=width, num_layers=layers, **shared, **widths)
+
+    width = min(range(32, 129, 4), key=lambda width: abs(_size(of_width(width)) - _size(reference)))
+    return of_width(width)
+
+
+def _size(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def run(task: Distance, model: str, readout: str, seed: int, cache: Path) -> dict[str, Any]:
+    """Train a network, and test it on everything."""
+    torch.set_num_threads(1)
+    settings = task.settings()
+    seed_everything(seed, verbose=False)
+    data = [task.data(cache, **changes) for changes in task.tests.values()]
+    network = build(task, model, readout, data[0])
+    learner = GraphTask(network, data[0].task, learning_rate=settings["model"]["learning_rate"])
+    trainer = Trainer(
+        max_epochs=settings["trainer"]["max_epochs"], gradient_clip_val=1.0, deterministic=True,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    start = time.perf_counter()
+    trainer.fit(learner, datamodule=data[0])
+    seconds = time.perf_counter() - start
+    [held_out] = trainer.validate(learner, datamodule=data[0], verbose=False)
+    accuracy = {HELD_OUT: held_out["val/accuracy"]}
+    for name, module in zip(task.tests, data, strict=True):
+        [tested] = trainer.test(learner, datamodule=module, verbose=False)
+        accuracy[name] = tested["test/accuracy"]
+    return {"accuracy": accuracy, "parameters": _size(network), "seconds": round(seconds)}
+
+
+def main() -> None:
+    description, _, details = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.distance",
+        description=description,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--models", nargs="+", help="by default all of the task's")
+    parser.add_argument("--readouts", nargs="+", help="by default all of the task's")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    options = parser.parse_args()
+    task = TASKS[options.task]
+    models, readouts = options.models or list(task.networks), options.readouts or task.readouts
+    results = ROOT / "benchmarks" / "results" / options.task
+    rows = [
+        (readout, model, seed) for seed in range(options.seeds) for readout in readouts for model in models
+    ]
+    files = {(r, m, s): results / f"{m}-{r}-seed{s}.json" for r, m, s in rows}
+    waiting = [row for row, file in files.items() if not file.is_file()]
+    calls = [partial(run, task, model, readout, seed, options.cache) for readout, model, seed in waiting]
+    setting = environment() | {"threads": 1, "runs side by side": options.jobs}
+    for number, result in track(side_by_side(calls, options.jobs), "Runs", total=len(calls)):
+        readout, model, seed = waiting[number]
+        record = {"environment": setting, "settings": task.settings()}
+        record |= {"model": model, "readout": readout, "seed": seed, **result}
+        with whole_file(files[waiting[number]]) as file:
+            file.write(json.dumps(record, indent=1) + "\n")
+    table = Table("network", "readout", "parameters", HELD_OUT, *task.tests, "seconds")
+    for readout in readouts:
+        for model in models:
+            found = [json.loads(files[readout, model, seed].read_text()) for seed in range(options.seeds)]
+            cells = [spread([one["accuracy"][name] for one in found]) for name in (HELD_OUT, *task.tests)]
+            seconds = f"{mean(one['seconds'] for one in found):.0f}"
+            table.add_row(task.networks[model][0], readout, f"{found[0]['parameters']:,}", *cells, seconds)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
