@@ -82,10 +82,11 @@ def test_a_network_returns_its_gating_from_the_same_pass(batch, monkeypatch):
     assert not dense[other_molecule].any()
 
 
-def test_an_edge_mask_weights_every_path_by_the_product_of_its_bonds():
+@pytest.mark.parametrize("state_dim", [1, 3])
+def test_an_edge_mask_weights_every_path_by_the_product_of_its_bonds(state_dim):
     torch.manual_seed(0)
     graph = smiles_to_data("CC(C)CC(N)CO")  # a tree: one path between any two atoms
-    conv = PLSTMConv(8, 8, heads=2, mode="D").double()
+    conv = PLSTMConv(8, 8, heads=2, mode="D", state_dim=state_dim).double()
     x = torch.randn(graph.num_nodes, 8, dtype=torch.double)
     _, free = conv(x, graph.edge_index, return_gating=True)
     mask = torch.rand(graph.num_edges, dtype=torch.double)
