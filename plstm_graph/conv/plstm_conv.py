@@ -164,9 +164,18 @@ class PLSTMConv(MessagePassing):
         """
         if x.dim() != 2 or self.in_channels not in (-1, x.size(1)):
             raise InputError(f"x needs the shape [num_nodes, {self.in_channels}], not {list(x.shape)}.")
-        if edge_attr is not None and edge_attr.size(0) != edge_index.size(1):
-            rows, columns = edge_attr.size(0), edge_index.size(1)
+        if edge_attr is not None and edge_attr.shape[:1] != edge_index.shape[1:]:
+            rows, columns = sum(edge_attr.shape[:1]), edge_index.size(1)
             raise InputError(f"edge_attr has {rows} rows, but edge_index has {columns} columns.")
+        for name, features in (("x", x), ("edge_attr", edge_attr)):
+            if features is None:
+                continue
+            if not features.is_floating_point():
+                raise InputError(f"{name} must be floating point, not {features.dtype}; encode it first.")
+            if features.device != edge_index.device:
+                raise InputError(
+                    f"{name} is on {features.device}, but edge_index is on {edge_index.device}; move one."
+                )
         if dag is None:
             dag = shared_dag(edge_index, x, edge_attr, batch, self.orientation)
         elif dag.num_nodes != x.size(0):

@@ -1,6 +1,6 @@
 r"""The chunkwise form in plain torch: the gating form inside chunks of edges, states between them.
 
-The edges of all blocks stand in topological order and are cut into chunks. With R = (I - T)^{-1} of the
+The edges of every block stand in topological order and are cut into chunks. With R = (I - T)^{-1} of the
 lines inside a chunk, a state in it is a sum over what starts in the chunk and over the states of earlier
 edges, the borders, that its lines continue:
 
@@ -11,6 +11,7 @@ Only the states of borders are ever made; the rest of a chunk is one attention-l
 makes the borders anew and goes back chunk by chunk, so that memory grows with the borders alone.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,19 +49,25 @@ class _Plan(NamedTuple):
 
 
 def _plan(dag: LineGraphDAG, way: int) -> _Plan:
-    """Cut the edges into chunks; the second way goes through the reversed DAG, from the last edge on."""
+    """Cut the edges into chunks; the second way goes through the reversed DAG, from the last edge on.
+
+    No chunk has edges of two blocks: in dense products, NaN of one graph would reach all others.
+    """
     src, dst, pred, succ = (x.cpu().numpy() for x in (dag.src, dag.dst, dag.pred, dag.succ))
+    edge_ptr = dag.edge_ptr.cpu().numpy()
     edges, lines = np.arange(len(src)), np.arange(len(pred))
     if way == 1:
         edges, src, dst = edges[::-1], dst[::-1], src[::-1]
         pred, succ = len(src) - 1 - succ, len(src) - 1 - pred
+        edge_ptr = (len(src) - edge_ptr)[::-1]
     order = np.argsort(succ, kind="stable")
     pred, succ, lines = pred[order], succ[order], lines[order]
-    crossing = pred // CHUNK != succ // CHUNK
+    starts = [np.arange(first, last, CHUNK) for first, last in itertools.pairwise(edge_ptr)]
+    cuts = np.concatenate([*starts, edge_ptr[-1:]])
+    crossing = np.searchsorted(cuts, pred, "right") != np.searchsorted(cuts, succ, "right")
     borders = np.unique(pred[crossing])
     chunks = []
-    for first in range(0, len(edges), CHUNK):
-        last = min(first + CHUNK, len(edges))
+    for first, last in itertools.pairwise(cuts.tolist()):
         among = slice(*np.searchsorted(succ, (first, last)))
         inner = ~crossing[among]
         entering, column = np.unique(pred[among][~inner], return_inverse=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
@@ -20,9 +19,8 @@ from plstm_graph.kernels.cost import (
     state_operations,
 )
 from plstm_graph.kernels.cpu import kernels
+from plstm_graph.kernels.cpu.bounds import Arrays, check_bounds
 from plstm_graph.kernels.cpu.threads import run_over_ranges
-
-Arrays = tuple[NDArray, ...]
 
 #: Multiply-adds of the backward pass to one of the forward: seven products for two, three solves for one.
 _BACKWARD_OPERATIONS = 3.0
@@ -91,7 +89,9 @@ def _run(
 def _structure(dag: LineGraphDAG) -> tuple[Arrays, Arrays]:
     """The DAG as the kernels take it: (ends, pred_ptr, pred) and (node_ptr, edge_ptr)."""
     ends = torch.stack([dag.src, dag.dst])
-    return _views([ends, dag.pred_ptr, dag.pred]), _views([dag.node_ptr, dag.edge_ptr])
+    structure = _views([ends, dag.pred_ptr, dag.pred]), _views([dag.node_ptr, dag.edge_ptr])
+    check_bounds(*structure, dag.num_nodes)
+    return structure
 
 
 def _views(tensors: Sequence[Tensor]) -> Arrays:

@@ -1,0 +1,58 @@
+"""Whether compiled code may follow a structure's indices without looking (Numba)."""
+
+from numpy.typing import NDArray
+
+from plstm_graph.compiled import structure
+from plstm_graph.errors import InputError
+
+Arrays = tuple[NDArray, ...]
+
+
+def check_bounds(dag: Arrays, borders: Arrays, num_nodes: int) -> None:
+    """Refuse indices that lead out of their block, or backwards in the order of the edges.
+
+    A DAG that this package has built has none, but tensors can be changed, and a compiled kernel would read
+    and write wherever they point.
+
+    Args:
+        dag: (ends [2, E], pred_ptr, pred).
+        borders: (node_ptr, edge_ptr).
+        num_nodes: N.
+
+    Raises:
+        InputError: There are such indices.
+
+    Complexity: O(E + L).
+    """
+    (ends, pred_ptr, pred), (node_ptr, edge_ptr) = dag, borders
+    sizes = len(pred_ptr) == ends.shape[1] + 1 and len(node_ptr) == len(edge_ptr)
+    if not (sizes and _leads_nowhere_else(ends, pred_ptr, pred, node_ptr, edge_ptr, num_nodes)):
+        raise InputError(
+            "The tensors of this LineGraphDAG were changed, or never fitted each other: their indices lead "
+            "out of the graph. Build it anew, with LineGraphDAG.from_edge_index or from_lines."
+        )
+
+
+@structure
+def _leads_nowhere_else(ends, pred_ptr, pred, node_ptr, edge_ptr, num_nodes):
+    """Whether nodes and predecessors of every edge stand where the kernels expect them."""
+    blocks, edges = len(node_ptr) - 1, ends.shape[1]
+    if blocks < 0 or node_ptr[0] != 0 or edge_ptr[0] != 0 or pred_ptr[0] != 0:
+        return False
+    if node_ptr[blocks] != num_nodes or edge_ptr[blocks] != edges or pred_ptr[edges] != len(pred):
+        return False
+    for e in range(edges):
+        if pred_ptr[e] > pred_ptr[e + 1]:
+            return False
+    for b in range(blocks):
+        if node_ptr[b] > node_ptr[b + 1] or edge_ptr[b] > edge_ptr[b + 1]:
+            return False
+    for b in range(blocks):
+        for e in range(edge_ptr[b], edge_ptr[b + 1]):
+            for side in range(2):
+                if ends[side, e] < node_ptr[b] or ends[side, e] >= node_ptr[b + 1]:
+                    return False
+            for line in range(pred_ptr[e], pred_ptr[e + 1]):
+                if pred[line] < edge_ptr[b] or pred[line] >= e:
+                    return False
+    return True
