@@ -1,0 +1,66 @@
+"""The public names, their signatures and defaults, as they were last decided on.
+
+``python tests/test_public_api.py`` writes them down anew: a change of tests/data/public_api.txt belongs into
+the changelog.
+"""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import plstm_graph
+
+WRITTEN = Path(__file__).parent / "data" / "public_api.txt"
+MODULES = [
+    "plstm_graph", "plstm_graph.chem", "plstm_graph.chem.drawing", "plstm_graph.conv", "plstm_graph.dag",
+    "plstm_graph.explain", "plstm_graph.kernels", "plstm_graph.models", "plstm_graph.task",
+    "plstm_graph.testing",
+]  # fmt: skip
+
+
+def public_names(module):
+    """``__all__``, or what a module without one defines itself."""
+    names = getattr(module, "__all__", None)
+    if names is None:
+        own = vars(module).items()
+        names = [n for n, v in own if n[0] != "_" and getattr(v, "__module__", None) == module.__name__]
+    return sorted(names)
+
+
+def signature(value):
+    """Arguments with defaults, of what this package defines; annotations are for mypy."""
+    made = value.__init__ if inspect.isclass(value) else value
+    if not inspect.isroutine(made) or not made.__module__.startswith("plstm_graph"):
+        return ""  # a value, a type of arguments, or a class that is made as its parent of another package
+    found, empty = inspect.signature(value), inspect.Parameter.empty
+    bare = [parameter.replace(annotation=empty) for parameter in found.parameters.values()]
+    return str(found.replace(parameters=bare, return_annotation=empty))
+
+
+def describe():
+    """One line for every public name and for every public method of a public class."""
+    lines = []
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for public in public_names(module):
+            value = getattr(module, public)
+            lines.append(f"{name}.{public}{signature(value)}")
+            if inspect.isclass(value) and value.__module__.startswith("plstm_graph"):
+                for method in sorted(vars(value)):
+                    if method[0] != "_" and callable(getattr(value, method)):
+                        lines.append(f"{name}.{public}.{method}{signature(getattr(value, method))}")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_public_api_is_the_one_that_was_written_down():
+    assert describe() == WRITTEN.read_text()
+
+
+def test_the_package_tells_its_version_and_that_it_is_typed():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", plstm_graph.__version__)
+    assert (Path(plstm_graph.__file__).parent / "py.typed").is_file()
+
+
+if __name__ == "__main__":
+    WRITTEN.write_text(describe())
