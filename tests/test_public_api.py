@@ -30,8 +30,8 @@ def public_names(module):
 
 def signature(value):
     """Arguments with defaults, of what this package defines; annotations are for mypy."""
-    made = value.__init__ if inspect.isclass(value) else value
-    if not inspect.isroutine(made) or not made.__module__.startswith("plstm_graph"):
+    made = value.__init__ if inspect.isclass(value) else getattr(value, "__func__", value)
+    if not inspect.isfunction(made) or not made.__module__.startswith("plstm_graph"):
         return ""  # a value, a type of arguments, or a class that is made as its parent of another package
     found, empty = inspect.signature(value), inspect.Parameter.empty
     bare = [parameter.replace(annotation=empty) for parameter in found.parameters.values()]
