@@ -21,6 +21,9 @@ from plstm_graph.errors import InputError
 #: Molecules that a worker takes at once, and how many are worth the seconds in which workers start.
 _CHUNK, _MANY = 512, 8192
 
+#: What a SMILES may spend on an atom. RDKit's time grows with the square of a string: a minute for 10⁶.
+_CHARACTERS_AN_ATOM = 20
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -62,7 +65,7 @@ def featurise_smiles(
         start: Row of the first.
         smiles: SMILES strings, or what stands in their place.
         ranks: Whether to rank the atoms, which only DAGs need.
-        max_atoms: Molecules with more count as unreadable.
+        max_atoms: Molecules with more count as unreadable, and so do SMILES that are too long for as many.
     """
     return _featurise(start, smiles, ranks, max_atoms)[0]
 
@@ -113,6 +116,10 @@ def _featurise(
     mols, rows, unreadable = [], [], []
     for row, text in enumerate(smiles, start):
         try:
+            if max_atoms is not None and len(str(text)) > _CHARACTERS_AN_ATOM * max_atoms:
+                raise InputError(
+                    f"The SMILES has {len(str(text)):,} characters, too many for {max_atoms} atoms."
+                )
             mol = read_smiles(text)
             if max_atoms is not None and mol.GetNumAtoms() > max_atoms:
                 raise InputError(f"The molecule has {mol.GetNumAtoms()} atoms, more than {max_atoms}.")

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from plstm_graph.errors import InputError
 
+csv.field_size_limit(2**31 - 1)  # one long cell is that row's trouble, not the table's
+
 STANDARD = "-"  #: standard input, standard output
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 #: What foreign bytes lead the readers to.

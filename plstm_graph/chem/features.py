@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Sequence
+from reprlib import Repr
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from plstm_graph.errors import InputError
 # means "anything else"; the tables below hold the named categories only.
 ATOM_FEATURE_DIMS = (119, 5, 12, 12, 10, 6, 6, 2, 2)
 BOND_FEATURE_DIMS = (5, 6, 2)
+
+#: Strings in messages; the middle of a long one is left out.
+_SHORT = Repr(maxstring=200)
 
 _Column = NDArray[np.int64]
 
@@ -194,11 +198,11 @@ def read_smiles(smiles: str) -> Chem.Mol:
         InputError: RDKit cannot read the string, or it is empty or no string at all.
     """
     if not isinstance(smiles, str) or not smiles.strip():
-        raise InputError(f"A SMILES string was expected, but got {smiles!r}.")
+        raise InputError(f"A SMILES string was expected, but got {_SHORT.repr(smiles)}.")
     with rdBase.BlockLogs():  # the error below says it in one sentence
         mol = Chem.MolFromSmiles(smiles)
     if mol is None or not mol.GetNumAtoms():
-        raise InputError(f"RDKit cannot read the SMILES {smiles!r}; check its syntax and valences.")
+        raise InputError(f"RDKit cannot read the SMILES {_SHORT.repr(smiles)}; check its syntax and valences.")
     return mol
 
 

