@@ -20,7 +20,8 @@ ATOM_FEATURE_DIMS = (119, 5, 12, 12, 10, 6, 6, 2, 2)
 BOND_FEATURE_DIMS = (5, 6, 2)
 
 #: Strings in messages; the middle of a long one is left out.
-_SHORT = Repr(maxstring=200)
+_SHORT = Repr()
+_SHORT.maxstring = 200
 
 _Column = NDArray[np.int64]
 
