@@ -203,7 +203,9 @@ def read_smiles(smiles: str) -> Chem.Mol:
     with rdBase.BlockLogs():  # the error below says it in one sentence
         mol = Chem.MolFromSmiles(smiles)
     if mol is None or not mol.GetNumAtoms():
-        raise InputError(f"RDKit cannot read the SMILES {_SHORT.repr(smiles)}; check its syntax and valences.")
+        raise InputError(
+            f"RDKit cannot read the SMILES {_SHORT.repr(smiles)}; check its syntax and valences."
+        )
     return mol
 
 
