@@ -16,7 +16,7 @@ DOCS_READY := $(VENV)/.docs-ready
 TRAIN_COMMAND := train.py compare configs/freesolv.yaml configs/freesolv_gine.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all notebooks forget-kernels lint format bench gpu roofline scatter test-scatter docs wheel clean
+.PHONY: help train test test-all test-bounds notebooks forget-kernels lint format bench gpu roofline scatter test-scatter docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ forget-kernels:
 
 test: lint forget-kernels ## lint, then every test but the slow ones and the notebooks
 	$(PYTHON) -m pytest -m "not slow and not notebook"
+
+test-bounds: $(READY) ## the kernels' tests, with every index of compiled code checked
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.numba-bounds $(PYTHON) -m pytest -m "not slow" \
+		tests/test_stm.py tests/test_state_tracking.py tests/test_bad_tensors.py
 
 notebooks: $(READY) ## run every notebook from top to bottom
 	$(PYTHON) -m pytest -m notebook
