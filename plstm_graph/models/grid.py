@@ -1,7 +1,7 @@
 """Networks for images: square grids of patches, which are the nodes, numbered row by row."""
 
 import math
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -125,15 +125,16 @@ class _ScanBlock(nn.Module):
     def forward(self, x: Tensor, num_graphs: int, side: int) -> Tensor:
         normed, mixed = self.norm(x), torch.zeros_like(x)
         for scan, leftwards in zip(self.scans, (False, True), strict=True):
-            dag = _grids(num_graphs, side, leftwards).to(x.device)
+            dag = _grids(num_graphs, side, leftwards, x.device)
             mixed = mixed + scan(normed, torch.stack([dag.src, dag.dst]), dag=dag)
         x = x + self.dropout(mixed)
         return x + self.dropout(self.feed_forward(x))
 
 
-@cache
-def _grids(num_graphs: int, side: int, leftwards: bool) -> LineGraphDAG:
-    return LineGraphDAG.batch([grid_dag(side, side, leftwards)] * num_graphs)
+@lru_cache(maxsize=8)
+def _grids(num_graphs: int, side: int, leftwards: bool, device: torch.device) -> LineGraphDAG:
+    """The same for all blocks, and for all batches but the last of an epoch."""
+    return LineGraphDAG.batch([grid_dag(side, side, leftwards)] * num_graphs).to(device)
 
 
 class ViT(GridNetwork):
