@@ -86,15 +86,7 @@ def _scan(maps: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key, value = (
         F.pad(x, (0, 0, 0, 0, 0, right, 0, below)).flatten(1, 2) for x in (query, key, value)
     )
-    regions = _Regions(F.pad(maps, (0, 0, 0, 0, 0, 0, 0, right, 0, below)), 1, _ports(height) - 1)
-    number = torch.arange(padded[0] * padded[1], device=query.device).view(1, *padded, 1)
-    while number.size(3) < tile[0] * tile[1]:
-        across = padded[1] // number.size(2) < tile[1] and (
-            padded[0] // number.size(1) == tile[0] or number.size(2) >= number.size(1)
-        )
-        regions = regions.join(across)
-        number = torch.cat(_halves(number, across), dim=3)
-    number = number[0]  # [tile rows, tile columns, n] of the nodes in a tile, in the order of its map
+    regions, number = _join_to_tiles(F.pad(maps, (0, 0, 0, 0, 0, 0, 0, right, 0, below)), tile)
     query, key, value = (x[:, number].transpose(-2, -3) for x in (query, key, value))  # [..., H, n, K or V]
     ports = regions.rows + regions.columns
     into, (marks, gating) = (
@@ -110,6 +102,23 @@ def _scan(maps: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     arrived = arrived + marked @ before.unflatten(-1, (key.size(-1), -1)).flatten(-3, -2)
     arrived = arrived.transpose(-2, -3).flatten(1, 3)[:, number.flatten().argsort()]
     return arrived.unflatten(1, padded)[:, :height, :width]
+
+
+def _join_to_tiles(maps: Tensor, tile: list[int]) -> tuple["_Regions", Tensor]:
+    """Join nodes [graphs, height, width, …] to tiles of so many rows and columns.
+
+    Beside the tiles: the numbers of their nodes, [rows of tiles, columns of tiles, n], as they stand in maps.
+    """
+    height, width = maps.shape[1:3]
+    regions = _Regions(maps, 1, _ports(height) - 1)
+    number = torch.arange(height * width, device=maps.device).view(1, height, width, 1)
+    rows, columns = 1, 1
+    while (rows, columns) != tuple(tile):
+        across = columns < tile[1] and (rows == tile[0] or columns <= rows)
+        rows, columns = (rows, 2 * columns) if across else (2 * rows, columns)
+        regions = regions.join(across)
+        number = torch.cat(_halves(number, across), dim=3)
+    return regions, number[0]
 
 
 def _power(count: int) -> int:
