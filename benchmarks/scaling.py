@@ -51,10 +51,11 @@ def protein_dag(edges: int) -> LineGraphDAG:
     rng = np.random.default_rng(0)
     sequence = "".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), max(2, edges // 8)))
     mol = Chem.MolFromSequence(sequence)
-    numbered = [mol.GetBondWithIdx(number) for number in range(mol.GetNumBonds())]  # iterators take E² steps
-    bonds = torch.tensor([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in numbered]).T
-    # By structure alone: RDKit's canonical ranks recurse too deeply for a hundred thousand atoms.
-    return LineGraphDAG.from_edge_index(torch.cat([bonds, bonds.flip(0)], 1), mol.GetNumAtoms())
+    # By neighbours and structure alone: for a hundred thousand atoms, RDKit looks bonds up in E² steps, and
+    # its canonical ranks recurse too deeply.
+    atoms = [mol.GetAtomWithIdx(number) for number in range(mol.GetNumAtoms())]
+    ends = [(atom.GetIdx(), other.GetIdx()) for atom in atoms for other in atom.GetNeighbors()]
+    return LineGraphDAG.from_edge_index(torch.tensor(ends).T, len(atoms))
 
 
 KINDS: dict[str, Callable[[int], LineGraphDAG]] = {
