@@ -44,6 +44,7 @@ from datasets import GraphDataModule
 from datasets.whole_file import whole_file
 from plstm_graph.checkpoint import NETWORKS
 from plstm_graph.errors import InputError
+from plstm_graph.models import LocalNetwork
 from training.cli import ROOT, Result
 from training.pool import fit, side_by_side
 from training.report import spread
@@ -72,6 +73,7 @@ class Model:
         return [f"--model.network.init_args.{name}={value}" for name, value in self.changes.items()]
 
 
+_LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, LocalNetwork)]
 _PLAIN = {"walk_length": "0", "jk": "last"}
 #: PLSTM without its parts, one by one; other networks as they are commonly used, and with all that presets
 #: give PLSTM beside its scans.
@@ -92,8 +94,8 @@ MODELS = (
             ("plain", "no walk encodings, last block read out", _PLAIN),
         )
     }
-    | {name.lower(): Model(name, name, _PLAIN) for name in NETWORKS if name != "PLSTM"}
-    | {f"{name.lower()}-encoded": Model(f"{name}, as PLSTM", name) for name in NETWORKS if name != "PLSTM"}
+    | {name.lower(): Model(name, name, _PLAIN) for name in _LOCAL}
+    | {f"{name.lower()}-encoded": Model(f"{name}, as PLSTM", name) for name in _LOCAL}
 )
 FOREST = "forest"
 #: Where each kind of data module has its files below ``--root``.

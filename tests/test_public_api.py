@@ -48,8 +48,11 @@ def describe():
             lines.append(f"{name}.{public}{signature(value)}")
             if inspect.isclass(value) and value.__module__.startswith("plstm_graph"):
                 for method in sorted(vars(value)):
-                    if method[0] != "_" and callable(getattr(value, method)):
-                        lines.append(f"{name}.{public}.{method}{signature(getattr(value, method))}")
+                    function = getattr(value, method)
+                    # PyG adds methods of modules that it makes to a layer when it is first built.
+                    own = getattr(function, "__module__", None) == value.__module__
+                    if method[0] != "_" and callable(function) and own:
+                        lines.append(f"{name}.{public}.{method}{signature(function)}")
     return "\n".join(lines) + "\n"
 
 
