@@ -37,8 +37,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch_geometric.nn import GINEConv, GPSConv, global_add_pool
 
-import datasets
 from benchmarks.measure import environment
+from benchmarks.table import data_module
 from datasets import GraphDataModule
 from datasets.whole_file import whole_file
 from plstm_graph.dag import LineGraphDAG
@@ -113,8 +113,9 @@ class Distance:
 
     def data(self, cache: Path, **changes: int) -> GraphDataModule:
         """The preset's data, tested on something else."""
-        data = self.settings()["data"]
-        return getattr(datasets, data["class_path"])(**data["init_args"] | changes, cache=cache)
+        return data_module(
+            self.preset, root=Path(), cache=cache, **changes
+        )  # which is drawn: no files to read
 
 
 TASKS = {

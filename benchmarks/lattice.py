@@ -14,13 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from benchmarks.measure import environment, time_interleaved, write_results
-from benchmarks.scaling import candidate, draw_inputs, scan
+from benchmarks.scaling import candidate, largest_error
 from plstm_graph import LineGraphDAG
 from plstm_graph.dag import grid_dag, sequence_dag
 
@@ -38,14 +37,7 @@ def shapes() -> dict[str, LineGraphDAG]:
 
 def check(name: str, dag: LineGraphDAG) -> str:
     """Outputs and gradients against the fused kernels."""
-    results = []
-    for backend in ("lattice", "cpu"):
-        inputs = draw_inputs(dag, torch.float64, CHANNELS[0])
-        output = scan(inputs, dag, backend)
-        results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
-    error = max(
-        ((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(*results, strict=True)
-    )
+    error = largest_error(dag, "lattice", "cpu")
     if not error <= TOLERANCE:
         sys.exit(f"backend lattice is off by {error:.1e} on {name}; no times are taken.")
     return f"{name}: outputs and gradients to {error:.1e}"

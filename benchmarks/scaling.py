@@ -27,6 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measure import Candidate, environment, peak_memory, time_interleaved, write_results
+from datasets.peptides import RESIDUES
 from plstm_graph import LineGraphDAG, stm
 from plstm_graph.dag import grid_dag, sequence_dag
 
@@ -49,7 +50,7 @@ def random_dag(edges: int) -> LineGraphDAG:
 def protein_dag(edges: int) -> LineGraphDAG:
     """A random protein of about so many bonds, from its centre."""
     rng = np.random.default_rng(0)
-    sequence = "".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), max(2, edges // 8)))
+    sequence = "".join(rng.choice(list(RESIDUES), max(2, edges // 8)))
     mol = Chem.MolFromSequence(sequence)
     # By neighbours and structure alone: for a hundred thousand atoms, RDKit looks bonds up in E² steps, and
     # its canonical ranks recurse too deeply.
@@ -92,17 +93,22 @@ def scan(inputs: Sequence[Tensor], dag: LineGraphDAG, backend: str) -> Tensor:
     return stm(query, key, value, *gates[:3], direct, dag, reverse=tuple(gates[3:]), backend=backend)
 
 
-def check(kind: str, backend: str) -> str:
-    """Outputs and gradients of the smallest graph of a kind against the reference."""
-    dag = KINDS[kind](2_000)  # above what the fused kernels leave whole
+def largest_error(dag: LineGraphDAG, backend: str, trusted: str) -> float:
+    """By how much outputs and gradients differ from a trusted backend's, in double precision."""
     results = []
-    for name in (backend, "reference"):
+    for name in (backend, trusted):
         inputs = draw_inputs(dag, torch.float64)
         output = scan(inputs, dag, name)
         results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
-    error = max(
+    return max(
         ((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(*results, strict=True)
     )
+
+
+def check(kind: str, backend: str) -> str:
+    """Outputs and gradients of the smallest graph of a kind against the reference."""
+    dag = KINDS[kind](2_000)  # above what the fused kernels leave whole
+    error = largest_error(dag, backend, "reference")
     if not error <= TOLERANCE:
         sys.exit(f"backend {backend} is off by {error:.1e} on a {kind}; no times are taken.")
     return f"{backend}, {kind} of {dag.num_edges} edges: outputs and gradients to {error:.1e}"

@@ -11,7 +11,7 @@ from torch_geometric.utils import grid
 
 from datasets.base import GraphDataModule
 from datasets.graphs import PackedGraphs
-from datasets.splits import Split
+from datasets.splits import Split, consecutive_split
 from plstm_graph.errors import InputError
 from plstm_graph.task import Task
 
@@ -117,8 +117,7 @@ class ArrowPointing(GraphDataModule):
 
     def split_rows(self) -> Split:
         """Cut by size, in the order of drawing."""
-        sizes = [self.train_size, self.val_size, self.test_size]
-        return Split(*torch.arange(sum(sizes)).split(sizes))
+        return consecutive_split(self.train_size, self.val_size, self.test_size)
 
 
 def draw_arrows(pixels: int, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

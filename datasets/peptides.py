@@ -3,14 +3,16 @@
 from typing import Any
 
 import numpy as np
-import torch
 from rdkit import Chem
 
 from datasets.base import MoleculeDataModule
-from datasets.splits import Split
+from datasets.splits import Split, consecutive_split
 from datasets.table import Table
 from plstm_graph.errors import InputError
 from plstm_graph.task import Task
+
+#: Kinds of residues, in one-letter codes.
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 
 
 class PeptideEnds(MoleculeDataModule):
@@ -37,7 +39,7 @@ class PeptideEnds(MoleculeDataModule):
         shortest: int = 5,
         longest: int = 15,
         test_residues: int = 60,
-        residues: str = "ACDEFGHIKLMNPQRSTVWY",
+        residues: str = RESIDUES,
         train_size: int = 5000,
         val_size: int = 500,
         test_size: int = 500,
@@ -81,8 +83,7 @@ class PeptideEnds(MoleculeDataModule):
 
     def split_rows(self) -> Split:
         """Cut by size, in the order of drawing."""
-        sizes = [self.train_size, self.val_size, self.test_size]
-        return Split(*torch.arange(sum(sizes)).split(sizes))
+        return consecutive_split(self.train_size, self.val_size, self.test_size)
 
     def _peptide(self, length: int, match: bool, rng: np.random.Generator) -> str:
         """A random sequence whose ends match or differ."""

@@ -20,6 +20,11 @@ class Split(NamedTuple):
     test: Tensor
 
 
+def consecutive_split(train: int, val: int, test: int) -> Split:
+    """Rows of data that were drawn for training, for validation and for the test, one after the other."""
+    return Split(*torch.arange(train + val + test).split([train, val, test]))
+
+
 def murcko_scaffold(mol: Mol) -> str:
     """Return the SMILES of a molecule's Bemis-Murcko scaffold, chirality included.
 

@@ -90,7 +90,7 @@ class STMGates(nn.Module):
         at_src, at_dst, direct = logits.split([*widths, self.heads], dim=1)
         edges = torch.cat([at_src.index_select(0, dag.src), at_dst.index_select(0, dag.dst)], dim=1)
         if edge_attr is not None:
-            edges = edges + self._edge_logits(edge_attr).index_select(0, dag.edge_id)
+            edges = edges + edge_logits(self.lin_edge, edge_attr).index_select(0, dag.edge_id)
         signals = edges.unflatten(1, (-1, self.heads)).unbind(1)  # [E, H] each
         opened = edges.sigmoid().unflatten(1, (-1, self.heads)).unbind(1)
         gates = []
@@ -110,17 +110,22 @@ class STMGates(nn.Module):
             gates.append((opened[s], transition, opened[m]))
         return gates, direct
 
-    def _edge_logits(self, edge_attr: Tensor) -> Tensor:
-        """What the bonds add to the logits, by column of edge_index: [C, 4·ways·H]."""
-        if self.lin_edge is None:
-            raise InputError(
-                "edge_attr was given, but the layer was built without edge_dim; pass edge_dim to it."
-            )
-        edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 1 else edge_attr
-        wanted = self.lin_edge.in_channels
-        if edge_attr.dim() != 2 or wanted not in (-1, edge_attr.size(1)):
-            raise InputError(f"edge_attr needs the shape [num_edges, {wanted}], not {list(edge_attr.shape)}.")
-        return self.lin_edge(edge_attr)
+
+def edge_logits(lin_edge: Linear | None, edge_attr: Tensor) -> Tensor:
+    """What the bonds add to logits, by column of edge_index: [C, out_channels] of the map.
+
+    Raises:
+        InputError: There is no map, or it is for features of another width.
+    """
+    if lin_edge is None:
+        raise InputError(
+            "edge_attr was given, but the layer was built without edge_dim; pass edge_dim to it."
+        )
+    edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 1 else edge_attr
+    wanted = lin_edge.in_channels
+    if edge_attr.dim() != 2 or wanted not in (-1, edge_attr.size(1)):
+        raise InputError(f"edge_attr needs the shape [num_edges, {wanted}], not {list(edge_attr.shape)}.")
+    return lin_edge(edge_attr)
 
 
 def _products(kept: Tensor, passed: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import Linear
 
+from plstm_graph.conv.gates import edge_logits
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels import Gates
 
@@ -78,9 +79,8 @@ class StateGates(nn.Module):
         shape = self.offset.shape
         at_node = (self.lin_node(x) + self.offset.flatten()).unflatten(1, shape)
         at_edge = None
-        if edge_attr is not None and self.lin_edge is not None:
-            edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 1 else edge_attr
-            at_edge = self.lin_edge(edge_attr)[dag.edge_id].unflatten(1, shape)
+        if edge_attr is not None:
+            at_edge = edge_logits(self.lin_edge, edge_attr)[dag.edge_id].unflatten(1, shape)
         tracking = []
         for way, (source, transition, mark) in enumerate(gates):
             ends, lines = (dag.src, dag.dst), (dag.pred, dag.succ)

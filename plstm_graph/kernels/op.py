@@ -136,7 +136,10 @@ def _stack_gates(
     if state_dim is not None:
         dag = dag.expand(state_dim)
         ways = [_components(way, dag, reversed_way=i == 1) for i, way in enumerate(ways)]
-    stacked = [torch.stack(kind) for kind in zip(*ways, strict=True)]
+    # A view of one way's gates, which need no copy.
+    stacked = [
+        kind[0].unsqueeze(0) if len(kind) == 1 else torch.stack(kind) for kind in zip(*ways, strict=True)
+    ]
     if mode == "D":
         stacked[1] = torch.where(dag.multitree.unsqueeze(1), stacked[1], 0)
     return stacked, dag

@@ -20,6 +20,7 @@ from plstm_graph.kernels.cost import (
 )
 from plstm_graph.kernels.cpu import kernels
 from plstm_graph.kernels.cpu.bounds import Arrays, check_bounds
+from plstm_graph.kernels.cpu.state_form import cut
 from plstm_graph.kernels.cpu.threads import run_over_ranges
 
 #: Multiply-adds of the backward pass to one of the forward: seven products for two, three solves for one.
@@ -58,7 +59,7 @@ def _run(
 
     ``factor`` is the work of the pass, to that of the forward pass.
     """
-    node_ptr, edge_ptr, pred_ptr = _views([dag.node_ptr, dag.edge_ptr, dag.pred_ptr])
+    node_ptr, edge_ptr, pred_ptr, pred = _views([dag.node_ptr, dag.edge_ptr, dag.pred_ptr, dag.pred])
     counts, edges, lines = np.diff(node_ptr), np.diff(edge_ptr), np.diff(pred_ptr[edge_ptr])
     _, heads, key_dim = nodes[1].shape
     dims = (key_dim, nodes[2].size(2), gates[0].size(0))
@@ -70,6 +71,7 @@ def _run(
         for b in np.flatnonzero(edges > WHOLE_STATE_BLOCK)
         if prefers_chunks(counts[b], edges[b], lines[b], *dims)
     ]
+    cuts = {b: cut(edge_ptr[b], edge_ptr[b + 1], pred_ptr, pred) for b in long}  # the same for all heads
     heads_of_long = [(b, h) for b in long for h in range(heads)]
 
     def run(first: int, last: int) -> None:
@@ -77,7 +79,7 @@ def _run(
 
     def run_long(first: int, last: int) -> None:
         for b, h in heads_of_long[first:last]:
-            long_kernel(b, h, *arguments)
+            long_kernel(b, h, cuts[b], *arguments)
 
     short = heads * work
     short[long] = 0

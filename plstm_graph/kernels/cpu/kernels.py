@@ -89,16 +89,16 @@ def backward(first_block, last_block, grad, nodes, gates, dag, borders, node_gra
 
 
 @kernel
-def forward_long(b, h, nodes, gates, dag, borders, out):
-    """Write the output of head h of the long block b, see :func:`forward`."""
+def forward_long(b, h, chunks, nodes, gates, dag, borders, out):
+    """Write the output of head h of the long block b, cut into ``chunks``, see :func:`forward`."""
     dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
     block, _ = _block(b, dag, borders, dims)
-    _forward_chunks(nodes, gates, h, dag, block, out)
+    _forward_chunks(nodes, gates, h, dag, block, chunks, out)
 
 
 @kernel
-def backward_long(b, h, grad, nodes, gates, dag, borders, node_grads, gate_grads):
-    """Write the gradients of head h of the long block b, see :func:`backward`."""
+def backward_long(b, h, chunks, grad, nodes, gates, dag, borders, node_grads, gate_grads):
+    """Write the gradients of head h of the long block b, cut into ``chunks``, see :func:`backward`."""
     dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
     block, _ = _block(b, dag, borders, dims)
-    _backward_chunks(grad, nodes, gates, h, dag, block, node_grads, gate_grads)
+    _backward_chunks(grad, nodes, gates, h, dag, block, chunks, node_grads, gate_grads)

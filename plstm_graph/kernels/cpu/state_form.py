@@ -8,7 +8,7 @@ backward pass makes the borders anew and then, beside them, the states of one ch
 
 import numpy as np
 
-from plstm_graph.compiled import kernel_inner, structure_inner
+from plstm_graph.compiled import kernel_inner, structure, structure_inner
 from plstm_graph.kernels.cost import state_chunk
 from plstm_graph.kernels.cpu.solve import add_row, clear, solve, transition_gradient
 
@@ -20,14 +20,12 @@ def scratch(edges, key_dim, value_dim, like):
     return np.empty((edges, width), like.dtype), np.empty((edges, width), like.dtype)
 
 
-@structure_inner
-def _cut(block, dag):
-    """Cut a long block into chunks: edges of a chunk, borders in all, and the borders' numbers.
+@structure
+def cut(first, last, pred_ptr, pred):
+    """Cut the edges of a long block into chunks: edges of a chunk, borders in all, and the borders' numbers.
 
     The numbers are [edges], -1 for edges that are no border.
     """
-    _, pred_ptr, pred = dag
-    _, _, first, last = block
     edges = last - first
     slots = np.full(edges, -1, np.int64)
     for e in range(first, last):
@@ -157,9 +155,9 @@ def forward_block(nodes, gates, h, dag, block, memory, out):
 
 
 @kernel_inner
-def forward_chunks(nodes, gates, h, dag, block, out):
-    """What :func:`forward_block` does, of a long block."""
-    chunk, count, slots = _cut(block, dag)
+def forward_chunks(nodes, gates, h, dag, block, chunks_of_block, out):
+    """What :func:`forward_block` does, of a long block that was :func:`cut`."""
+    chunk, count, slots = chunks_of_block
     width = nodes[1].shape[2] * nodes[2].shape[2]
     states, borders = np.empty((chunk, width), out.dtype), np.empty((count, width), out.dtype)
     chunks = (block[3] - block[2] + chunk - 1) // chunk
@@ -187,9 +185,9 @@ def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_g
 
 
 @kernel_inner
-def backward_chunks(grad, nodes, gates, h, dag, block, node_grads, gate_grads):
-    """What :func:`backward_block` does, of a long block."""
-    chunk, count, slots = _cut(block, dag)
+def backward_chunks(grad, nodes, gates, h, dag, block, chunks_of_block, node_grads, gate_grads):
+    """What :func:`backward_block` does, of a long block that was :func:`cut`."""
+    chunk, count, slots = chunks_of_block
     width = nodes[1].shape[2] * nodes[2].shape[2]
     states, adjoint = np.empty((chunk, width), grad.dtype), np.empty((chunk, width), grad.dtype)
     borders, returned = np.empty((count, width), grad.dtype), np.empty((count, width), grad.dtype)
