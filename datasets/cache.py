@@ -1,8 +1,9 @@
 """Keep what was made once in a file whose name tells what it was made from."""
 
-import csv
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ import torch
 import plstm_graph
 from datasets.featurise import Unreadable
 from datasets.graphs import PackedGraphs
+from datasets.harmless_csv import write_rows
 from datasets.whole_file import whole_file
+from plstm_graph.errors import InputError
 
 # Files whose code decides what a cached graph looks like.
 _SHAPING_SOURCES = ("chem/features.py", "dag/*.py")
+
+#: Columns of the files that list rows without a graph.
+UNREADABLE_COLUMNS = ("row", "smiles", "reason")
 
 
 def fingerprint(recipe: dict[str, Any], contents: Iterable[bytes]) -> str:
@@ -53,13 +59,24 @@ def save_graphs(graphs: PackedGraphs, path: Path) -> None:
 
 
 def load_graphs(path: Path) -> PackedGraphs:
-    """Map the file that :func:`save_graphs` has written into memory."""
-    return PackedGraphs(**torch.load(path, weights_only=True, mmap=True))
+    """Map the file that :func:`save_graphs` has written into memory.
+
+    Raises:
+        InputError: The file is damaged; torch compares no checksums of what it maps, so that is done before.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            return PackedGraphs(**torch.load(path, weights_only=True, mmap=True))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        damaged = str(error)
+    raise InputError(
+        f"The prepared graphs in {path} are damaged ({damaged}); delete the file and start again."
+    )
 
 
 def save_unreadable(rows: Sequence[Unreadable], path: Path) -> None:
     """List rows that gave no graph in a CSV file."""
     with whole_file(path, newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["row", "smiles", "reason"])
-        writer.writerows((row.row, row.smiles, row.reason) for row in rows)
+        write_rows(file, [UNREADABLE_COLUMNS, *((row.row, row.smiles, row.reason) for row in rows)])

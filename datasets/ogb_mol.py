@@ -1,6 +1,5 @@
 """The molecules of the Open Graph Benchmark, from OGB's own raw and split files."""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ import ogb.graphproppred
 import pandas as pd
 import torch
 from torch import Tensor
-from torch_geometric.data import download_url, extract_zip
 
 from datasets.base import GraphDataModule
+from datasets.download import fetch_folder
 from datasets.graphs import PackedGraphs
 from datasets.splits import Split
 from datasets.table import read_csv
@@ -29,7 +28,7 @@ class OGB(GraphDataModule):
     Args:
         dataset_name: Such as ``"ogbg-molhiv"``.
         root: Folder that holds ``ogbg_molhiv/`` with OGB's ``raw``, ``split`` and ``mapping``.
-        download: Fetch the files if they are missing.
+        download: SHA-256 of OGB's archive, to fetch it if the files are missing.
         **kwargs: Arguments of :class:`GraphDataModule`.
 
     Source: Hu et al., arXiv 2005.00687.
@@ -39,7 +38,7 @@ class OGB(GraphDataModule):
         self,
         dataset_name: str = "ogbg-molhiv",
         root: Path = Path("data/ogb"),
-        download: bool = False,
+        download: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -70,11 +69,8 @@ class OGB(GraphDataModule):
 
     def prepare_data(self) -> None:
         """Fetch the files if that was asked for, and prepare the graphs once."""
-        if self.download and not self.folder.exists():
-            archive = Path(download_url(self._entry["url"], str(self.folder.parent)))
-            extract_zip(str(archive), str(self.folder.parent))
-            archive.unlink()
-            shutil.move(self.folder.parent / self._entry["download_name"], self.folder)
+        if self.download is not None and not self.folder.exists():
+            fetch_folder(self._entry["url"], self.download, self._entry["download_name"], self.folder)
         super().prepare_data()
 
     def contents(self) -> Iterable[bytes]:
@@ -114,6 +110,6 @@ class OGB(GraphDataModule):
 
     def _where(self) -> str:
         return (
-            f"unpack {self._entry['url']} and name its folder {self.folder}, pass --data.root, or have it "
-            "fetched with --data.download true"
+            f"unpack {self._entry['url']} and name its folder {self.folder}, pass --data.root, or its "
+            "SHA-256 as --data.download to have it fetched"
         )

@@ -1,17 +1,19 @@
 """Molecules from CSV files: MoleculeNet's and your own."""
 
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from torch_geometric.data import download_url
 from torch_geometric.datasets import MoleculeNet as PyGMoleculeNet
 
 from datasets.base import MoleculeDataModule
+from datasets.download import fetch
 from datasets.splits import Split
 from datasets.table import Table, read_csv
+from datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 
 _REGRESSION = ("esol", "freesolv", "lipo")
@@ -24,7 +26,7 @@ class MoleculeNet(MoleculeDataModule):
     Args:
         dataset_name: PyG's name, such as ``"esol"``, ``"tox21"`` or ``"hiv"``.
         root: Folder that holds ``esol/raw/delaney-processed.csv`` and so on, as PyG lays them out.
-        download: Fetch the table if it is missing.
+        download: SHA-256 of the table as it is served, to fetch it if it is missing.
         unreadable: See :class:`MoleculeDataModule`; recent RDKit cannot read some SMILES of HIV and Tox21.
         **kwargs: Arguments of :class:`MoleculeDataModule`.
 
@@ -35,7 +37,7 @@ class MoleculeNet(MoleculeDataModule):
         self,
         dataset_name: str = "esol",
         root: Path = Path("data/moleculenet"),
-        download: bool = False,
+        download: str | None = None,
         unreadable: Literal["refuse", "skip"] = "skip",
         **kwargs: Any,
     ) -> None:
@@ -73,10 +75,14 @@ class MoleculeNet(MoleculeDataModule):
         return Table.from_frame(frame, frame.columns[self._smiles_at], self.target_names)
 
     def _frame(self, nrows: int | None = None) -> pd.DataFrame:
-        if self.download and not self.path.is_file():
-            fetched = Path(download_url(self.url, str(self.path.parent)))
-            pd.read_csv(fetched).to_csv(self.path, index=False)  # some are compressed
-        where = f"put {self.url} there, pass --data.root, or have it fetched with --data.download true"
+        if self.download is not None and not self.path.is_file():
+            with tempfile.TemporaryDirectory() as unfinished:
+                table = pd.read_csv(fetch(self.url, self.download, Path(unfinished)))  # some are compressed
+            with whole_file(self.path, newline="") as file:
+                table.to_csv(file, index=False)
+        where = (
+            f"put {self.url} there, pass --data.root, or have it fetched with --data.download and its SHA-256"
+        )
         return read_csv(self.path, where, nrows=nrows)
 
 

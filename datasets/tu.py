@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor
-from torch_geometric.data import Data, download_url, extract_zip
+from torch_geometric.data import Data
 from torch_geometric.datasets import TUDataset
 from torch_geometric.io import read_tu_data
 
 from datasets.base import GraphDataModule
+from datasets.download import fetch_folder
 from datasets.graphs import PackedGraphs
 from datasets.splits import Split
 from plstm_graph.errors import InputError
@@ -33,7 +34,7 @@ class TU(GraphDataModule):
         use_node_attr: Take continuous node attributes, beside node labels.
         use_edge_attr: Likewise of edges.
         root: Folder that holds ``MUTAG/raw/MUTAG_A.txt`` and so on, as PyG lays them out.
-        download: Fetch the files if they are missing.
+        download: SHA-256 of the set's archive, to fetch it if the files are missing.
         **kwargs: Arguments of :class:`GraphDataModule`.
 
     Source: Morris et al., arXiv 2007.08663; folds as in arXiv 2506.11997.
@@ -48,7 +49,7 @@ class TU(GraphDataModule):
         use_node_attr: bool = False,
         use_edge_attr: bool = False,
         root: Path = Path("data/tu"),
-        download: bool = False,
+        download: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -146,15 +147,12 @@ class TU(GraphDataModule):
     @cached_property
     def _files(self) -> list[Path]:
         url = f"{TUDataset.url}/{self.dataset_name}.zip"
-        if self.download and not self.folder.exists():
-            archive = Path(download_url(url, str(self.folder.parent.parent)))
-            extract_zip(str(archive), str(self.folder.parent))
-            archive.unlink()
-            (self.folder.parent / self.dataset_name).rename(self.folder)
+        if self.download is not None and not self.folder.exists():
+            fetch_folder(url, self.download, self.dataset_name, self.folder)
         files = sorted(self.folder.glob(f"{self.dataset_name}_*.txt"))
         if not files:
             raise InputError(
                 f"{self.folder}/{self.dataset_name}_A.txt is missing; unpack {url} and name its folder "
-                f"{self.folder}, pass --data.root, or have it fetched with --data.download true."
+                f"{self.folder}, pass --data.root, or its SHA-256 as --data.download to have it fetched."
             )
         return files

@@ -196,7 +196,7 @@ def test_a_preset_without_its_files_says_where_to_put_them(run, preset, tmp_path
     message = refused(run("fit", "--config", preset, "--data.root", tmp_path / "nothing"))
     assert str(tmp_path / "nothing") in message
     assert "is missing" in message
-    assert "--data.download true" in message
+    assert "--data.download" in message
 
 
 def test_presets_differ_in_the_network_alone():

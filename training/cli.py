@@ -1,26 +1,32 @@
 """LightningCLI with this project's defaults."""
 
+import inspect
 import logging
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from datasets import GraphDataModule
+from datasets.whole_file import whole_file
 from plstm_graph.checkpoint import NETWORKS, read_checkpoint
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
 from training.report import LearningCurve, print_table
 
 ROOT = Path(__file__).parent.parent
+_PACKAGES = ("plstm_graph", "datasets", "lightning", "torch")
 PRESETS = [path.relative_to(ROOT) for path in ROOT.glob("configs/*.yaml")]
 
 # What remains of Lightning's messages concerns its own internals, or loader processes, which small
@@ -70,6 +76,21 @@ class Result:
     parameters: int
     epochs: int
     seconds: float
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints beside their final names, on the same disk, and then renames them.
+
+    Lightning's own goes by the system's folder for temporary files: from there to another disk it copies, and
+    a run that is killed meanwhile leaves half a file.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint, whole or not at all."""
+        with whole_file(Path(path), "wb") as file:
+            torch.save(checkpoint, file)
 
 
 class SeedEpochs(Callback):
@@ -155,6 +176,7 @@ class GraphCLI(LightningCLI):
         """Parse, and refuse what cannot work before anything is built."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        _check_names(config, " ".join(map(str, sys.argv[1:] if args is None else args)))
         config.weights_only = True  # a checkpoint never runs code
         if config.ckpt_path is not None:
             read_checkpoint(config.ckpt_path)
@@ -182,6 +204,8 @@ class GraphCLI(LightningCLI):
             callbacks.append(RichProgressBar(leave=False))
         if self.subcommand == "fit":
             callbacks += self._fit_callbacks(callbacks)
+        if config.plugins is None:
+            kwargs["plugins"] = [WholeFiles()]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def _fit_callbacks(self, chosen: list[Callback]) -> list[Callback]:
@@ -257,6 +281,30 @@ class GraphCLI(LightningCLI):
             f"best validation {metric} {self.result.val:.3f}\n"
             f"Run: {folder}\nBest checkpoint: {best}"
         )
+
+
+def _check_names(value: Any, command_line: str, key: str = "") -> None:
+    """Refuse code that a configuration file names and that belongs to none of the packages used here.
+
+    A class of one's own is named on the command line, which is not a stranger's.
+
+    Raises:
+        InputError: A function, or a class of another package that is not on the command line.
+    """
+    if isinstance(value, Namespace | dict):
+        name = value.get("class_path", "")
+        if name.partition(".")[0] not in _PACKAGES and name and name not in command_line:
+            raise InputError(
+                f"{key} names {name}, and a configuration file may name classes of {', '.join(_PACKAGES)} "
+                f"only; if you trust this one, name it on the command line: --{key} {name}."
+            )
+        for part, inner in vars(value).items() if isinstance(value, Namespace) else value.items():
+            _check_names(inner, command_line, f"{key}.{part}".strip("."))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_names(inner, command_line, key)
+    elif inspect.isroutine(value) or inspect.isclass(value):
+        raise InputError(f"{key} names a function, {value!r}; a configuration cannot hold functions.")
 
 
 def _orientation(network: Any) -> str | None:

@@ -1,6 +1,5 @@
 """Explain predictions for a table of SMILES: contributions of atoms and bonds, and drawings."""
 
-import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from rdkit import Chem
 from rich.progress import Progress
 from torch_geometric.data import Batch
 
+from datasets.cache import UNREADABLE_COLUMNS
+from datasets.harmless_csv import write_rows
 from datasets.whole_file import whole_file
 from plstm_graph.chem import mol_to_data, read_smiles
 from plstm_graph.chem.drawing import draw_contributions
@@ -109,19 +110,19 @@ def _write(
         whole_file(folder / "unreadable.csv", newline="", encoding="utf-8") as of_unreadable,
         Progress() as progress,
     ):
-        table, reasons = csv.writer(of_contributions), csv.writer(of_unreadable)
-        table.writerow(_COLUMNS)
-        reasons.writerow(["row", "smiles", "reason"])
+        write_rows(of_contributions, [_COLUMNS])
+        write_rows(of_unreadable, [UNREADABLE_COLUMNS])
         bar = progress.add_task("Explaining", total=total)
         for smiles in chunks:
             molecules, unreadable = _parse(start, smiles)
-            reasons.writerows(unreadable)
+            write_rows(of_unreadable, unreadable)
             explained = _explain(ensemble, list(molecules.values()))
             for (row, mol), (predictions, atoms, bonds) in zip(molecules.items(), explained, strict=True):
                 for number, name in targets.items():
                     of_atoms, of_bonds = atoms[:, number], bonds[:, number]
                     first = (row, smiles[row - start], name, f"{predictions[number]:.7g}")
-                    table.writerows((*first, *cells) for cells in _cells(mol, of_atoms, of_bonds))
+                    rows = ((*first, *cells) for cells in _cells(mol, of_atoms, of_bonds))
+                    write_rows(of_contributions, rows)
                     drawing = draw_contributions(mol, of_atoms, of_bonds, _label(ensemble.tasks[0], name))
                     drawing.save(folder / f"row-{row:06d}-{files[number]}.svg")
             read += len(molecules)

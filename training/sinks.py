@@ -1,6 +1,5 @@
 """Tables that are written chunk by chunk: CSV, which can be resumed, Parquet and NPZ."""
 
-import csv
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from datasets.harmless_csv import write_rows
 from plstm_graph.errors import InputError
 from training.stream import Source
 
@@ -57,7 +57,7 @@ class CSVSink(Sink):
 
     def _append(self, rows: Iterable[Sequence[str]]) -> None:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_rows(text, rows)
         self.file.write(text.getvalue().encode())
 
     def write(self, batch: pa.RecordBatch) -> None:
