@@ -50,6 +50,8 @@ from training.report import spread
 
 ROOT = Path(__file__).parent.parent
 HELD_OUT = "validation"
+#: Seed of all data here. The presets draw with seed 0, on which their settings were chosen.
+DRAWN = 1
 
 
 class VirtualNodeGINE(GINE):
@@ -112,10 +114,9 @@ class Distance:
         return yaml.safe_load(self.preset.read_text())
 
     def data(self, cache: Path, **changes: int) -> GraphDataModule:
-        """The preset's data, tested on something else."""
-        return data_module(
-            self.preset, root=Path(), cache=cache, **changes
-        )  # which is drawn: no files to read
+        """The preset's data, drawn anew and tested on something else."""
+        # There are no files to read, so the root does not matter.
+        return data_module(self.preset, root=Path(), cache=cache, seed=DRAWN, **changes)
 
 
 TASKS = {

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
@@ -127,14 +128,22 @@ class GraphDataModule(LightningDataModule):
         return DataLoader(
             graphs,
             batch_size=self.batch_size,
-            sampler=self._sampler(graphs) if shuffle else None,
+            sampler=self._shuffled(graphs) if shuffle else self._in_order(graphs),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=keep_batch,
             generator=torch.Generator(),  # an iterator's start then takes nothing from torch's own numbers
         )
 
-    def _sampler(self, graphs: Subset) -> DistributedSampler:
+    def _in_order(self, graphs: Subset) -> DistributedSampler | None:
+        """Each process its share, every graph once; torch's own sampler repeats some to even shares out."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return None
+        return UnrepeatedDistributedSampler(
+            graphs, self.trainer.world_size, self.trainer.global_rank, shuffle=False
+        )
+
+    def _shuffled(self, graphs: Subset) -> DistributedSampler:
         """An order that follows from seed and epoch, so that a resumed run goes on as it would have."""
         replicas, rank, epoch = 1, 0, 0
         if self.trainer is not None:

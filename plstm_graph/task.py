@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
 from plstm_graph.checkpoint import build_network, describe_network, read_checkpoint
 from plstm_graph.errors import InputError
@@ -89,6 +89,8 @@ class GraphTask(LightningModule):
             raise InputError(
                 f"metric of a {task} must be {' or '.join(map(repr, collection))}, not {metric!r}."
             )
+        # Lightning's own mean over processes rounds the number of graphs of each to a whole one.
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.val_metrics = collection.clone(prefix="val/")
         self.test_metrics = collection.clone(prefix="test/")
 
@@ -125,7 +127,8 @@ class GraphTask(LightningModule):
     def baseline_metrics(self, train_targets: Tensor, test_targets: Tensor) -> dict[str, Tensor]:
         """Score the prediction of every target's training mean with the test metrics.
 
-        Of classes the mean is how often each occurs.
+        Of classes the mean is how often each occurs. Of several processes all have to call this, as every
+        metric gathers what they know.
 
         Args:
             train_targets: [n, T], NaN where a value is missing.
@@ -223,23 +226,25 @@ class GraphTask(LightningModule):
             on_epoch=True,
             prog_bar=True,
             batch_size=batch.num_graphs,
+            sync_dist=True,
         )
         return loss
 
-    def _evaluate(self, batch: Data, stage: str, metrics: MetricCollection) -> None:
+    def _evaluate(self, batch: Data, stage: str, loss: MeanMetric, metrics: MetricCollection) -> None:
         output, targets = self._output(batch), self._targets(batch)
         size = batch.num_graphs
         metrics.update(self._finish(output), targets)
-        self.log(f"{stage}/loss", self._loss(output, targets), batch_size=size)
+        loss.update(self._loss(output, targets), weight=size)
+        self.log(f"{stage}/loss", loss, batch_size=size)
         self.log_dict(metrics, prog_bar=True, batch_size=size)
 
     def validation_step(self, batch: Data, batch_idx: int) -> None:
         """Log loss and metrics of the validation split."""
-        self._evaluate(batch, "val", self.val_metrics)
+        self._evaluate(batch, "val", self.val_loss, self.val_metrics)
 
     def test_step(self, batch: Data, batch_idx: int) -> None:
         """Log loss and metrics of the test split."""
-        self._evaluate(batch, "test", self.test_metrics)
+        self._evaluate(batch, "test", self.test_loss, self.test_metrics)
 
     def predict_step(self, batch: Data, batch_idx: int) -> Prediction:
         """Return predictions with the graphs' rows and SMILES where the batch has them."""

@@ -251,10 +251,10 @@ class GraphCLI(LightningCLI):
         [test] = self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
         )
+        baseline = self.model.baseline_metrics(self.datamodule.train_targets, self.datamodule.test_targets)
         if not self.trainer.is_global_zero:
             return
         metric = self.model.metric
-        baseline = self.model.baseline_metrics(self.datamodule.train_targets, self.datamodule.test_targets)
         self.result = Result(
             dataset=self.datamodule.name,
             network=type(self.model.network).__name__,

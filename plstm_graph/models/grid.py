@@ -42,6 +42,10 @@ class GridNetwork(GraphNetwork):
             block, num_layers, out_channels, hidden_channels, dropout,
             norm="layer", readout=readout, jk="last", in_channels=in_channels, edge_dim=None, walk_length=0,
         )  # fmt: skip
+        self.stem = nn.Sequential(
+            nn.GELU(), nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
+            nn.GELU(), nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
+        )
 
     def embed_encoded(
         self,
@@ -62,6 +66,8 @@ class GridNetwork(GraphNetwork):
         counts = torch.bincount(batch, minlength=num_graphs)
         if not (counts == side * side).all():
             raise InputError("The images of a batch must be square grids of one size, patch by patch.")
+        images = x.view(num_graphs, side, side, -1).permute(0, 3, 1, 2)
+        x = x + self.stem(images).permute(0, 2, 3, 1).reshape(x.shape)
         x = self.place(x, num_graphs, side)
         for block in self.blocks:
             x = block(x, num_graphs, side)
@@ -100,7 +106,7 @@ class GridPLSTM(GridNetwork):
         in_channels: int = 16,
     ) -> None:
         def block(number: int, _: int | None) -> nn.Module:
-            return _ScanBlock(hidden_channels, heads, head_dim, "D" if number % 2 else "P", dropout)
+            return _ScanBlock(hidden_channels, heads, head_dim, "P" if number % 2 else "D", dropout)
 
         super().__init__(block, num_layers, out_channels, hidden_channels, dropout, readout, in_channels)
         self.heads = heads
