@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
+from plstm_graph.errors import InputError
+
 
 @contextmanager
 def whole_file(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
@@ -18,12 +20,24 @@ def whole_file(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
         path: The file's name; its folder is made if it is missing.
         mode: ``"w"`` or ``"wb"``.
         **kwargs: Of :func:`open`.
+
+    Raises:
+        InputError: The disk is full or the folder cannot be written to; an earlier file of the name stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}.unfinished")
     try:
-        with open(unfinished, mode, **kwargs) as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(unfinished, mode, **kwargs) as file:
+                yield file
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        # torch's writer of archives fails once more, as it closes what it could not write.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        if cause.filename is not None and Path(cause.filename) not in (unfinished, *path.parents):
+            raise  # of another file, which was read meanwhile
+        raise InputError(f"{path} cannot be written: {cause.strerror}; nothing of it is left.") from error

@@ -1,8 +1,6 @@
 """Two processes on one machine, connected by gloo, against one."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,22 +8,10 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from cli_runs import finish, start
 
-ROOT = Path(__file__).parent.parent
-TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-
-
-def start(verb: str, folder: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "train.py", verb, "--config", "configs/freesolv.yaml", "--threads", "1"]
-    command += ["--data.cache", str(folder.parent / "cache"), "--trainer.default_root_dir", str(folder)]
-    command += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-    command += ["--model.network.hidden_channels", "32", "--model.network.dropout", "0", *more]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def finished(process: subprocess.Popen) -> None:
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
+SAME = ["--trainer.accelerator", "cpu", "--model.network.dropout", 0]
 
 
 def first_gradients(folder: Path) -> dict[int, torch.Tensor]:
@@ -42,8 +28,8 @@ def logged(folder: Path) -> dict[str, float]:
 
 def test_two_processes_have_the_gradients_of_the_doubled_batch(tmp_path, record_property):
     step = ["--trainer.max_steps", "1", "--trainer.gradient_clip_val", "0", "--trainer.precision", "64-true"]
-    finished(start("fit", tmp_path / "one", *step, "--data.batch_size", "64"))
-    finished(start("fit", tmp_path / "two", *step, "--data.batch_size", "32", *TWO))
+    finish(start("fit", tmp_path / "one", *SAME, *step, "--data.batch_size", "64"))
+    finish(start("fit", tmp_path / "two", *SAME, *step, "--data.batch_size", "32", *TWO))
     one, two = first_gradients(tmp_path / "one"), first_gradients(tmp_path / "two")
     assert one.keys() == two.keys()
     largest = max(float(gradient.abs().max()) for gradient in one.values())
@@ -58,11 +44,11 @@ def test_two_processes_have_the_gradients_of_the_doubled_batch(tmp_path, record_
 def test_metrics_count_every_graph_once(tmp_path):
     # 64 and 65 molecules in batches of 7: the shares' last batches are shorter, and of two lengths.
     small = ["--data.batch_size", "7"]
-    finished(start("fit", tmp_path / "two", "--trainer.max_epochs", "1", *small, *TWO))
+    finish(start("fit", tmp_path / "two", "--trainer.max_epochs", "1", *SAME, *small, *TWO))
     two = logged(tmp_path / "two")
     [last] = (tmp_path / "two").glob("*/version_0/checkpoints/last.ckpt")
     for verb, part in (("validate", "val"), ("test", "test")):
-        finished(start(verb, tmp_path / verb, "--ckpt_path", str(last), *small))
+        finish(start(verb, tmp_path / verb, "--ckpt_path", last, *SAME, *small))
         one = {name: value for name, value in logged(tmp_path / verb).items() if name.startswith(part)}
         assert one.keys() == {f"{part}/loss", f"{part}/rmse", f"{part}/mae"}
         for name, value in one.items():
@@ -71,7 +57,7 @@ def test_metrics_count_every_graph_once(tmp_path):
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_run_with_an_error(tmp_path, rank, record_property):
-    process = start("fit", tmp_path / "run", "--trainer.max_epochs", "100000", *TWO)
+    process = start("fit", tmp_path / "run", "--trainer.max_epochs", "100000", *SAME, *TWO)
     while not list(tmp_path.glob("run/*/version_0/checkpoints/last.ckpt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)

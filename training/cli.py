@@ -234,6 +234,13 @@ class GraphCLI(LightningCLI):
         last = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
         return [*callbacks, best, last]
 
+    def before_fit(self) -> None:
+        """Remove what a run that was killed left half-written beside its checkpoints."""
+        resumed = self._get(self.config, "ckpt_path")
+        if resumed and self.trainer.is_global_zero:
+            for unfinished in Path(resumed).parent.glob("*.unfinished"):
+                unfinished.unlink()
+
     def after_fit(self) -> None:
         """Save the learning curve, test the best checkpoint and print the closing table."""
         checkpoint = self.trainer.checkpoint_callback

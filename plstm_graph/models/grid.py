@@ -43,8 +43,10 @@ class GridNetwork(GraphNetwork):
             norm="layer", readout=readout, jk="last", in_channels=in_channels, edge_dim=None, walk_length=0,
         )  # fmt: skip
         self.stem = nn.Sequential(
-            nn.GELU(), nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
-            nn.GELU(), nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
         )
 
     def embed_encoded(
