@@ -16,7 +16,7 @@ DOCS_READY := $(VENV)/.docs-ready
 TRAIN_COMMAND := train.py compare configs/freesolv.yaml configs/freesolv_gine.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all test-bounds notebooks forget-kernels lint format bench gpu roofline scatter test-scatter docs wheel clean
+.PHONY: help train test test-all test-bounds test-lowest trust audit notebooks forget-kernels lint format bench gpu roofline scatter test-scatter docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,27 @@ test: lint forget-kernels ## lint, then every test but the slow ones and the not
 test-bounds: $(READY) ## the kernels' tests, with every index of compiled code checked
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.numba-bounds $(PYTHON) -m pytest -m "not slow" \
 		tests/test_stm.py tests/test_state_tracking.py tests/test_bad_tensors.py
+
+TRUST_TESTS := tests/test_bad_molecules.py tests/test_bad_tensors.py tests/test_faults.py tests/test_distribution.py \
+	tests/test_strangers.py tests/test_numerics.py tests/test_stability.py tests/test_public_api.py
+
+trust: $(READY) ## attack the package: 100,000 molecules, kills, full disks, rounding; half an hour
+	TRUST=full $(PYTHON) -m pytest $(TRUST_TESTS)
+	$(PYTHON) -m mypy
+
+# What an index of advisories is asked for is on the network: without it, the licences are still listed.
+audit: $(READY) ## licences of everything that is installed, and known vulnerabilities
+	@$(PYTHON) -m venv $(VENV)-audit
+	@$(VENV)-audit/bin/pip --disable-pip-version-check install -qq pip-licenses pip-audit
+	$(VENV)-audit/bin/pip-licenses --python $(PYTHON) --order license
+	$(VENV)-audit/bin/pip-audit --path $(VENV)/lib/python3.*/site-packages --progress-spinner off
+
+test-lowest: $(READY) ## the tests with the lowest releases that pyproject.toml admits; downloads gigabytes
+	$(PYTHON) tools/lowest_versions.py train dev > $(VENV)-lowest.txt
+	$(BASE_PYTHON) -m venv --clear $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install -q --constraint $(VENV)-lowest.txt torch
+	$(VENV)-lowest/bin/pip install -q --constraint $(VENV)-lowest.txt --editable '.[train,dev]'
+	$(VENV)-lowest/bin/python -m pytest -m "not slow and not notebook"
 
 notebooks: $(READY) ## run every notebook from top to bottom
 	$(PYTHON) -m pytest -m notebook

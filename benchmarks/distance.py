@@ -136,7 +136,7 @@ TASKS = {
         ROOT / "configs" / "arrow_pointing.yaml",
         {"plstm": ("pLSTM", GridPLSTM, 4), "vit": ("ViT", ViT, 4)},
         ("max",),
-        {f"{pixels} pixels": {"test_resolution": pixels} for pixels in (48, 96)},
+        {f"{pixels} pixels": {"test_resolution": pixels} for pixels in (40, 80)},
     ),
 }
 

@@ -48,10 +48,10 @@ class ArrowPointing(GraphDataModule):
 
     def __init__(
         self,
-        resolution: int = 48,
-        test_resolution: int = 96,
+        resolution: int = 40,
+        test_resolution: int = 80,
         patch: int = 4,
-        train_size: int = 10_000,
+        train_size: int = 20_000,
         val_size: int = 1000,
         test_size: int = 1000,
         seed: int = 0,

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import rdkit
@@ -20,6 +21,9 @@ from plstm_graph.errors import InputError
 
 # Files whose code decides what a cached graph looks like.
 _SHAPING_SOURCES = ("chem/features.py", "dag/*.py")
+
+# What zipfile, torch and the making of graphs say of files that are none or others.
+_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnpicklingError, TypeError)
 
 #: Columns of the files that list rows without a graph.
 UNREADABLE_COLUMNS = ("row", "smiles", "reason")
@@ -69,8 +73,15 @@ def load_graphs(path: Path) -> PackedGraphs:
             damaged = archive.testzip()
         if damaged is None:
             return PackedGraphs(**torch.load(path, weights_only=True, mmap=True))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        damaged = str(error)
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        UnpicklingError,
+        TypeError,
+    ) as error:
+        damaged, *_ = str(error).splitlines()
     raise InputError(
         f"The prepared graphs in {path} are damaged ({damaged}); delete the file and start again."
     )

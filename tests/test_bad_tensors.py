@@ -1,4 +1,7 @@
-"""Tensors that do not fit: each is refused in a sentence, or gives what its plain copy gives."""
+"""Tensors that do not fit: each is refused in a sentence, or gives what its plain copy gives.
+
+``TRUST=full`` draws twenty times as many.
+"""
 
 import itertools
 from dataclasses import replace
@@ -6,11 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cli_runs import FULL
 from graphs import both_directions, path
 from oracle import INPUTS, random_inputs
 
 from plstm_graph import LineGraphDAG, PLSTMConv, stm
 from plstm_graph.errors import InputError
+
+TIMES = 20 if FULL else 1
 
 BONDS = torch.tensor([[0, 1, 2, 3, 4, 5, 1, 7], [1, 2, 3, 4, 5, 0, 6, 8]])  # a ring with a tail, a pair
 DAG = LineGraphDAG.from_edge_index(both_directions(BONDS), 9)
@@ -55,10 +61,10 @@ def one_sentence(message):
 
 
 @pytest.mark.parametrize("backend", ["auto", "gating", "chunkwise", "reference"])
-def test_the_op_refuses_what_does_not_fit(backend):
+def test_the_op_refuses_what_does_not_fit(backend, record_property):
     rng = np.random.default_rng(0)
     inputs, reverse = random_inputs(DAG)
-    for _ in range(150):
+    for _ in range(150 * TIMES):
         everything = [*inputs, *reverse]
         place = int(rng.integers(len(everything)))
         before = everything[place]
@@ -69,16 +75,17 @@ def test_the_op_refuses_what_does_not_fit(backend):
         with pytest.raises(InputError) as caught:
             stm(*everything[:7], DAG, reverse=tuple(everything[7:]), backend=backend)
         assert one_sentence(str(caught.value))
+    record_property("trust", f"stm, {backend}: {150 * TIMES:,} wrong shapes, types and devices, all refused")
 
 
 @pytest.mark.parametrize("backend", ["auto", "gating", "chunkwise"])
-def test_the_layout_in_memory_plays_no_part(backend):
+def test_the_layout_in_memory_plays_no_part(backend, record_property):
     rng = np.random.default_rng(0)
     inputs, reverse = random_inputs(DAG)
     plain = [x.clone().requires_grad_() for x in (*inputs, *reverse)]
     wanted = stm(*plain[:7], DAG, reverse=tuple(plain[7:]), backend=backend)
     gradients = torch.autograd.grad(wanted.sum(), plain)
-    for _ in range(20):
+    for _ in range(20 * TIMES):
         given = [disguise(x.detach(), rng).requires_grad_() for x in plain]
         found = stm(*given[:7], DAG, reverse=tuple(given[7:]), backend=backend)
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
@@ -89,10 +96,11 @@ def test_the_layout_in_memory_plays_no_part(backend):
     copied = [x.contiguous() for x in expanded]
     found, wanted = (stm(*given, DAG, backend=backend) for given in (expanded, copied))
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    record_property("trust", f"stm, {backend}: {20 * TIMES} layouts in memory, the same numbers")
 
 
 @pytest.mark.parametrize("backend", ["auto", "gating", "chunkwise", "reference"])
-def test_any_of_the_inputs_may_want_gradients(backend):
+def test_any_of_the_inputs_may_want_gradients(backend, record_property):
     inputs, _ = random_inputs(DAG)
     leaves = [x.clone().requires_grad_() for x in inputs]
     every = torch.autograd.grad(stm(*leaves, DAG, backend=backend).sum(), leaves)
@@ -105,6 +113,9 @@ def test_any_of_the_inputs_may_want_gradients(backend):
         for x, gradient, on in zip(given, every, wanted, strict=True):
             assert (x.grad is None) == (not on)
             assert not on or torch.allclose(x.grad, gradient, rtol=1e-12, atol=1e-12)
+    record_property(
+        "trust", f"stm, {backend}: {2 ** len(INPUTS)} choices of inputs with gradients, all right"
+    )
 
 
 @pytest.mark.parametrize("backend", ["auto", "gating", "chunkwise", "reference"])
@@ -121,14 +132,14 @@ def test_what_is_not_finite_stays_in_its_graph(backend, number):
         assert not found[0].isfinite().all()
 
 
-def test_indices_of_any_integer_type_and_none_other():
+def test_indices_of_any_integer_type_and_none_other(record_property):
     edge_index = both_directions(BONDS)
     for dtype in (torch.int32, torch.int16, torch.uint8):
         dag = LineGraphDAG.from_edge_index(edge_index.to(dtype), 9)
         for name in ("src", "dst", "pred", "pred_ptr", "edge_id"):
             assert torch.equal(getattr(dag, name), getattr(DAG, name))
     rng = np.random.default_rng(0)
-    for _ in range(100):
+    for _ in range(100 * TIMES):
         spoiled = edge_index.clone()
         spot = int(rng.integers(2)), int(rng.integers(spoiled.size(1)))
         spoiled[spot] = int(rng.choice([-1, -(2**62), 9, 10**6, 2**62]))
@@ -138,13 +149,14 @@ def test_indices_of_any_integer_type_and_none_other():
     for wrong in (edge_index.float(), edge_index.bool(), edge_index[0], edge_index[:, :0].T, edge_index.T):
         with pytest.raises(InputError):
             LineGraphDAG.from_edge_index(wrong, 9)
+    record_property("trust", f"LineGraphDAG: {100 * TIMES:,} indices that lead nowhere, all refused")
 
 
 @pytest.mark.parametrize("name", ["src", "dst", "pred", "pred_ptr", "node_ptr", "edge_ptr"])
-def test_compiled_kernels_follow_no_index_out_of_the_graph(name):
+def test_compiled_kernels_follow_no_index_out_of_the_graph(name, record_property):
     """Of a DAG that was changed in place, or put together by hand."""
     rng = np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(60 * TIMES):
         spoiled = getattr(DAG, name).clone()
         spot = int(rng.integers(len(spoiled)))
         spoiled[spot] = int(rng.choice([-1, -(2**62), int(spoiled[spot]) + 9, 10**6, 2**62]))
@@ -153,20 +165,22 @@ def test_compiled_kernels_follow_no_index_out_of_the_graph(name):
         leaves = [x.requires_grad_() for x in (*inputs, *reverse)]
         with pytest.raises(InputError, match="tensors of this LineGraphDAG were changed"):
             stm(*leaves[:7], dag, reverse=tuple(leaves[7:]), backend="cpu")
+    record_property("trust", f"compiled kernels: {60 * TIMES:,} changes of {name} in place, all refused")
 
 
-def test_layers_refuse_what_does_not_fit():
+def test_layers_refuse_what_does_not_fit(record_property):
     rng = np.random.default_rng(0)
     edge_index = both_directions(BONDS)
     conv = PLSTMConv(6, 8, heads=2, edge_dim=3, state_dim=2)
     x, edge_attr = torch.randn(9, 6), torch.randn(16, 3)
-    for _ in range(150):
+    for _ in range(150 * TIMES):
         given = {"x": x, "edge_attr": edge_attr}
         name = str(rng.choice(list(given)))
         given[name] = (misshape, retype)[rng.integers(2)](given[name], rng)
         with pytest.raises(InputError) as caught:
             conv(given["x"], edge_index, given["edge_attr"], dag=DAG)
         assert one_sentence(str(caught.value))
+    record_property("trust", f"PLSTMConv: {150 * TIMES:,} wrong features, all refused")
 
 
 def test_graphs_without_rows():

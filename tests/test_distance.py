@@ -44,7 +44,7 @@ def test_what_is_tested_does_not_change_what_is_trained(tmp_path):
     assert short.smiles[:80] == long.smiles[:80]
     assert short.smiles[80:] != long.smiles[80:]
     images = [prepared(ArrowPointing(test_resolution=n, cache=tmp_path, **FEW)) for n in (48, 64)]
-    nodes = 80 * 144
+    nodes = 80 * 100
     assert torch.equal(*(module.dataset.tensors["x"][:nodes] for module in images))
     assert images[0].dataset.counts["nodes"][80:].tolist() == [144] * 20
     assert images[1].dataset.counts["nodes"][80:].tolist() == [256] * 20

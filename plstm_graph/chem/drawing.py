@@ -13,6 +13,8 @@
     draw_contributions(data.smiles, atoms[:, 0], bonds[:, 0])
 """
 
+from html import escape
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rdkit import Chem
@@ -29,7 +31,6 @@ from plstm_graph.chem.svg import (
     Panel,
     Scale,
     card,
-    escape,
     keys,
     level_colour,
     level_legend,

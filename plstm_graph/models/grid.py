@@ -15,7 +15,9 @@ from plstm_graph.models.network import GraphNetwork
 
 
 class GridNetwork(GraphNetwork):
-    """Patches to predictions by blocks that know where in the grid a patch stands.
+    """Patches to predictions: two convolutions, then blocks that know where in the grid a patch stands.
+
+    The convolutions tell a patch of its neighbours, 5 x 5, since what is drawn is larger than a patch.
 
     Args:
         block: makes a block from its number, see :class:`~plstm_graph.models.GraphNetwork`; it is called with
@@ -42,12 +44,11 @@ class GridNetwork(GraphNetwork):
             block, num_layers, out_channels, hidden_channels, dropout,
             norm="layer", readout=readout, jk="last", in_channels=in_channels, edge_dim=None, walk_length=0,
         )  # fmt: skip
-        self.stem = nn.Sequential(
-            nn.GELU(),
-            nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1),
-        )
+
+        def convolution() -> nn.Module:
+            return nn.Conv2d(hidden_channels, hidden_channels, kernel_size=3, padding=1)
+
+        self.stem = nn.Sequential(nn.GELU(), convolution(), nn.GELU(), convolution())
 
     def embed_encoded(
         self,
@@ -68,7 +69,7 @@ class GridNetwork(GraphNetwork):
         counts = torch.bincount(batch, minlength=num_graphs)
         if not (counts == side * side).all():
             raise InputError("The images of a batch must be square grids of one size, patch by patch.")
-        images = x.view(num_graphs, side, side, -1).permute(0, 3, 1, 2)
+        images = x.view(num_graphs, side, side, -1).permute(0, 3, 1, 2)  # [images, channels, rows, columns]
         x = x + self.stem(images).permute(0, 2, 3, 1).reshape(x.shape)
         x = self.place(x, num_graphs, side)
         for block in self.blocks:
@@ -81,7 +82,9 @@ class GridNetwork(GraphNetwork):
 
 
 class GridPLSTM(GridNetwork):
-    """Images by scans in four directions, in P- and D-mode in turn; no position is encoded.
+    """Images by scans in four directions, in D- and P-mode in turn; no position is encoded.
+
+    D-mode comes first: it tells every patch what there is, by which the next block's P-mode can turn.
 
     Args:
         out_channels: predictions an image.

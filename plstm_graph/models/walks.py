@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -47,7 +46,7 @@ def return_probabilities(data: Data, walk_length: int) -> Tensor:
 
 
 @structure
-def _return_probabilities(ptr: NDArray, nbr: NDArray, walk_length: int) -> NDArray:
+def _return_probabilities(ptr, nbr, walk_length):
     """Chances [N, walk_length] from walks of half the length.
 
     With P = D⁻¹A, d_i (P^k)_ij = d_j (P^k)_ji, so that (P^(k+l))_ii = Σ_j (P^k)_ij (P^l)_ij d_i / d_j.

@@ -1,11 +1,13 @@
 """Whether compiled code may follow a structure's indices without looking (Numba)."""
 
+from typing import Any
+
 from numpy.typing import NDArray
 
 from plstm_graph.compiled import structure
 from plstm_graph.errors import InputError
 
-Arrays = tuple[NDArray, ...]
+Arrays = tuple[NDArray[Any], ...]
 
 
 def check_bounds(dag: Arrays, borders: Arrays, num_nodes: int) -> None:
