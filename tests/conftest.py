@@ -5,7 +5,6 @@ import os
 # Triton decides when it is imported: without a GPU, its interpreter runs the kernels on the CPU.
 os.environ["TRITON_INTERPRET"] = "1"
 
-import pytest
 from hypothesis import settings
 
 # Compilation of the kernels makes a first example slow; the rest must be reproducible.
@@ -13,7 +12,7 @@ settings.register_profile("plstm_graph", deadline=None, derandomize=True, max_ex
 settings.load_profile("plstm_graph")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter) -> None:
     """Print what tests recorded under ``trust``: what they tried and what became of it."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
     ended = [report for report in reports if getattr(report, "when", None) == "call"]
