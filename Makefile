@@ -49,14 +49,14 @@ trust: $(READY) ## attack the package: 100,000 molecules, kills, full disks, rou
 audit: $(READY) ## licences of everything that is installed, and known vulnerabilities
 	@$(PYTHON) -m venv $(VENV)-audit
 	@$(VENV)-audit/bin/pip --disable-pip-version-check install -qq pip-licenses pip-audit
-	$(VENV)-audit/bin/pip-licenses --python $(PYTHON) --order license
+	$(VENV)-audit/bin/pip-licenses --python $(PYTHON) --order license --partial-match --fail-on GPL
 	$(VENV)-audit/bin/pip-audit --path $(VENV)/lib/python3.*/site-packages --progress-spinner off
 
 test-lowest: $(READY) ## the tests with the lowest releases that pyproject.toml admits; downloads gigabytes
-	$(PYTHON) tools/lowest_versions.py train dev > $(VENV)-lowest.txt
 	$(BASE_PYTHON) -m venv --clear $(VENV)-lowest
-	$(VENV)-lowest/bin/pip install -q --constraint $(VENV)-lowest.txt torch
-	$(VENV)-lowest/bin/pip install -q --constraint $(VENV)-lowest.txt --editable '.[train,dev]'
+	$(PYTHON) tools/lowest_versions.py train dev > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/pip install -q --constraint $(VENV)-lowest/constraints.txt torch
+	$(VENV)-lowest/bin/pip install -q --constraint $(VENV)-lowest/constraints.txt --editable '.[train,dev]'
 	$(VENV)-lowest/bin/python -m pytest -m "not slow and not notebook"
 
 notebooks: $(READY) ## run every notebook from top to bottom
@@ -118,6 +118,6 @@ wheel: $(READY) ## build the wheel into dist/
 	@ls dist/*.whl
 
 clean: ## remove the environment, caches and results
-	rm -rf $(VENV) $(VENV)-unfinished .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-unfinished $(VENV)-audit $(VENV)-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf build dist site *.egg-info runs results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
