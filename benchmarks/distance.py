@@ -64,17 +64,18 @@ class VirtualNodeGINE(GINE):
             nn.Sequential(nn.LayerNorm(width), feed_forward(width, width)) for _ in self.blocks[1:]
         )
 
-    def embed_encoded(
+    def run_blocks(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int,
-        dag: LineGraphDAG | None, gatings: Any = None,
-    ) -> Tensor:  # fmt: skip
-        """Blocks with the virtual node between them, then the readout."""
+        dag: LineGraphDAG | None, gatings: Any,
+    ) -> list[Tensor]:  # fmt: skip
+        """Blocks with the virtual node between them."""
+        outputs = [x]
         virtual = x.new_zeros(num_graphs, x.size(1))
         for block, update in zip(self.blocks, [None, *self.updates], strict=True):
             if update is not None:
-                virtual = virtual + update(virtual + global_add_pool(x, batch, num_graphs))
-            x = block(x + virtual[batch], edge_index, edge_attr, None)
-        return self.pool(self.norms[0](x), batch, dim_size=num_graphs)
+                virtual = virtual + update(virtual + global_add_pool(outputs[-1], batch, num_graphs))
+            outputs.append(block(outputs[-1] + virtual[batch], edge_index, edge_attr, None))
+        return outputs
 
 
 class GPS(GraphNetwork):
@@ -90,14 +91,15 @@ class GPS(GraphNetwork):
             layer, norm="layer", jk="last", in_channels=None, edge_dim=None, walk_length=0, **arguments
         )
 
-    def embed_encoded(
+    def run_blocks(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int,
-        dag: LineGraphDAG | None, gatings: Any = None,
-    ) -> Tensor:  # fmt: skip
-        """Layers, which attend within each graph, then the readout."""
+        dag: LineGraphDAG | None, gatings: Any,
+    ) -> list[Tensor]:  # fmt: skip
+        """Layers, which attend within each graph."""
+        outputs = [x]
         for layer in self.blocks:
-            x = layer(x, edge_index, batch, edge_attr=edge_attr)
-        return self.pool(self.norms[0](x), batch, dim_size=num_graphs)
+            outputs.append(layer(outputs[-1], edge_index, batch, edge_attr=edge_attr))
+        return outputs
 
 
 @dataclass(frozen=True)

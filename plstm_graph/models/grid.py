@@ -50,7 +50,7 @@ class GridNetwork(GraphNetwork):
 
         self.stem = nn.Sequential(nn.GELU(), convolution(), nn.GELU(), convolution())
 
-    def embed_encoded(
+    def run_blocks(
         self,
         x: Tensor,
         edge_index: Tensor,
@@ -58,9 +58,9 @@ class GridNetwork(GraphNetwork):
         batch: Tensor,
         num_graphs: int,
         dag: LineGraphDAG | None,
-        gatings: list[GatingMatrix] | None = None,
-    ) -> Tensor:
-        """Blocks, then the readout.
+        gatings: list[GatingMatrix] | None,
+    ) -> list[Tensor]:
+        """Patches as every block leaves them.
 
         Raises:
             InputError: The graphs are no square grids of one size.
@@ -71,10 +71,10 @@ class GridNetwork(GraphNetwork):
             raise InputError("The images of a batch must be square grids of one size, patch by patch.")
         images = x.view(num_graphs, side, side, -1).permute(0, 3, 1, 2)  # [images, channels, rows, columns]
         x = x + self.stem(images).permute(0, 2, 3, 1).reshape(x.shape)
-        x = self.place(x, num_graphs, side)
+        outputs = [self.place(x, num_graphs, side)]
         for block in self.blocks:
-            x = block(x, num_graphs, side)
-        return self.pool(self.norms[0](x), batch, dim_size=num_graphs)
+            outputs.append(block(outputs[-1], num_graphs, side))
+        return outputs
 
     def place(self, x: Tensor, num_graphs: int, side: int) -> Tensor:
         """Add to encoded patches what tells their places, if blocks do not see them."""

@@ -153,12 +153,29 @@ class GraphNetwork(nn.Module):
         gatings: list[GatingMatrix] | None = None,
     ) -> Tensor:
         """What :meth:`embed` does after :meth:`encode`."""
-        outputs = [x]
-        for block in self.blocks:
-            outputs.append(block(outputs[-1], edge_index, edge_attr, dag, gatings))
+        outputs = self.run_blocks(x, edge_index, edge_attr, batch, num_graphs, dag, gatings)
         # The last so many as there are norms: one, or all.
         nodes = [norm(x) for norm, x in zip(self.norms, outputs[-len(self.norms) :], strict=True)]
         return self.pool(torch.cat(nodes, dim=1), batch, dim_size=num_graphs)
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None,
+        batch: Tensor,
+        num_graphs: int,
+        dag: LineGraphDAG | None,
+        gatings: list[GatingMatrix] | None,
+    ) -> list[Tensor]:
+        """Nodes [N, hidden_channels] as the encoder and every block leave them.
+
+        For networks whose blocks take something else, or have something between them.
+        """
+        outputs = [x]
+        for block in self.blocks:
+            outputs.append(block(outputs[-1], edge_index, edge_attr, dag, gatings))
+        return outputs
 
     def dag(self, data: Data) -> LineGraphDAG | None:
         """The DAG that the blocks' scans share; none without scans."""
