@@ -71,6 +71,20 @@ def test_a_missing_ogb_file_says_where_to_put_it(tox):
         OGB("molhiv")
 
 
+def test_data_roots_are_only_read(tox, tiny, tmp_path_factory):
+    def state():
+        paths = [path for root in ("ogb", "tu") for path in (tmp / root).rglob("*")]
+        return {path: (path.stat().st_mtime_ns, path.is_dir() or path.read_bytes()) for path in paths}
+
+    tmp, cache = tox, tmp_path_factory.mktemp("cache")
+    assert tiny == tmp
+    before = state()
+    assert len(before) > 20
+    prepared(OGB("ogbg-moltox21", root=tmp / "ogb", cache=cache))
+    prepared(TU("TINY", root=tmp / "tu", cache=cache))
+    assert state() == before
+
+
 @pytest.mark.parametrize("name", ["ogbg-molmuv", "ogbg-molhiv", "ogbg-molesol"])
 def test_our_metric_is_the_official_one(name):
     module, evaluator = OGB(name), Evaluator(name)
