@@ -69,6 +69,8 @@ def test_the_op_refuses_what_does_not_fit(backend, record_property):
         place = int(rng.integers(len(everything)))
         before = everything[place]
         everything[place] = (misshape, retype)[rng.integers(2)](before, rng)
+        if place == INPUTS.index("value") and everything[place].shape[:-1] == before.shape[:-1]:
+            everything[place] = before[0]  # values may be of any width
         assert everything[place].shape != before.shape or not everything[place].is_floating_point() or (
             everything[place].device != before.device
         )  # fmt: skip
