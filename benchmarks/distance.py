@@ -174,7 +174,8 @@ def run(task: Distance, model: str, readout: str, seed: int, cache: Path) -> dic
     seed_everything(seed, verbose=False)
     data = [task.data(cache, **changes) for changes in task.tests.values()]
     network = build(task, model, readout, data[0])
-    learner = GraphTask(network, data[0].task, learning_rate=settings["model"]["learning_rate"])
+    training = {key: value for key, value in settings["model"].items() if key != "network"}
+    learner = GraphTask(network, data[0].task, **training)
     trainer = Trainer(
         max_epochs=settings["trainer"]["max_epochs"], gradient_clip_val=1.0, deterministic=True,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
