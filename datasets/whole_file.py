@@ -40,4 +40,6 @@ def whole_file(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
             raise
         if cause.filename is not None and Path(cause.filename) not in (unfinished, *path.parents):
             raise  # of another file, which was read meanwhile
-        raise InputError(f"{path} cannot be written: {cause.strerror}; nothing of it is left.") from error
+        raise InputError(
+            f"{path} cannot be written: {cause.strerror or cause}; nothing of it is left."
+        ) from error

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 from pathlib import Path
@@ -186,10 +187,10 @@ def test_two_processes_may_start_at_once(tmp_path):
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
         Few(cache=tmp_path).prepare_data()
     assert list(tmp_path.iterdir()) == []
 
