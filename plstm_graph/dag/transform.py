@@ -117,7 +117,7 @@ def dag_tensors(dag: LineGraphDAG) -> dict[str, Tensor]:
 
 def dag_of(data: Data) -> LineGraphDAG | None:
     """The DAG that a graph or batch carries, put together without a look at its values."""
-    if "dag_src" not in data:
+    if data.get("dag_src") is None:  # `in` is not for torch.compile of torch 2.7
         return None
     return LineGraphDAG(
         # torch.compile can read a tensor's size, but not PyG's property.
