@@ -97,7 +97,7 @@ def test_a_configuration_names_no_code_of_others(tmp_path, config, part):
         "from lightning.pytorch import Callback\nfrom datasets import FreeSolv\n"
         "class Call(Callback): pass\nclass Data(FreeSolv): pass\n"
     )
-    file = tmp_path / "stranger.yaml"
+    file = tmp_path / "stranger.Data stranger.Call.yaml"  # whose own name is no leave
     file.write_text(config + "\n")
     mine = {"env": os.environ | {"PYTHONPATH": str(tmp_path)}}
     try_out = ["--config", file, "--trainer.fast_dev_run", "true"]

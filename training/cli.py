@@ -176,7 +176,8 @@ class GraphCLI(LightningCLI):
         """Parse, and refuse what cannot work before anything is built."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        _check_names(config, " ".join(map(str, sys.argv[1:] if args is None else args)))
+        typed = map(str, sys.argv[1:] if args is None else args)
+        _check_names(config, {part for argument in typed for part in argument.split("=")})
         config.weights_only = True  # a checkpoint never runs code
         if config.ckpt_path is not None:
             read_checkpoint(config.ckpt_path)
@@ -290,7 +291,7 @@ class GraphCLI(LightningCLI):
         )
 
 
-def _check_names(value: Any, command_line: str, key: str = "") -> None:
+def _check_names(value: Any, command_line: set[str], key: str = "") -> None:
     """Refuse code that a configuration file names and that belongs to none of the packages used here.
 
     A class of one's own is named on the command line, which is not a stranger's.
