@@ -135,20 +135,20 @@ class GraphDataModule(LightningDataModule):
             generator=torch.Generator(),  # an iterator's start then takes nothing from torch's own numbers
         )
 
+    @property
+    def _share(self) -> tuple[int, int]:
+        """How many processes share the graphs, and which of them this is."""
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
     def _in_order(self, graphs: Subset) -> DistributedSampler | None:
         """Each process its share, every graph once; torch's own sampler repeats some to even shares out."""
-        if self.trainer is None or self.trainer.world_size == 1:
-            return None
-        return UnrepeatedDistributedSampler(
-            graphs, self.trainer.world_size, self.trainer.global_rank, shuffle=False
-        )
+        replicas, rank = self._share
+        return UnrepeatedDistributedSampler(graphs, replicas, rank, shuffle=False) if replicas > 1 else None
 
     def _shuffled(self, graphs: Subset) -> DistributedSampler:
         """An order that follows from seed and epoch, so that a resumed run goes on as it would have."""
-        replicas, rank, epoch = 1, 0, 0
-        if self.trainer is not None:
-            replicas, rank = self.trainer.world_size, self.trainer.global_rank
-            epoch = self.trainer.current_epoch
+        replicas, rank = self._share
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
         # The sampler adds the epoch: seeds lie far apart, or they would share orders.
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) << 32
         sampler = DistributedSampler(graphs, replicas, rank, shuffle=True, seed=seed)

@@ -301,7 +301,7 @@ def _check_names(value: Any, command_line: set[str], key: str = "") -> None:
     """
     if isinstance(value, Namespace | dict):
         name = value.get("class_path", "")
-        if name.partition(".")[0] not in _PACKAGES and name and name not in command_line:
+        if name and name.partition(".")[0] not in _PACKAGES and name not in command_line:
             raise InputError(
                 f"{key} names {name}, and a configuration file may name classes of {', '.join(_PACKAGES)} "
                 f"only; if you trust this one, name it on the command line: --{key} {name}."
