@@ -41,7 +41,7 @@ test-bounds: $(READY) ## the kernels' tests, with every index of compiled code c
 TRUST_TESTS := tests/test_bad_molecules.py tests/test_bad_tensors.py tests/test_faults.py tests/test_distribution.py \
 	tests/test_strangers.py tests/test_numerics.py tests/test_stability.py tests/test_public_api.py
 
-trust: $(READY) ## attack the package: 100,000 molecules, kills, full disks, rounding; an hour on busy cores
+trust: $(READY) ## attack the package: 100,000 molecules, kills, full disks, rounding; ten minutes
 	TRUST=full $(PYTHON) -m pytest $(TRUST_TESTS)
 	$(PYTHON) -m mypy
 

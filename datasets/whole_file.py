@@ -12,7 +12,7 @@ from plstm_graph.errors import InputError
 
 @contextmanager
 def whole_file(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
-    """Open a file to write, which gets its name when the block ends without an error.
+    """Open a file to write, which gets its name when the block ends without an error and it is on the disk.
 
     Processes may write the same file at the same time: each writes its own, and the last one stays.
 
@@ -30,6 +30,8 @@ def whole_file(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
         try:
             with open(unfinished, mode, **kwargs) as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datasets.harmless_csv import write_rows
+from datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 from training.stream import Source
 
@@ -126,12 +127,8 @@ class CSVFileSink(CSVSink):
         if self.settings is None:
             return
         record = {"settings": self.settings, "chunks": self.chunks, "bytes": self.file.tell()}
-        temporary = self.record.with_name(self.record.name + ".tmp")
-        with temporary.open("w") as file:
+        with whole_file(self.record) as file:
             json.dump(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.record)
 
     def close(self) -> None:
         """Have everything on the disk."""
