@@ -292,8 +292,7 @@ class Job:
                 join([table(part) for part in parts], self.rows, self._sink(whole))
             if self.ending == ".npz":
                 joined, whole = whole, self.output.with_name(f"{self.output.name}.unfinished.npz")
-                kept = [name for name in self.results.schema.names if name not in ("row", "error")]
-                write_npz(ParquetTable(joined), kept, whole)
+                write_npz(ParquetTable(joined), {"smiles": 0} | self.results.widths, whole)
                 parts.append(joined)
             os.replace(whole, self.output)
             for part in parts:

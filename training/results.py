@@ -47,6 +47,7 @@ class Results(ABC):
         self.ensemble = ensemble
         self.smiles_column = smiles_column
         self.batch_size = batch_size
+        self.widths: dict[str, int] = {}  #: columns of vectors, and how long these are
 
     def rows(self, start: int, batch: pa.RecordBatch, featurised: Featurised) -> pa.RecordBatch:
         """The output of one chunk, row for row.
@@ -119,21 +120,20 @@ class Fingerprints(Results):
     def __init__(self, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
         super().__init__(ensemble, smiles_column, batch_size)
         widths = [task.network.embedding_channels for task in ensemble.tasks]
-        self.names = ["fingerprint"]
-        if len(widths) > 1:
-            self.names = [f"fingerprint_{number}" for number in range(len(widths))]
+        names = [f"fingerprint_{number}" for number in range(len(widths))] if widths[1:] else ["fingerprint"]
+        self.widths = dict(zip(names, widths, strict=True))
         first = [("row", pa.int64()), ("smiles", pa.string()), ("error", pa.string())]
-        vectors = [
-            (name, pa.list_(pa.float32(), width)) for name, width in zip(self.names, widths, strict=True)
-        ]
-        self.schema = pa.schema([*first, *vectors])
+        # Lists of any length: pyarrow before 26 does not write a missing one of a fixed length to Parquet.
+        self.schema = pa.schema([*first, *((name, pa.list_(pa.float32())) for name in names)])
 
     def _columns(self, chunk: _Chunk) -> list[pa.Array]:
         texts = chunk.batch[self.smiles_column].to_pylist()
         smiles = [None if text is None else str(text) for text in texts]
-        vectors = [
-            pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1], mask=pa.array(chunk.missing))
-            for table in chunk.values
-        ]
+        vectors = []
+        for table in chunk.values:
+            lengths = np.where(chunk.missing, 0, table.shape[1])
+            starts = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+            known = table[~chunk.missing].reshape(-1)
+            vectors.append(pa.ListArray.from_arrays(starts, known, mask=pa.array(chunk.missing)))
         rows = pa.array(range(chunk.start, chunk.start + len(chunk.batch)))
         return [rows, pa.array(smiles, pa.string()), pa.array(chunk.errors, pa.string()), *vectors]

@@ -212,30 +212,29 @@ def join(parts: Sequence[Source], rows: int, sink: Sink) -> None:
     sink.close()
 
 
-def write_npz(table: Source, names: Sequence[str], path: Path) -> None:
+def write_npz(table: Source, widths: dict[str, int], path: Path) -> None:
     """Write columns of text and of vectors as arrays of an NPZ file, a missing vector as NaN.
 
     Args:
         table: Read once for every column, and once more for text, whose width has to be known first.
-        names: The columns.
+        widths: The columns, with the length of their vectors, or 0 for text.
         path: The file.
     """
     with zipfile.ZipFile(path, "w") as archive:
-        for field in map(table.schema.field, names):
-            if pa.types.is_fixed_size_list(field.type):
-                kind, width = np.dtype(np.float32), [field.type.list_size]
+        for name, width in widths.items():
+            if width:
+                kind, shape = np.dtype(np.float32), (table.total, width)
             else:
-                lengths = (_longest(batch[field.name]) for batch in table.chunks(_GROUP))
-                kind, width = np.dtype(f"U{max(lengths, default=1)}"), []
-            entry = zipfile.ZipInfo(f"{field.name}.npy")
+                lengths = (_longest(batch[name]) for batch in table.chunks(_GROUP))
+                kind, shape = np.dtype(f"U{max(lengths, default=1)}"), (table.total,)
+            entry = zipfile.ZipInfo(f"{name}.npy")
             # Text has the width of the longest: mostly zeros.
             entry.compress_type = zipfile.ZIP_DEFLATED if kind.kind == "U" else zipfile.ZIP_STORED
             with archive.open(entry, "w", force_zip64=True) as file:
-                shape = (table.total, *width)
                 description = {"descr": kind.str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, description)
                 for batch in table.chunks(_GROUP):
-                    file.write(_as_numpy(batch[field.name], kind).tobytes())
+                    file.write(_as_numpy(batch[name], kind, shape[1:]).tobytes())
     _fsync(path)
 
 
@@ -243,13 +242,12 @@ def _longest(column: pa.Array) -> int:
     return pc.max(pc.utf8_length(column)).as_py() or 1
 
 
-def _as_numpy(column: pa.Array, kind: np.dtype) -> NDArray:
+def _as_numpy(column: pa.Array, kind: np.dtype, width: tuple[int, ...]) -> NDArray:
     if kind.kind == "U":
         return np.array([text or "" for text in column.to_pylist()], kind)
-    values = np.full((len(column), column.type.list_size), np.nan, kind)
-    values[column.is_valid().to_numpy(zero_copy_only=False)] = (
-        column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
-    )
+    values = np.full((len(column), *width), np.nan, kind)
+    known = column.is_valid().to_numpy(zero_copy_only=False)
+    values[known] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, *width)
     return values
 
 
