@@ -6,8 +6,9 @@
 
 ``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset in configs/, whose
 network is PLSTM; other networks take width, depth, dropout, norm and readout from it, but have no walk
-encodings and read the last block out alone. ``gin-encoded`` and so on have these too, which leaves the scan
-as the only difference, and ``plstm-...`` are PLSTM without one of its parts. Further options are those of
+encodings and read the last block out alone. ``gin-sum`` and so on read the sums of every block out, as GIN
+was published, ``gin-encoded`` and so on have all that the preset says, which leaves the scan as the only
+difference, and ``plstm-...`` are PLSTM without one of its parts. Further options are those of
 ``train.py fit`` and hold for all runs.
 
 Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
@@ -75,6 +76,7 @@ class Model:
 
 _LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, LocalNetwork)]
 _PLAIN = {"walk_length": "0", "jk": "last"}
+_SUMS = {"walk_length": "0", "jk": "cat", "readout": "sum"}
 #: PLSTM without its parts, one by one; other networks as they are commonly used, and with all that presets
 #: give PLSTM beside its scans.
 MODELS = (
@@ -95,6 +97,7 @@ MODELS = (
         )
     }
     | {name.lower(): Model(name, name, _PLAIN) for name in _LOCAL}
+    | {f"{name.lower()}-sum": Model(f"{name}, sums of every block", name, _SUMS) for name in _LOCAL}
     | {f"{name.lower()}-encoded": Model(f"{name}, as PLSTM", name) for name in _LOCAL}
 )
 FOREST = "forest"
