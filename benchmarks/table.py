@@ -76,9 +76,9 @@ class Model:
 
 _LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, LocalNetwork)]
 _PLAIN = {"walk_length": "0", "jk": "last"}
-_SUMS = {"walk_length": "0", "jk": "cat", "readout": "sum"}
-#: PLSTM without its parts, one by one; other networks as they are commonly used, and with all that presets
-#: give PLSTM beside its scans.
+_SUMS = _PLAIN | {"jk": "cat", "readout": "sum"}
+#: PLSTM without its parts, one by one; other networks plain, with sums of every block, and with all that
+#: presets give PLSTM beside its scans.
 MODELS = (
     {"plstm": Model("PLSTM", "PLSTM")}
     | {

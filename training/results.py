@@ -129,11 +129,7 @@ class Fingerprints(Results):
     def _columns(self, chunk: _Chunk) -> list[pa.Array]:
         texts = chunk.batch[self.smiles_column].to_pylist()
         smiles = [None if text is None else str(text) for text in texts]
-        vectors = []
-        for table in chunk.values:
-            lengths = np.where(chunk.missing, 0, table.shape[1])
-            starts = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
-            known = table[~chunk.missing].reshape(-1)
-            vectors.append(pa.ListArray.from_arrays(starts, known, mask=pa.array(chunk.missing)))
+        kind = pa.list_(pa.float32())
+        vectors = [pa.array(list(table), kind, mask=chunk.missing) for table in chunk.values]
         rows = pa.array(range(chunk.start, chunk.start + len(chunk.batch)))
         return [rows, pa.array(smiles, pa.string()), pa.array(chunk.errors, pa.string()), *vectors]

@@ -223,18 +223,19 @@ def write_npz(table: Source, widths: dict[str, int], path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, width in widths.items():
             if width:
-                kind, shape = np.dtype(np.float32), (table.total, width)
+                kind = np.dtype(np.float32)
             else:
                 lengths = (_longest(batch[name]) for batch in table.chunks(_GROUP))
-                kind, shape = np.dtype(f"U{max(lengths, default=1)}"), (table.total,)
+                kind = np.dtype(f"U{max(lengths, default=1)}")
             entry = zipfile.ZipInfo(f"{name}.npy")
             # Text has the width of the longest: mostly zeros.
             entry.compress_type = zipfile.ZIP_DEFLATED if kind.kind == "U" else zipfile.ZIP_STORED
             with archive.open(entry, "w", force_zip64=True) as file:
+                shape = (table.total, width) if width else (table.total,)
                 description = {"descr": kind.str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, description)
                 for batch in table.chunks(_GROUP):
-                    file.write(_as_numpy(batch[name], kind, shape[1:]).tobytes())
+                    file.write(_as_numpy(batch[name], kind, width).tobytes())
     _fsync(path)
 
 
@@ -242,12 +243,12 @@ def _longest(column: pa.Array) -> int:
     return pc.max(pc.utf8_length(column)).as_py() or 1
 
 
-def _as_numpy(column: pa.Array, kind: np.dtype, width: tuple[int, ...]) -> NDArray:
-    if kind.kind == "U":
+def _as_numpy(column: pa.Array, kind: np.dtype, width: int) -> NDArray:
+    if not width:
         return np.array([text or "" for text in column.to_pylist()], kind)
-    values = np.full((len(column), *width), np.nan, kind)
+    values = np.full((len(column), width), np.nan, kind)
     known = column.is_valid().to_numpy(zero_copy_only=False)
-    values[known] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, *width)
+    values[known] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     return values
 
 
