@@ -53,22 +53,8 @@ def fit_forest(module: GraphDataModule, seed: int) -> Result:
     train = module.rows.train.numpy()
     predictions = [_predict(bits, column.numpy(), train, module.task, seed) for column in targets.unbind(1)]
     seconds = time.monotonic() - started
-    scores = {
-        part: score(module, torch.tensor(np.stack(predictions, 1))[rows], targets[rows])
-        for part, rows in (("val", module.rows.val), ("test", module.rows.test))
-    }
-    mean = targets[module.rows.train].nanmean(0).expand_as(targets)
-    return Result(
-        dataset=module.name,
-        network=f"Morgan fingerprint, {TREES} trees",
-        metric=module.metric,
-        unit=module.unit,
-        baseline=score(module, mean[module.rows.test], targets[module.rows.test]),
-        parameters=0,
-        epochs=0,
-        seconds=seconds,
-        **scores,
-    )
+    network = f"Morgan fingerprint, {TREES} trees"
+    return outcome(module, network, torch.tensor(np.stack(predictions, 1)), epochs=0, seconds=seconds)
 
 
 def _predict(
@@ -82,6 +68,27 @@ def _predict(
     forest = RandomForestClassifier(**settings).fit(bits[rows], targets[rows])
     shares = dict(zip(forest.classes_, forest.predict_proba(bits).T, strict=True))
     return shares.get(1.0, np.zeros(len(bits)))
+
+
+def outcome(
+    module: GraphDataModule, network: str, predictions: Tensor, epochs: int, seconds: float
+) -> Result:
+    """Predictions of all rows [rows, T], float64, scored as networks are scored."""
+    targets = module.dataset.tensors["y"].double()
+    mean = targets[module.rows.train].nanmean(0).expand_as(targets)
+    val, test = module.rows.val, module.rows.test
+    return Result(
+        dataset=module.name,
+        network=network,
+        metric=module.metric,
+        unit=module.unit,
+        val=score(module, predictions[val], targets[val]),
+        test=score(module, predictions[test], targets[test]),
+        baseline=score(module, mean[test], targets[test]),
+        parameters=0,
+        epochs=epochs,
+        seconds=seconds,
+    )
 
 
 def score(module: GraphDataModule, predictions: Tensor, targets: Tensor) -> float:

@@ -8,8 +8,9 @@
 network is PLSTM; other networks take width, depth, dropout, norm and readout from it, but have no walk
 encodings and read the last block out alone. ``gin-sum`` and so on read the sums of every block out, as GIN
 was published, ``gin-encoded`` and so on have all that the preset says, which leaves the scan as the only
-difference, and ``plstm-...`` are PLSTM without one of its parts. Further options are those of
-``train.py fit`` and hold for all runs.
+difference, and ``plstm-...`` are PLSTM without one of its parts. ``chemprop`` is that package's default
+network, trained by its own program from an environment of its own (``--chemprop``). Further options are
+those of ``train.py fit`` and hold for all runs of this package's networks.
 
 Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
 networks share. Every table of molecules has a random forest on Morgan fingerprints as its floor. A run's
@@ -39,6 +40,7 @@ import yaml
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import datasets
+from benchmarks.chemprop import fit_chemprop
 from benchmarks.forest import fit_forest
 from benchmarks.measure import environment
 from datasets import GraphDataModule
@@ -100,7 +102,7 @@ MODELS = (
     | {f"{name.lower()}-sum": Model(f"{name}, sums of every block", name, _SUMS) for name in _LOCAL}
     | {f"{name.lower()}-encoded": Model(f"{name}, as PLSTM", name) for name in _LOCAL}
 )
-FOREST = "forest"
+FOREST, CHEMPROP = "forest", "chemprop"
 #: Where each kind of data module has its files below ``--root``.
 FOLDERS = {"OGB": "ogb", "MoleculeNet": "moleculenet", "TU": "tu"}
 
@@ -124,10 +126,12 @@ class Run:
         return ROOT / "configs" / f"{self.dataset}.yaml"
 
 
-def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str]) -> Result:
+def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str], chemprop: Path) -> Result:
     """Train a run in its folder, from its last checkpoint if there is one."""
-    if run.model == FOREST:
-        return fit_forest(data_module(run.preset, root, cache=cache), run.seed)
+    if run.model not in MODELS:
+        module = data_module(run.preset, root, cache=cache)
+        fitted = partial(fit_chemprop, program=chemprop, folder=folder)
+        return (fit_forest if run.model == FOREST else fitted)(module, run.seed)
     checkpoints = list(folder.glob("*/version_*/checkpoints/last.ckpt"))
     resume = ["--ckpt_path", str(checkpoints[0])] if checkpoints else []
     arguments = command(run, root, cache, overrides)
@@ -201,12 +205,12 @@ def markdown(suite: str, records: dict[Run, dict[str, Any]]) -> str:
         ]
         for model, runs in models.items():
             cells = [
-                runs[0].network if model == FOREST else MODELS[model].label,
+                MODELS[model].label if model in MODELS else runs[0].network,
                 spread([run.test for run in runs]),
                 spread([run.val for run in runs]),
                 str(len(runs)),
                 f"{runs[0].parameters:,}" if runs[0].parameters else "",
-                f"{mean(run.epochs for run in runs):.0f}" if runs[0].parameters else "",
+                f"{mean(run.epochs for run in runs):.0f}" if runs[0].epochs else "",
                 f"{mean(run.seconds for run in runs):.0f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -229,19 +233,20 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--suite", choices=SUITES, required=True)
-    parser.add_argument("--models", default="plstm,gin", help=f"of {','.join(MODELS)}")
+    parser.add_argument("--models", default="plstm,gin", help=f"of {','.join((*MODELS, CHEMPROP))}")
     parser.add_argument("--datasets", help="some of the suite's presets")
     parser.add_argument("--seeds", type=int, default=None, help="from 0; by default 3, with ten folds 1")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
     parser.add_argument("--out", type=Path, help="by default benchmarks/results/SUITE")
     parser.add_argument("--runs", type=Path, default=Path("runs/table"), help="checkpoints and logs")
+    parser.add_argument("--chemprop", type=Path, default=Path("chemprop"), help="its program, version 2")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     options, overrides = parser.parse_known_args(argv)
     options.models = options.models.split(",")
     options.datasets = options.datasets.split(",") if options.datasets else list(SUITES[options.suite])
     for what, chosen, allowed in (
-        ("model", options.models, MODELS),
+        ("model", options.models, (*MODELS, CHEMPROP)),
         ("data set", options.datasets, SUITES[options.suite]),
     ):
         for name in chosen:
@@ -267,9 +272,12 @@ def main(argv: Sequence[str]) -> None:
     calls, waiting = [], []
     for run in runs:
         # Where the files lie is no setting: results may be copied to another machine.
-        changes = [] if run.model == FOREST else MODELS[run.model].options
-        arguments = [*changes, *overrides]
-        settings = {"preset": yaml.safe_load(run.preset.read_text()), "options": arguments}
+        preset = yaml.safe_load(run.preset.read_text())
+        settings: dict[str, Any] = {"data": preset["data"]}  # all that forest and chemprop take of it
+        arguments = list(overrides)
+        if run.model in MODELS:
+            arguments = [*MODELS[run.model].options, *overrides]
+            settings = {"preset": preset, "options": arguments}
         path = options.out / f"{run.name}.json"
         found = known(path, settings)
         if found is not None:
@@ -277,7 +285,7 @@ def main(argv: Sequence[str]) -> None:
             continue
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
         folder = options.runs / f"{run.name}-{digest}"
-        calls.append(partial(train, run, options.root, options.cache, folder, arguments))
+        calls.append(partial(train, run, options.root, options.cache, folder, arguments, options.chemprop))
         waiting.append((run, path, settings))
     setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -11,9 +11,11 @@ import pytest
 import yaml
 from sklearn.ensemble import RandomForestRegressor
 
+from benchmarks.chemprop import fit_chemprop
 from benchmarks.forest import fingerprints
 from benchmarks.table import MODELS, Run, command
 from datasets import FreeSolv
+from plstm_graph.errors import InputError
 from training.cli import ROOT, GraphCLI
 
 SMALL = ["--model.network.hidden_channels", "16", "--model.network.num_layers", "2"]
@@ -120,3 +122,42 @@ def test_fingerprints_of_unreadable_smiles_are_empty():
     with pytest.warns(UserWarning, match="cannot read 1 of 3 SMILES"):
         bits = fingerprints(["CCO", "C(C", "c1ccccc1"])
     assert bits.sum(1).astype(bool).tolist() == [True, False, True]
+
+
+#: Stands for chemprop: predicts the mean of the rows that it was told to train on.
+PROGRAM = """#!{python}
+import sys
+from pathlib import Path
+import pandas as pd
+sys.argv.append("")
+given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+if sys.argv[1] == "--version":
+    print("chemprop 2.0.0")
+elif sys.argv[1] == "train":
+    table = pd.read_csv(given["--data-path"])
+    mean = table[given["--target-columns"]][table[given["--splits-column"]] == "train"].mean()
+    Path(given["--output-dir"]).write_text(f"{{float(mean)!r}} {{given['--pytorch-seed']}}")
+else:
+    value, seed = map(float, Path(given["--model-paths"]).read_text().split())
+    table = pd.read_csv(given["--test-path"]).assign(target0=value + seed)
+    table.to_csv(given["--preds-path"], index=False)
+"""
+
+
+def test_chemprop_is_given_the_tables_own_rows(tmp_path):
+    program = tmp_path / "chemprop"
+    program.write_text(PROGRAM.format(python=sys.executable))
+    program.chmod(0o755)
+    module = FreeSolv(cache=tmp_path / "cache")
+    results = [fit_chemprop(module, seed, program, tmp_path / f"run{seed}") for seed in (0, 1)]
+    targets = module.dataset.tensors["y"].double().flatten()
+    errors = targets[module.rows.test] - targets[module.rows.train].mean()
+    for seed, result in enumerate(results):
+        assert result.test == pytest.approx((errors - seed).square().mean().sqrt().item())
+        assert result.network == "chemprop 2.0.0"
+    assert results[0].test == pytest.approx(results[0].baseline)
+
+
+def test_a_missing_chemprop_is_asked_for(tmp_path):
+    with pytest.raises(InputError, match="pass chemprop's executable with --chemprop"):
+        fit_chemprop(FreeSolv(cache=tmp_path / "cache"), 0, tmp_path / "missing", tmp_path / "run")

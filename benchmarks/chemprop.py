@@ -1,0 +1,81 @@
+"""chemprop's default network on a table's own splits, by the program of an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks.forest import outcome
+from datasets import GraphDataModule
+from plstm_graph.errors import InputError
+from training.cli import Result
+
+#: chemprop's default, written down with the result.
+EPOCHS = 50
+
+
+def fit_chemprop(module: GraphDataModule, seed: int, program: Path, folder: Path) -> Result:
+    """Train chemprop with its defaults, and score the epoch it selects as networks are scored.
+
+    Args:
+        module: Molecules, of which chemprop is given SMILES, targets and parts.
+        seed: Of its weights and batches.
+        program: The executable ``chemprop``, version 2.
+        folder: For its tables, checkpoint and log.
+
+    Raises:
+        InputError: The program is missing, or ends with an error.
+    """
+    module.prepare_data()
+    module.setup("fit")
+    # Columns are numbered: a target's own name might be that of another column.
+    names = [f"target{number}" for number in range(module.num_tasks)]
+    molecules = pd.DataFrame(module.dataset.tensors["y"].double().numpy(), columns=names)
+    molecules["smiles"] = module.dataset.smiles
+    for part in ("train", "val", "test"):
+        molecules.loc[getattr(module.rows, part).numpy(), "part"] = part
+    folder.mkdir(parents=True, exist_ok=True)
+    table, predicted, model = folder / "molecules.csv", folder / "predictions.csv", folder / "model"
+    molecules.to_csv(table, index=False)
+    train = ["train", "--data-path", table, "--splits-column", "part", "--task-type", module.task]
+    train += ["--smiles-columns", "smiles"]
+    train += ["--target-columns", *names, "--pytorch-seed", seed, "--epochs", EPOCHS, "--output-dir", model]
+    started = time.monotonic()
+    _run(program, folder, *train)
+    seconds = time.monotonic() - started
+    _run(
+        program,
+        folder,
+        "predict",
+        "--test-path",
+        table,
+        "--smiles-columns",
+        "smiles",
+        "--model-paths",
+        model,
+        "--preds-path",
+        predicted,
+    )
+    predictions = torch.tensor(pd.read_csv(predicted)[names].to_numpy("float64"))
+    network = f"chemprop {_run(program, folder, '--version').split()[-1]}"
+    return outcome(module, network, predictions, epochs=EPOCHS, seconds=seconds)
+
+
+def _run(program: Path, folder: Path, *arguments: object) -> str:
+    """Run the program with one thread and without a graphics card, and return what it prints."""
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, env=alone)
+    except OSError as error:
+        raise InputError(
+            f"{program} cannot be run ({error}); pass chemprop's executable with --chemprop."
+        ) from error
+    (folder / "log.txt").write_text(done.stdout + done.stderr)
+    if done.returncode:
+        raise InputError(f"{program} {arguments[0]} failed; its output is in {folder / 'log.txt'}.")
+    return done.stdout
