@@ -13,6 +13,7 @@ from plstm_graph.chem import mol_to_data, smiles_to_data
 from plstm_graph.dag import LineGraphData, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN
+from plstm_graph.models.readout import make_readout
 from plstm_graph.models.walks import return_probabilities
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
@@ -311,3 +312,13 @@ def test_batch_norm_is_one_of_the_batch_in_training_alone(molecules):
     assert all(module.module.running_mean.any() for module in model.norms)
     with pytest.raises(InputError, match="norm must be 'layer' or 'batch', not 'graph'"):
         PLSTM(norm="graph")
+
+
+@pytest.mark.parametrize("other", [["sum"], ["mean", "sum", "max"]])
+def test_a_scaled_sum_is_the_sum_over_twenty(other):
+    """Beside other readouts too, which PyG may compute in one pass."""
+    nodes, graph = torch.randn(7, 3, dtype=torch.float64), torch.tensor([0, 0, 0, 1, 3, 3, 3])
+    plain = make_readout(other)(nodes, graph, dim_size=4).view(4, len(other), 3)
+    scaled = make_readout([{"sum": "scaled_sum"}.get(name, name) for name in other])
+    plain[:, other.index("sum")] /= 20
+    torch.testing.assert_close(scaled(nodes, graph, dim_size=4), plain.flatten(1))

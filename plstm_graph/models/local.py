@@ -41,7 +41,7 @@ class LocalNetwork(GraphNetwork):
         dropout: in blocks and head.
         norm: before every branch and every readout: ``"layer"`` of a node's channels, ``"batch"`` of a
             batch's nodes, channel by channel.
-        readout: how nodes make a graph, by the names of PyG's aggregations; several are concatenated.
+        readout: how nodes make a graph, see :class:`~plstm_graph.models.network.GraphNetwork`.
         jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.

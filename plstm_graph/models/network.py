@@ -7,13 +7,13 @@ import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from torch import Tensor, nn
 from torch_geometric.data import Data
-from torch_geometric.nn.aggr import Aggregation, MultiAggregation
 
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ResidualBlock, make_norm
+from plstm_graph.models.readout import make_readout
 from plstm_graph.models.walks import return_probabilities
 
 JumpingKnowledge = Literal["last", "cat"]
@@ -30,8 +30,8 @@ class GraphNetwork(nn.Module):
         hidden_channels: width.
         dropout: in the head.
         norm: of what is read out, ``"layer"`` or ``"batch"``.
-        readout: how nodes make a graph: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names; several,
-            as in ``["mean", "max"]``, are concatenated.
+        readout: how nodes make a graph: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names, or
+            ``"scaled_sum"``, the sum over 20; several, as in ``["mean", "max"]``, are concatenated.
         jk: what is read out: the nodes as the ``"last"`` block leaves them, or ``"cat"``, which adds the
             encoder's and every other block's (jumping knowledge, Xu et al., arXiv 1806.03536).
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
@@ -92,7 +92,7 @@ class GraphNetwork(nn.Module):
             make_norm(norm, hidden_channels) for _ in range(num_layers + 1 if jk == "cat" else 1)
         )
         readouts = [readout] if isinstance(readout, str) else list(readout)
-        self.pool: Aggregation = MultiAggregation(readouts)
+        self.pool = make_readout(readouts)
         #: Channels of a graph's embedding.
         self.embedding_channels = hidden_channels * len(self.norms) * len(readouts)
         self.head = nn.Sequential(
