@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -265,9 +266,24 @@ def test_other_precisions_train(run, tmp_path, precision):
     assert losses[1] < losses[0] < 2
 
 
-def test_averaged_weights_and_other_loggers_are_lightnings(run, tmp_path):
-    fit(run, "freesolv", 2, "--trainer.callbacks", "EMAWeightAveraging", "--trainer.logger", "false")
+def test_other_loggers_are_lightnings(run, tmp_path):
+    fit(run, "freesolv", 1, "--trainer.logger", "false")
     assert not list(tmp_path.rglob("metrics.csv"))
+
+
+def test_averaged_weights_are_validated_tested_and_kept(run, tmp_path):
+    fit(run, "freesolv", 2, "--trainer.callbacks", "EMAWeightAveraging")
+    [best] = tmp_path.rglob("best-*.ckpt")
+    config = best.parents[1] / "config.yaml"
+    code, again, err = run("test", "--config", config, "--ckpt_path", best)
+    assert code == 0, err
+    log = pd.read_csv(best.parents[1] / "metrics.csv")
+    tested = log["test/rmse"].dropna().item()
+    assert float(re.search(r"test/rmse\D*([\d.]+)", again)[1]) == pytest.approx(tested, rel=1e-5)
+    code, again, err = run("validate", "--config", config, "--ckpt_path", best)
+    assert code == 0, err
+    validated = float(re.search(r"val/rmse\D*([\d.]+)", again)[1])
+    assert validated == pytest.approx(log["val/rmse"].min(), rel=1e-5)
 
 
 def test_a_table_with_every_fault_trains(run, tmp_path):

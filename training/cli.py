@@ -13,7 +13,14 @@ import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+    Timer,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -256,6 +263,10 @@ class GraphCLI(LightningCLI):
         # Before the test, which gives the callbacks back what they knew at the best epoch.
         val, best = float(checkpoint.best_model_score), checkpoint.best_model_path
         seconds, epochs = self.timer.time_elapsed(), self.trainer.current_epoch
+        # After a fit, averaging would put the weights that it averaged in place of those that were validated.
+        self.trainer.callbacks = [
+            callback for callback in self.trainer.callbacks if not isinstance(callback, WeightAveraging)
+        ]
         [test] = self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
         )
