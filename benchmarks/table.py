@@ -130,8 +130,9 @@ def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str],
     """Train a run in its folder, from its last checkpoint if there is one."""
     if run.model not in MODELS:
         module = data_module(run.preset, root, cache=cache)
-        fitted = partial(fit_chemprop, program=chemprop, folder=folder)
-        return (fit_forest if run.model == FOREST else fitted)(module, run.seed)
+        if run.model == FOREST:
+            return fit_forest(module, run.seed)
+        return fit_chemprop(module, run.seed, chemprop, folder)
     checkpoints = list(folder.glob("*/version_*/checkpoints/last.ckpt"))
     resume = ["--ckpt_path", str(checkpoints[0])] if checkpoints else []
     arguments = command(run, root, cache, overrides)
