@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.forest import outcome
+from benchmarks.outcome import outcome
 from datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from training.cli import Result
@@ -43,24 +43,13 @@ def fit_chemprop(module: GraphDataModule, seed: int, program: Path, folder: Path
     table, predicted, model = folder / "molecules.csv", folder / "predictions.csv", folder / "model"
     molecules.to_csv(table, index=False)
     train = ["train", "--data-path", table, "--splits-column", "part", "--task-type", module.task]
-    train += ["--smiles-columns", "smiles"]
-    train += ["--target-columns", *names, "--pytorch-seed", seed, "--epochs", EPOCHS, "--output-dir", model]
+    train += ["--smiles-columns", "smiles", "--target-columns", *names, "--output-dir", model]
+    train += ["--pytorch-seed", seed, "--epochs", EPOCHS]
     started = time.monotonic()
     _run(program, folder, *train)
     seconds = time.monotonic() - started
-    _run(
-        program,
-        folder,
-        "predict",
-        "--test-path",
-        table,
-        "--smiles-columns",
-        "smiles",
-        "--model-paths",
-        model,
-        "--preds-path",
-        predicted,
-    )
+    predict = ["predict", "--test-path", table, "--smiles-columns", "smiles"]
+    _run(program, folder, *predict, "--model-paths", model, "--preds-path", predicted)
     predictions = torch.tensor(pd.read_csv(predicted)[names].to_numpy("float64"))
     network = f"chemprop {_run(program, folder, '--version').split()[-1]}"
     return outcome(module, network, predictions, epochs=EPOCHS, seconds=seconds)

@@ -10,12 +10,11 @@ import torch
 from numpy.typing import NDArray
 from rdkit.Chem import rdFingerprintGenerator
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from torch import Tensor
 
+from benchmarks.outcome import outcome
 from datasets import GraphDataModule
 from plstm_graph.chem import read_smiles
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import metrics_of
 from training.cli import Result
 
 RADIUS, BITS, TREES, SMALLEST_LEAF = 2, 1024, 300, 2
@@ -68,31 +67,3 @@ def _predict(
     forest = RandomForestClassifier(**settings).fit(bits[rows], targets[rows])
     shares = dict(zip(forest.classes_, forest.predict_proba(bits).T, strict=True))
     return shares.get(1.0, np.zeros(len(bits)))
-
-
-def outcome(
-    module: GraphDataModule, network: str, predictions: Tensor, epochs: int, seconds: float
-) -> Result:
-    """Predictions of all rows [rows, T], float64, scored as networks are scored."""
-    targets = module.dataset.tensors["y"].double()
-    mean = targets[module.rows.train].nanmean(0).expand_as(targets)
-    val, test = module.rows.val, module.rows.test
-    return Result(
-        dataset=module.name,
-        network=network,
-        metric=module.metric,
-        unit=module.unit,
-        val=score(module, predictions[val], targets[val]),
-        test=score(module, predictions[test], targets[test]),
-        baseline=score(module, mean[test], targets[test]),
-        parameters=0,
-        epochs=epochs,
-        seconds=seconds,
-    )
-
-
-def score(module: GraphDataModule, predictions: Tensor, targets: Tensor) -> float:
-    """The data's metric of predictions [rows, T] for targets [rows, T]."""
-    metrics = metrics_of(module.task, module.num_tasks)
-    metrics.update(predictions, targets)
-    return metrics.compute()[module.metric].item()

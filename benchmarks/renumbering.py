@@ -23,8 +23,8 @@ from rich.table import Table
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from benchmarks.forest import score
 from benchmarks.measure import environment, write_results
+from benchmarks.outcome import score
 from benchmarks.table import data_module
 from datasets import GraphDataModule
 from plstm_graph.errors import InputError

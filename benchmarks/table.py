@@ -247,7 +247,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options.models = options.models.split(",")
     options.datasets = options.datasets.split(",") if options.datasets else list(SUITES[options.suite])
     for what, chosen, allowed in (
-        ("model", options.models, (*MODELS, CHEMPROP)),
+        ("model", options.models, MODELS if options.suite == "tu" else (*MODELS, CHEMPROP)),
         ("data set", options.datasets, SUITES[options.suite]),
     ):
         for name in chosen:
@@ -274,8 +274,7 @@ def main(argv: Sequence[str]) -> None:
     for run in runs:
         # Where the files lie is no setting: results may be copied to another machine.
         preset = yaml.safe_load(run.preset.read_text())
-        settings: dict[str, Any] = {"data": preset["data"]}  # all that forest and chemprop take of it
-        arguments = list(overrides)
+        arguments, settings = [], {"data": preset["data"]}  # all that forest and chemprop take of it
         if run.model in MODELS:
             arguments = [*MODELS[run.model].options, *overrides]
             settings = {"preset": preset, "options": arguments}
