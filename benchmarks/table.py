@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import subprocess
@@ -163,6 +164,24 @@ def command(run: Run, root: Path, cache: Path, overrides: list[str]) -> list[str
     return [*arguments, *overrides]
 
 
+def settings_of(run: Run, options: list[str]) -> dict[str, Any]:
+    """All that decides on a run's outcome, of which a preset may say more.
+
+    Where the files lie is no setting: results may be copied to another machine.
+    """
+    preset = yaml.safe_load(run.preset.read_text())
+    if run.model not in MODELS:
+        return {"data": preset["data"]}  # all that forest and chemprop take of it
+    network = MODELS[run.model].network
+    taken = inspect.signature(NETWORKS[network]).parameters
+    arguments = preset["model"]["network"]["init_args"]
+    preset["model"]["network"] = {
+        "class_path": network,
+        "init_args": {name: value for name, value in arguments.items() if name in taken},
+    }
+    return {"preset": preset, "options": options}
+
+
 def commit() -> str:
     """The commit that is checked out, with a plus sign if files were changed since."""
 
@@ -272,12 +291,8 @@ def main(argv: Sequence[str]) -> None:
     records: dict[Run, dict[str, Any]] = {}
     calls, waiting = [], []
     for run in runs:
-        # Where the files lie is no setting: results may be copied to another machine.
-        preset = yaml.safe_load(run.preset.read_text())
-        arguments, settings = [], {"data": preset["data"]}  # all that forest and chemprop take of it
-        if run.model in MODELS:
-            arguments = [*MODELS[run.model].options, *overrides]
-            settings = {"preset": preset, "options": arguments}
+        arguments = [*MODELS[run.model].options, *overrides] if run.model in MODELS else []
+        settings = settings_of(run, arguments)
         path = options.out / f"{run.name}.json"
         found = known(path, settings)
         if found is not None:

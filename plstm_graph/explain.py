@@ -27,7 +27,7 @@ class EncodedNetwork(nn.Module):
 
     Args:
         network: of this package.
-        data: the graph or batch to be explained, which fixes the DAG and which nodes are whose.
+        data: the graph or batch to be explained, which fixes the DAGs and which nodes are whose.
     """
 
     def __init__(self, network: GraphNetwork, data: Data) -> None:
@@ -35,12 +35,12 @@ class EncodedNetwork(nn.Module):
         self.network = network
         self.graph_of = data.get("batch")
         self.num_graphs = 1 if self.graph_of is None else data.num_graphs
-        self.dag = network.dag(data)
+        self.dags = network.dags(data)
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Predict [num_graphs, out_channels] from features [N, hidden_channels] and [C, hidden_channels]."""
         batch = edge_index.new_zeros(x.size(0)) if self.graph_of is None else self.graph_of
-        embedding = self.network.embed_encoded(x, edge_index, edge_attr, batch, self.num_graphs, self.dag)
+        embedding = self.network.embed_encoded(x, edge_index, edge_attr, batch, self.num_graphs, self.dags)
         return self.network.head(embedding)
 
 

@@ -277,6 +277,7 @@ def test_averaged_weights_are_validated_tested_and_kept(run, tmp_path):
     config = best.parents[1] / "config.yaml"
     code, again, err = run("test", "--config", config, "--ckpt_path", best)
     assert code == 0, err
+    assert "averag" not in err
     log = pd.read_csv(best.parents[1] / "metrics.csv")
     tested = log["test/rmse"].dropna().item()
     assert float(re.search(r"test/rmse\D*([\d.]+)", again)[1]) == pytest.approx(tested, rel=1e-5)

@@ -87,7 +87,7 @@ def gained(checkpoint: Path, smiles: str) -> torch.Tensor:
     x, edge_attr = network.encode(batch)
     with torch.no_grad():
         outputs = [
-            network.head(network.embed_encoded(a, batch.edge_index, b, batch.batch, 1, network.dag(batch)))
+            network.head(network.embed_encoded(a, batch.edge_index, b, batch.batch, 1, network.dags(batch)))
             for a, b in ((x, edge_attr), (atoms[1].expand_as(x), bonds[0].expand_as(edge_attr)))
         ]
     scale = task.target_std if task.task == "regression" else 1.0

@@ -10,7 +10,7 @@ from torch_geometric.transforms import AddRandomWalkPE
 
 from plstm_graph import PLSTM, ToLineGraphDAG
 from plstm_graph.chem import mol_to_data, smiles_to_data
-from plstm_graph.dag import LineGraphData, dag_of
+from plstm_graph.dag import LineGraphData, Root, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN
 from plstm_graph.models.readout import make_readout
@@ -28,12 +28,13 @@ def without_ranks(data: Data) -> Data:
     return Data(x=data.x, edge_index=data.edge_index, edge_attr=data.edge_attr)
 
 
+@pytest.mark.parametrize("roots", [0, 3])
 @pytest.mark.parametrize(
     "prepare", [lambda data: data, without_ranks], ids=["rdkit ranks", "colour refinement"]
 )
-def test_renumbered_molecules_get_the_same_prediction(molecules, prepare):
+def test_renumbered_molecules_get_the_same_prediction(molecules, prepare, roots):
     torch.manual_seed(0)
-    model = PLSTM().double().eval()
+    model = PLSTM(roots=roots).double().eval()
     assert_renumbering_invariant(model, [prepare(data) for data in molecules], atol=1e-9)
 
 
@@ -53,6 +54,34 @@ def test_index_order_is_not_invariant(molecules):
     torch.manual_seed(0)
     with pytest.raises(AssertionError, match="moves its prediction"):
         assert_renumbering_invariant(PLSTM(orientation="index").double().eval(), molecules[:50])
+
+
+def test_several_roots_give_the_mean_of_their_embeddings(molecules):
+    torch.manual_seed(0)
+    model, single = PLSTM(hidden_channels=32, roots=3).eval(), PLSTM(hidden_channels=32).eval()
+    single.load_state_dict(model.state_dict())
+    plain, prepared, *rooted = (
+        Batch.from_data_list([prepare(data) for data in molecules[:20]])
+        for prepare in (Data.clone, ToLineGraphDAG(), *(ToLineGraphDAG(Root(n / 6)) for n in (1, 3, 5)))
+    )
+    parts = [single.embed(batch) for batch in rooted]
+    assert not torch.allclose(parts[0], parts[1])
+    wanted = single.head(torch.stack(parts).mean(0))
+    torch.testing.assert_close(model(plain), wanted)
+    torch.testing.assert_close(model(prepared), wanted)  # whatever the batch carries
+    prediction, gatings = model(plain, return_gating=True)
+    torch.testing.assert_close(prediction, wanted)
+    assert len(gatings) == 3 * model.num_layers
+
+
+def test_training_draws_roots_by_torchs_numbers(molecules):
+    torch.manual_seed(0)
+    model, batch = PLSTM(hidden_channels=32, roots=1).train(), Batch.from_data_list(molecules[:20])
+    first, second = model(batch), model(batch)
+    assert not torch.allclose(first, second)
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=32, roots=1).train()
+    assert torch.equal(model(batch), first)
 
 
 def test_a_batch_changes_nothing(molecules):
@@ -164,7 +193,7 @@ def test_local_networks_see_as_far_as_they_have_layers():
         blocks = model.blocks[:2]
         x, edge_attr = model.node_encoder(data.x), model.edge_encoder(data.edge_attr)
         for block in blocks:
-            x = block(x, data.edge_index, edge_attr, model.dag(data))
+            x = block(x, data.edge_index, edge_attr, *model.dags(data))
         return x[-1]
 
     for network in (GIN, GINE, GCN, GAT, MPNN):
@@ -210,6 +239,7 @@ def test_blocks_scan_in_the_modes_that_are_asked_for(arguments, modes):
         ({"scan_every": 5}, r"from 1 to num_layers \(4\), not 5"),
         ({"scan_every": 2, "local": False}, "need local message passing"),
         ({"mode": "DP"}, "mode must be 'alternate', 'P', 'D', 'PD', not 'DP'"),
+        ({"roots": -1}, "roots must be at least 0, not -1"),
     ],
 )
 def test_blocks_that_could_do_nothing_are_refused(arguments, sentence):

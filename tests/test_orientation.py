@@ -10,28 +10,66 @@ from torch_geometric.data import Data
 
 from plstm_graph import LineGraphDAG
 from plstm_graph.chem import smiles_to_data
-from plstm_graph.dag import rank_nodes
+from plstm_graph.dag import Orientation, Root, rank_nodes
 from plstm_graph.errors import InputError
 from plstm_graph.testing import renumber_nodes
 
 
-@given(bond_lists(), st.sampled_from(["center", "bfs"]))
-def test_roots_are_centres_or_ends(graph, orientation):
+def components_by_root(graph: tuple[int, torch.Tensor], orientation: Orientation) -> dict[int, nx.Graph]:
+    """Components that are oriented breadth first, by the one node of theirs to which no edge leads."""
     num_nodes, bonds = graph
     dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes, rank=orientation)
     has_parent = set(dag.dst.tolist())
     reference = nx_graph(num_nodes, bonds)
+    found = {}
     for component in nx.connected_components(reference):
-        ecc = nx.eccentricity(reference.subgraph(component))
         roots = [node for node in component if node not in has_parent]
-        wanted = min(ecc.values()) if orientation == "center" else max(ecc.values())
         assert len(roots) == 1
-        assert ecc[roots[0]] == wanted
         # Breadth first: along every edge the distance from the root stays or grows by one.
         distance = nx.single_source_shortest_path_length(reference, roots[0])
         for u, v in zip(dag.src.tolist(), dag.dst.tolist(), strict=True):
             if u in component:
                 assert distance[v] - distance[u] in (0, 1)
+        found[roots[0]] = reference.subgraph(component)
+    return found
+
+
+@given(bond_lists(), st.sampled_from(["center", "bfs"]))
+def test_roots_are_centres_or_ends(graph, orientation):
+    for root, component in components_by_root(graph, orientation).items():
+        ecc = nx.eccentricity(component)
+        assert ecc[root] == (min(ecc.values()) if orientation == "center" else max(ecc.values()))
+
+
+@given(bond_lists(), st.floats(0, 1, exclude_max=True))
+def test_a_root_has_its_place_in_the_canonical_order(graph, place):
+    num_nodes, bonds = graph
+    canonical = rank_nodes(Data(edge_index=both_directions(bonds), num_nodes=num_nodes), "canonical")
+    for root, component in components_by_root(graph, Root(place)).items():
+        order = sorted(component, key=lambda node: int(canonical[node]))
+        assert order[int(place * len(order))] == root
+
+
+@given(bond_lists())
+def test_a_root_that_is_drawn_is_one_as_well(graph):
+    components_by_root(graph, Root())
+
+
+def test_every_node_is_drawn_as_often_in_every_component():
+    two_chains = torch.cat([path(3), path(4) + 3], dim=1)
+    graph = 7, two_chains
+    torch.manual_seed(0)
+    draws = [tuple(components_by_root(graph, Root())) for _ in range(1200)]
+    for pair in ((a, b) for a in range(3) for b in range(3, 7)):
+        assert 60 <= draws.count(pair) <= 140  # 100 and four deviations
+    torch.manual_seed(0)
+    assert [tuple(components_by_root(graph, Root())) for _ in range(20)] == draws[:20]
+
+
+@pytest.mark.parametrize("place", [-0.1, 1, float("nan")])
+def test_roots_without_a_place_are_refused(place):
+    with pytest.raises(InputError, match="from 0 to below 1, not"):
+        Root(place)
 
 
 @given(bond_lists(), st.sampled_from(["center", "bfs", "canonical"]), st.randoms(), st.integers(1, 3))

@@ -208,6 +208,8 @@ class GraphCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(config.default_root_dir, name=name)
         chosen = config.callbacks or []
         callbacks = [chosen] if isinstance(chosen, Callback) else list(chosen)
+        if self.subcommand != "fit":
+            callbacks = _without_averaging(callbacks)
         if config.enable_progress_bar is not False:
             callbacks.append(RichProgressBar(leave=False))
         if self.subcommand == "fit":
@@ -263,10 +265,7 @@ class GraphCLI(LightningCLI):
         # Before the test, which gives the callbacks back what they knew at the best epoch.
         val, best = float(checkpoint.best_model_score), checkpoint.best_model_path
         seconds, epochs = self.timer.time_elapsed(), self.trainer.current_epoch
-        # After a fit, averaging would put the weights that it averaged in place of those that were validated.
-        self.trainer.callbacks = [
-            callback for callback in self.trainer.callbacks if not isinstance(callback, WeightAveraging)
-        ]
+        self.trainer.callbacks = _without_averaging(self.trainer.callbacks)
         [test] = self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
         )
@@ -300,6 +299,14 @@ class GraphCLI(LightningCLI):
             f"best validation {metric} {self.result.val:.3f}\n"
             f"Run: {folder}\nBest checkpoint: {best}"
         )
+
+
+def _without_averaging(callbacks: list[Callback]) -> list[Callback]:
+    """Callbacks that leave the weights of a checkpoint, which were averaged and validated, as they are.
+
+    Averaging itself would look for the weights that it had averaged.
+    """
+    return [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
 
 
 def _check_names(value: Any, command_line: set[str], key: str = "") -> None:

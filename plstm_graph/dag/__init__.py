@@ -2,7 +2,7 @@
 
 from plstm_graph.dag.lattice import grid_dag, sequence_dag
 from plstm_graph.dag.line_graph import Lattice, LineGraphDAG
-from plstm_graph.dag.orientation import Orientation, OrientationName, rank_nodes
+from plstm_graph.dag.orientation import Orientation, OrientationName, Root, rank_nodes
 from plstm_graph.dag.transform import (
     DAG_LAYOUT,
     LineGraphData,
@@ -19,6 +19,7 @@ __all__ = [
     "LineGraphData",
     "Orientation",
     "OrientationName",
+    "Root",
     "ToLineGraphDAG",
     "build_dag",
     "dag_of",

@@ -1,4 +1,4 @@
-"""Breadth-first distances from a canonical centre or end of every connected component, compiled."""
+"""Breadth-first distances from a centre, an end or a given node of every connected component, compiled."""
 
 import numpy as np
 
@@ -99,5 +99,26 @@ def distance_from_extremal_node(component_ptr, members, adj_ptr, adj, rank, cent
         root = _extremal_node(component, adj_ptr, adj, rank, central, distance, queue, exact, lower, upper)
         for node in component:
             distance[node] = -1
+        _breadth_first(root, adj_ptr, adj, distance, queue)
+    return distance
+
+
+@structure
+def distance_from(roots, adj_ptr, adj):
+    """Distance of every node from the root of its component.
+
+    Args:
+        roots: [C] int64, one node of every connected component.
+        adj_ptr, adj: [N+1], [A] int64, undirected neighbour lists (CSR).
+
+    Returns:
+        distance: [N] int64, in bonds.
+
+    Complexity: O(N + A).
+    """
+    num_nodes = len(adj_ptr) - 1
+    distance = np.full(num_nodes, -1, np.int64)
+    queue = np.empty(num_nodes, np.int64)
+    for root in roots:
         _breadth_first(root, adj_ptr, adj, distance, queue)
     return distance

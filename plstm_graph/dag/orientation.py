@@ -1,6 +1,7 @@
 """Orientation: rankings of the nodes, from the lower to the higher of which every bond points."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,13 +19,34 @@ from plstm_graph.dag.adjacency import (
     neighbour_lists,
     topological_depth,
 )
-from plstm_graph.dag.distance import distance_from_extremal_node
+from plstm_graph.dag.distance import distance_from, distance_from_extremal_node
 from plstm_graph.dag.refinement import canonical_rank
 from plstm_graph.errors import InputError
 
 OrientationName = Literal["center", "bfs", "canonical", "index"]
-#: A name, a rank for every node, or a function that gives one for a PyG graph.
-Orientation = OrientationName | Tensor | Callable[[Data], Tensor]
+
+
+@dataclass(frozen=True)
+class Root:
+    """The orientation by distance from one node of every component.
+
+    Args:
+        place: the node's place in the canonical order of its component, from 0 to below 1; ``None`` draws a
+            node at random, by torch's numbers, whenever a graph is oriented.
+
+    Raises:
+        InputError: a place outside of that.
+    """
+
+    place: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.place is not None and not 0 <= self.place < 1:
+            raise InputError(f"the place of a root must be from 0 to below 1, not {self.place}.")
+
+
+#: A name, a root, a rank for every node, or a function that gives one for a PyG graph.
+Orientation = OrientationName | Root | Tensor | Callable[[Data], Tensor]
 
 
 def rank_nodes(graph: Data, orientation: Orientation = "center") -> Tensor:
@@ -34,6 +56,7 @@ def rank_nodes(graph: Data, orientation: Orientation = "center") -> Tensor:
     - ``"bfs"``: by distance from an end of a longest shortest path of the component.
     - ``"canonical"``: by ``graph.canonical_rank``, or else by colour refinement.
     - ``"index"``: by the nodes' numbers.
+    - :class:`Root`: by distance from a node that is drawn, or has its place in the canonical order.
     - a tensor [N] of ranks, or a function that returns one for the graph.
 
     Ties are broken canonically: by ``graph.canonical_rank`` [N] (RDKit's, see :mod:`plstm_graph.chem`) if
@@ -64,18 +87,18 @@ def tie_breakers(graph: Data) -> tuple[Tensor | None, Tensor | None]:
     return graph.get("x"), graph.get("edge_attr")
 
 
-def resolve(orientation: Orientation, graph: Data) -> OrientationName | Tensor:
+def resolve(orientation: Orientation, graph: Data) -> OrientationName | Root | Tensor:
     """Call an orientation that is a function, check the name of one that is a string."""
     if isinstance(orientation, str) and orientation not in get_args(OrientationName):
         names = ", ".join(repr(name) for name in get_args(OrientationName))
         raise InputError(
-            f"orientation {orientation!r} is unknown; use one of {names}, a tensor or a function."
+            f"orientation {orientation!r} is unknown; use one of {names}, a Root, a tensor or a function."
         )
-    if isinstance(orientation, str | Tensor):
+    if isinstance(orientation, str | Root | Tensor):
         return orientation
     if not callable(orientation):
         raise InputError(
-            f"orientation must be a name, a tensor or a function, not {type(orientation).__name__}."
+            f"orientation must be a name, a Root, a tensor or a function, not {type(orientation).__name__}."
         )
     return orientation(graph)
 
@@ -132,8 +155,8 @@ class Structure:
             if self.depth.min() < 0:
                 raise InputError(_cycle_message(directed_cycle(self.depth, ptr, nbr, in_col)))
 
-    def rank(self, orientation: OrientationName | Tensor) -> NDArray[np.int64]:
-        """Rank of every node, for a name or given ranks (see :func:`rank_nodes`)."""
+    def rank(self, orientation: OrientationName | Root | Tensor) -> NDArray[np.int64]:
+        """Rank of every node, for a name, a root or given ranks (see :func:`rank_nodes`)."""
         if isinstance(orientation, str) and orientation == "index":
             return self._refined(self.depth, np.arange(self.num_nodes))
         canonical = self._refined(self.depth, ascending_bits(self.labels))
@@ -141,6 +164,9 @@ class Structure:
             if orientation.dim() != 1:
                 raise InputError(f"a rank needs the shape [{self.num_nodes}], not {list(orientation.shape)}.")
             first = ascending_bits(label_keys(orientation, self.num_nodes, "rank"))
+        elif isinstance(orientation, Root):
+            roots = self._roots(orientation.place, canonical)
+            first = distance_from(roots, self.adjacency.ptr, self.adjacency.nbr)
         elif orientation == "canonical" or self.in_directed.all():
             return canonical
         else:
@@ -148,6 +174,16 @@ class Structure:
             components = (self.component_ptr, self.members)
             first = distance_from_extremal_node(*components, ptr, nbr, canonical, orientation == "center")
         return self._refined(np.where(self.in_directed, self.depth, first), canonical)
+
+    def _roots(self, place: float | None, canonical: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A node of every component: [components]."""
+        sizes = np.diff(self.component_ptr)
+        if place is None:
+            places, members = torch.rand(len(sizes), dtype=torch.float64).numpy(), self.members
+        else:
+            # Components follow each other in the canonical order as they do in the list of members.
+            places, members = np.full(len(sizes), place), np.argsort(canonical)
+        return members[self.component_ptr[:-1] + (places * sizes).astype(np.int64)]
 
     def _refined(self, depth: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.int64]:
         ptr, nbr, _, _, edge_label = self.adjacency

@@ -1,6 +1,6 @@
 """From node and edge features to predictions for every graph: what all networks here share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args, overload
 
 import torch
@@ -114,7 +114,8 @@ class GraphNetwork(nn.Module):
         Args:
             data: ``x`` [N, in_channels] and ``edge_attr`` [C, edge_dim] in the network's precision, or
                 OGB's features: int64 [N, 9] and [C, 3]; ``edge_index`` [2, C].
-            return_gating: return the gating matrix of every scan too, in the order of the blocks.
+            return_gating: return the gating matrix of every scan too, in the order of the blocks, and that
+                once for every DAG.
 
         Raises:
             InputError: other features than the network was made for.
@@ -132,7 +133,7 @@ class GraphNetwork(nn.Module):
         batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
         if batch is None:
             batch, num_graphs = data.edge_index.new_zeros(x.size(0)), 1
-        return self.embed_encoded(x, data.edge_index, edge_attr, batch, num_graphs, self.dag(data), gatings)
+        return self.embed_encoded(x, data.edge_index, edge_attr, batch, num_graphs, self.dags(data), gatings)
 
     def encode(self, data: Data) -> tuple[Tensor, Tensor | None]:
         """Node features [N, hidden_channels] and edge features [C, hidden_channels], before any block."""
@@ -149,14 +150,17 @@ class GraphNetwork(nn.Module):
         edge_attr: Tensor | None,
         batch: Tensor,
         num_graphs: int,
-        dag: LineGraphDAG | None,
+        dags: Sequence[LineGraphDAG | None],
         gatings: list[GatingMatrix] | None = None,
     ) -> Tensor:
-        """What :meth:`embed` does after :meth:`encode`."""
-        outputs = self.run_blocks(x, edge_index, edge_attr, batch, num_graphs, dag, gatings)
-        # The last so many as there are norms: one, or all.
-        nodes = [norm(x) for norm, x in zip(self.norms, outputs[-len(self.norms) :], strict=True)]
-        return self.pool(torch.cat(nodes, dim=1), batch, dim_size=num_graphs)
+        """What :meth:`embed` does after :meth:`encode`; embeddings by several DAGs are averaged."""
+        embeddings = []
+        for dag in dags:
+            outputs = self.run_blocks(x, edge_index, edge_attr, batch, num_graphs, dag, gatings)
+            # The last so many as there are norms: one, or all.
+            nodes = [norm(x) for norm, x in zip(self.norms, outputs[-len(self.norms) :], strict=True)]
+            embeddings.append(self.pool(torch.cat(nodes, dim=1), batch, dim_size=num_graphs))
+        return embeddings[0] if len(embeddings) == 1 else torch.stack(embeddings).mean(0)
 
     def run_blocks(
         self,
@@ -177,9 +181,9 @@ class GraphNetwork(nn.Module):
             outputs.append(block(outputs[-1], edge_index, edge_attr, dag, gatings))
         return outputs
 
-    def dag(self, data: Data) -> LineGraphDAG | None:
-        """The DAG that the blocks' scans share; none without scans."""
-        return None
+    def dags(self, data: Data) -> Sequence[LineGraphDAG | None]:
+        """The DAGs, each of which all scans share in a pass of its own; ``None`` without scans."""
+        return [None]
 
     def _check_features(self, data: Data) -> None:
         """Refuse features that the encoders would misread or could not read."""

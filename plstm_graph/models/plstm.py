@@ -1,12 +1,13 @@
 """PLSTM: a network of scans that alternate between P- and D-mode."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch_geometric.data import Data
 
 from plstm_graph.conv import PLSTMConv
 from plstm_graph.conv.gates import HeadMode
-from plstm_graph.dag import LineGraphDAG, Orientation, build_dag, dag_of
+from plstm_graph.dag import LineGraphDAG, Orientation, Root, build_dag, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ResidualBlock
 from plstm_graph.models.local import gin_conv
@@ -44,9 +45,12 @@ class PLSTM(GraphNetwork):
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of the random walks that encode where a node stands; 0 for none.
         state_dim: components of every state, see :class:`~plstm_graph.PLSTMConv`.
+        roots: 0 to orient graphs by ``orientation``. Otherwise breadth first from one of their nodes: in
+            training from one that is drawn anew in every step, in evaluation from this many, spread evenly
+            over the canonical order, one pass each, whose embeddings are averaged.
 
     Raises:
-        InputError: widths, heads or blocks that do not fit.
+        InputError: widths, heads, blocks or roots that do not fit.
 
     Source: arXiv 2506.11997, Section 3 (P- and D-mode alternate).
     """
@@ -71,7 +75,10 @@ class PLSTM(GraphNetwork):
         edge_dim: int | None = None,
         walk_length: int = 0,
         state_dim: int = 1,
+        roots: int = 0,
     ) -> None:
+        if roots < 0:
+            raise InputError(f"roots must be at least 0, not {roots}.")
         if not 1 <= scan_every <= num_layers:
             raise InputError(f"scan_every must be from 1 to num_layers ({num_layers}), not {scan_every}.")
         if mode not in _MODES:
@@ -118,8 +125,13 @@ class PLSTM(GraphNetwork):
         self.bidirectional = bidirectional
         self.local = local
         self.state_dim = state_dim
+        self.roots = roots
 
-    def dag(self, data: Data) -> LineGraphDAG:
-        """The DAG that the batch carries, or a new one by this network's orientation."""
+    def dags(self, data: Data) -> Sequence[LineGraphDAG]:
+        """New ones from this network's roots; without these the one of the batch, or of the orientation."""
+        if self.roots and self.training:
+            return [build_dag(data, Root())]
+        if self.roots:
+            return [build_dag(data, Root((number + 0.5) / self.roots)) for number in range(self.roots)]
         prepared = dag_of(data)
-        return build_dag(data, self.orientation) if prepared is None else prepared
+        return [build_dag(data, self.orientation) if prepared is None else prepared]
