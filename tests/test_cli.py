@@ -354,13 +354,13 @@ def test_a_checkpoint_brings_its_own_network(run, tmp_path):
 def test_the_network_says_how_the_data_are_oriented(monkeypatch, cache, tmp_path):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     seen = {}
-    for network in ("PLSTM", "GINE"):
+    for network, *more in (("PLSTM", "orientation", "bfs"), ("GINE",), ("PLSTM", "roots", "2")):
         arguments = ["fit", "--config", str(ROOT / "configs/freesolv.yaml"), *SMALL]
         arguments += ["--model.network", network, "--trainer.max_epochs", "0"]
         arguments += ["--data.cache", str(cache), "--trainer.default_root_dir", str(tmp_path)]
-        if network == "PLSTM":
-            arguments += ["--model.network.init_args.orientation", "bfs"]
+        if more:
+            arguments += [f"--model.network.init_args.{more[0]}", more[1]]
         cli = GraphCLI(arguments)
-        seen[network] = cli.datamodule.orientation
+        seen[network, *more] = cli.datamodule.orientation
         assert isinstance(cli.model.network, PLSTM | GINE)
-    assert seen == {"PLSTM": "bfs", "GINE": None}
+    assert seen == {("PLSTM", "orientation", "bfs"): "bfs", ("GINE",): None, ("PLSTM", "roots", "2"): None}

@@ -84,9 +84,10 @@ def test_training_draws_roots_by_torchs_numbers(molecules):
     assert torch.equal(model(batch), first)
 
 
-def test_a_batch_changes_nothing(molecules):
+@pytest.mark.parametrize("roots", [0, 3])
+def test_a_batch_changes_nothing(molecules, roots):
     torch.manual_seed(0)
-    assert_batch_invariant(PLSTM(hidden_channels=32).double().eval(), molecules[:20])
+    assert_batch_invariant(PLSTM(hidden_channels=32, roots=roots).double().eval(), molecules[:20])
 
 
 def test_prepared_batches_round_trip_and_predict_the_same(molecules):

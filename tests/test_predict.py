@@ -79,9 +79,9 @@ def models(tmp_path_factory) -> list[Path]:
     torch.use_deterministic_algorithms(False)  # the fit has set it, which changes sums in the last digit
     [first] = folder.rglob("best-0.ckpt")
     others = []
-    for seed, orientation in ((1, "center"), (2, "bfs")):
+    for seed, oriented in ((1, {"orientation": "bfs"}), (2, {"roots": 2})):
         torch.manual_seed(seed)
-        network = PLSTM(1, 24, 2, orientation=orientation, readout=["mean", "max"], jk="cat", walk_length=4)
+        network = PLSTM(1, 24, 2, readout=["mean", "max"], jk="cat", walk_length=4, **oriented)
         task = GraphTask(network, target_names=["expt"], unit="kcal/mol")
         task.target_std.fill_(3.0)
         others.append(save(task, folder / f"{seed}.ckpt"))

@@ -334,5 +334,5 @@ def _check_names(value: Any, command_line: set[str], key: str = "") -> None:
 
 
 def _orientation(network: Any) -> str | None:
-    """Read the orientation out of a network's configuration; without scans there is none."""
-    return network.init_args.get("orientation") if network else None
+    """By what the data prepare DAGs for a network: for none without scans, nor for one that has roots."""
+    return None if not network or network.init_args.get("roots") else network.init_args.get("orientation")

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from datasets.graphs import PackedGraphs
 from plstm_graph.errors import InputError
+from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
 _ATOMS = 64  # atoms a molecule up to which batches are as large as asked; then a batch has fewer molecules
@@ -36,7 +37,14 @@ class Ensemble:
                     f"{path} predicts {self._predicts(task)}, but {paths[0]} "
                     f"{self._predicts(self.tasks[0])}; the checkpoints of an ensemble must agree."
                 )
-        self.orientations = [getattr(task.network, "orientation", None) for task in self.tasks]
+        networks = [task.network for task in self.tasks]
+        #: Whether any network has scans, which look at the atoms' ranks.
+        self.ranked = any(isinstance(network, PLSTM) for network in networks)
+        #: By what graphs are prepared for every network; those without scans, or with roots, take none.
+        self.orientations = [
+            network.orientation if isinstance(network, PLSTM) and not network.roots else None
+            for network in networks
+        ]
 
     @staticmethod
     def _predicts(task: GraphTask) -> str:

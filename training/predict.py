@@ -251,13 +251,12 @@ class Job:
 
     def _remaining(self, done: int) -> Iterator[tuple[tuple[int, pa.RecordBatch], tuple[Any, ...]]]:
         """This process's chunks but the first ones, each with its first row and what a worker needs of it."""
-        ranks = any(orientation is not None for orientation in self.ensemble.orientations)
         for number, batch in enumerate(self.source.chunks(self.rows)):
             turn, rank = divmod(number, self.world)
             if rank == self.rank and turn >= done:
                 start = number * self.rows
                 smiles = batch[self.options.smiles_column].to_pylist()
-                yield (start, batch), (start, smiles, ranks, self.options.max_atoms)
+                yield (start, batch), (start, smiles, self.ensemble.ranked, self.options.max_atoms)
 
     def _sink(self, path: Path, settings: dict[str, Any] | None = None, resume: bool = False) -> Sink:
         if self.ending != ".csv":
