@@ -47,13 +47,18 @@ def fit_forest(module: GraphDataModule, seed: int) -> Result:
     module.prepare_data()
     module.setup("fit")
     started = time.monotonic()
+    predictions = forest_predictions(module, seed)
+    seconds = time.monotonic() - started
+    return outcome(module, f"Morgan fingerprint, {TREES} trees", predictions, epochs=0, seconds=seconds)
+
+
+def forest_predictions(module: GraphDataModule, seed: int) -> torch.Tensor:
+    """Values or probabilities of all molecules of a module that is set up: [molecules, T] float64."""
     bits = fingerprints(module.dataset.smiles)
     targets = module.dataset.tensors["y"].double()
     train = module.rows.train.numpy()
     predictions = [_predict(bits, column.numpy(), train, module.task, seed) for column in targets.unbind(1)]
-    seconds = time.monotonic() - started
-    network = f"Morgan fingerprint, {TREES} trees"
-    return outcome(module, network, torch.tensor(np.stack(predictions, 1)), epochs=0, seconds=seconds)
+    return torch.tensor(np.stack(predictions, 1))
 
 
 def _predict(

@@ -25,23 +25,20 @@ from torch_geometric.data import Batch, Data
 
 from benchmarks.measure import environment, write_results
 from benchmarks.outcome import score
-from benchmarks.table import data_module
+from benchmarks.table import data_module, preset_file
 from datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import renumber_nodes
+from training.cli import ROOT
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "renumbering"
 _BATCH = 256
 
 
 def test_graphs(preset: str, root: Path, cache: Path) -> tuple[GraphDataModule, list[Data]]:
     """The data of a preset and its test graphs, without DAGs."""
-    path = ROOT / "configs" / f"{preset}.yaml"
-    if not path.is_file():
-        raise InputError(f"There is no preset {preset!r} in configs/.")
-    module = data_module(path, root, cache=cache, orientation=None)
+    module = data_module(preset_file(preset), root, cache=cache, orientation=None)
     module.prepare_data()
     module.setup()
     return module, module.dataset.__getitems__(module.rows.test.tolist()).to_data_list()

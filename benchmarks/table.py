@@ -124,7 +124,19 @@ class Run:
 
     @property
     def preset(self) -> Path:
-        return ROOT / "configs" / f"{self.dataset}.yaml"
+        return preset_file(self.dataset)
+
+
+def preset_file(name: str) -> Path:
+    """The preset of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    path = ROOT / "configs" / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"There is no preset {name!r} in configs/.")
+    return path
 
 
 def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str], chemprop: Path) -> Result:

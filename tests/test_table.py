@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from sklearn.ensemble import RandomForestRegressor
 
 from benchmarks.chemprop import fit_chemprop
-from benchmarks.forest import fingerprints, fit_forest
+from benchmarks.forest import fingerprints, fit_forest, forest_predictions
 from benchmarks.table import MODELS, Run, command
+from benchmarks.with_forest import measure
 from datasets import FreeSolv
+from plstm_graph import PLSTM
+from plstm_graph.chem import smiles_to_data
 from plstm_graph.errors import InputError
+from plstm_graph.task import GraphTask
 from training.cli import ROOT, GraphCLI
 
 SMALL = ["--model.network.hidden_channels", "16", "--model.network.num_layers", "2"]
@@ -114,6 +119,27 @@ def test_the_forest_is_scikit_learns_on_the_training_rows(place):
     forest = RandomForestRegressor(300, min_samples_leaf=2, random_state=1).fit(bits[train], targets[train])
     wanted = np.sqrt(np.mean((forest.predict(bits[test]) - targets[test]) ** 2))
     assert result.test == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_mean_with_a_forest_is_of_both_predictions(place):
+    module = FreeSolv(cache=place / "cache")
+    module.prepare_data()
+    module.setup()
+    torch.manual_seed(0)
+    task = GraphTask(PLSTM(hidden_channels=16, num_layers=2)).eval()
+    task.fit_target_scale(module.train_targets)
+    network, forest, both = measure(task, module, seed=1)
+    assert [row["predictions"] for row in (network, forest, both)] == ["PLSTM", "forest", "PLSTM and forest"]
+    assert forest["test"] == pytest.approx(fit_forest(module, seed=1).test, rel=1e-6)
+    test = module.rows.test.tolist()
+    with torch.inference_mode():
+        alone = torch.cat([task(smiles_to_data(module.dataset.smiles[row])) for row in test])
+    targets = module.dataset.tensors["y"][test]
+    for row, predictions in (
+        (network, alone),
+        (both, (alone + forest_predictions(module, seed=1)[test]) / 2),
+    ):
+        assert row["test"] == pytest.approx((predictions - targets).square().mean().sqrt().item(), rel=1e-5)
 
 
 def test_fingerprints_of_unreadable_smiles_are_empty():

@@ -1,0 +1,84 @@
+"""Trained networks beside a random forest on Morgan fingerprints, and the mean of what both predict.
+
+    python -m benchmarks.with_forest --preset molhiv --root path/to/data CHECKPOINT [CHECKPOINT ...]
+
+The first checkpoint stands beside the forest of seed 0, the second beside that of seed 1, ... Both saw the
+training rows of the preset's data alone, and have the same weight in the mean, which nothing is fitted for.
+Results go to benchmarks/results/with_forest/PRESET.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from benchmarks.forest import forest_predictions
+from benchmarks.measure import environment, write_results
+from benchmarks.outcome import score
+from benchmarks.table import data_module, preset_file
+from datasets import GraphDataModule
+from plstm_graph.errors import InputError
+from plstm_graph.task import GraphTask
+from training.cli import ROOT
+from training.report import print_table, spread
+
+RESULTS = ROOT / "benchmarks" / "results" / "with_forest"
+
+
+@torch.inference_mode()
+def network_predictions(task: GraphTask, module: GraphDataModule) -> Tensor:
+    """Values or probabilities [molecules, T] float64 of all molecules of a module that is set up."""
+    batches = track(module.predict_dataloader(), "Predicting", transient=True)
+    return torch.cat([task(batch) for batch in batches]).double()
+
+
+def measure(task: GraphTask, module: GraphDataModule, seed: int) -> list[dict[str, Any]]:
+    """Scores of a network, of a forest, and of the mean of both."""
+    name = type(task.network).__name__
+    network, forest = network_predictions(task, module), forest_predictions(module, seed)
+    targets = module.dataset.tensors["y"].double()
+    parts = {"validation": module.rows.val, "test": module.rows.test}
+    return [
+        {"seed": seed, "predictions": label}
+        | {part: score(module, predictions[rows], targets[rows]) for part, rows in parts.items()}
+        for label, predictions in (
+            (name, network),
+            ("forest", forest),
+            (f"{name} and forest", (network + forest) / 2),
+        )
+    ]
+
+
+def main() -> None:
+    description = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser("python -m benchmarks.with_forest", description=description)
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--preset", required=True)
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
+    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    options = parser.parse_args()
+    module = data_module(preset_file(options.preset), options.root, cache=options.cache)
+    module.prepare_data()
+    module.setup()
+    tasks = [GraphTask.load_from_checkpoint(path).eval() for path in options.checkpoints]
+    rows = [row for seed, task in enumerate(tasks) for row in measure(task, module, seed)]
+    cells = []
+    for label in dict.fromkeys(row["predictions"] for row in rows):
+        chosen = [row for row in rows if row["predictions"] == label]
+        scores = {part: spread([row[part] for row in chosen]) for part in ("validation", "test")}
+        cells.append({"predictions": label} | scores)
+    print_table(f"{options.preset}: {module.metric}", cells)
+    write_results(RESULTS / f"{options.preset}.json", environment(), [], rows)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
