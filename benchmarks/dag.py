@@ -16,6 +16,7 @@ from torch_geometric.data import Batch
 
 from plstm_graph import LineGraphDAG
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.dag import Root
 
 MOLECULES, ROUNDS = 256, 50
 
@@ -50,7 +51,7 @@ def main() -> None:
         "features": {"node_labels": batch.x, "edge_labels": batch.edge_attr},
         "RDKit's ranks": {"node_labels": batch.canonical_rank},
     }
-    for orientation in ("center", "bfs", "canonical", "index"):
+    for orientation in ("center", "bfs", "canonical", "index", Root(0.5), Root()):
         for name, labels in ties.items():
             seconds = []
             for _ in range(ROUNDS):
@@ -58,7 +59,7 @@ def main() -> None:
                 LineGraphDAG.from_edge_index(batch.edge_index, batch.num_nodes, rank=orientation, **labels)
                 seconds.append(time.perf_counter() - start)
             median, least = statistics.median(seconds) * 1e3, min(seconds) * 1e3
-            print(f"{orientation:10} ties by {name:14} {median:6.2f} ms (least {least:.2f})")
+            print(f"{orientation!s:16} ties by {name:14} {median:6.2f} ms (least {least:.2f})")
 
 
 if __name__ == "__main__":
