@@ -86,6 +86,12 @@ class PackedGraphs(Dataset):
         batch._num_graphs, batch._slice_dict, batch._inc_dict = len(chosen), slices, increments
         return batch
 
+    def attribute(self, key: str, row: int) -> Tensor:
+        """One attribute of one graph, numbered within it; a view."""
+        what, _ = _LAYOUT[key]
+        start, count = int(self.starts[what][row]), int(self.counts[what][row])
+        return self.tensors[key].narrow(1 if key == "edge_index" else 0, start, count)
+
     def with_dags(self, orientation: str) -> "PackedGraphs":
         """Orient all graphs and add their DAGs.
 

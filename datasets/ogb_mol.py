@@ -12,9 +12,11 @@ from torch import Tensor
 
 from datasets.base import GraphDataModule
 from datasets.download import fetch_folder
+from datasets.featurise import featurise
 from datasets.graphs import PackedGraphs
 from datasets.splits import Split
-from datasets.table import read_csv
+from datasets.table import Table, read_csv
+from plstm_graph.dag import rank_nodes
 from plstm_graph.errors import InputError
 
 _RAW = ("num-node-list", "num-edge-list", "edge", "node-feat", "edge-feat", "graph-label")
@@ -78,7 +80,10 @@ class OGB(GraphDataModule):
         return (self._file(path).read_bytes() for path in (*(f"raw/{name}" for name in _RAW), "mapping/mol"))
 
     def make_graphs(self) -> PackedGraphs:
-        """Read the raw files; every bond of theirs gives two columns, there and back."""
+        """Read the raw files; every bond of theirs gives two columns, there and back.
+
+        Atoms get RDKit's ranks, which the files lack.
+        """
         node_counts, edge_counts = (self._integers(f"raw/{name}").flatten() for name in _RAW[:2])
         bonds = self._integers("raw/edge")
         smiles = read_csv(self._file("mapping/mol"), self._where())["smiles"].tolist()
@@ -92,7 +97,9 @@ class OGB(GraphDataModule):
             "row": rows,
         }
         counts = {"graphs": torch.ones_like(rows), "nodes": node_counts, "columns": 2 * edge_counts}
-        return PackedGraphs(tensors, counts, smiles)
+        graphs = PackedGraphs(tensors, counts, smiles)
+        tensors["canonical_rank"] = _canonical_ranks(graphs, self.name)
+        return graphs
 
     def split_rows(self) -> Split:
         """OGB's scaffold split."""
@@ -113,3 +120,23 @@ class OGB(GraphDataModule):
             f"unpack {self._entry['url']} and name its folder {self.folder}, pass --data.root, or its "
             "SHA-256 as --data.download to have it fetched"
         )
+
+
+def _canonical_ranks(graphs: PackedGraphs, name: str) -> Tensor:
+    """Ranks of the atoms [N], by which a graph of OGB's is oriented as the same molecule's from its SMILES.
+
+    Where RDKit reads another graph in the SMILES than the files hold, or none, colour refinement ranks.
+    """
+    smiles = graphs.smiles or []
+    read, _ = featurise(Table(smiles, np.empty((len(smiles), 0), np.float32)), name)
+    places = torch.full((len(smiles),), -1)
+    places[read.tensors["row"]] = torch.arange(len(read))
+    ranks = []
+    for row, place in enumerate(places.tolist()):
+        if place >= 0 and all(
+            torch.equal(graphs.attribute(key, row), read.attribute(key, place)) for key in ("x", "edge_index")
+        ):
+            ranks.append(read.attribute("canonical_rank", place))
+        else:
+            ranks.append(rank_nodes(graphs[row], "canonical"))
+    return torch.cat(ranks)

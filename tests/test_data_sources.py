@@ -15,7 +15,7 @@ from torch_geometric.datasets import TUDataset
 
 from datasets import CSV, OGB, TU, MoleculeNet
 from plstm_graph.chem import smiles_to_data
-from plstm_graph.dag import ToLineGraphDAG
+from plstm_graph.dag import ToLineGraphDAG, rank_nodes
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import classification_metrics, regression_metrics
 
@@ -56,9 +56,26 @@ def test_ogb_files_are_read_as_ogb_does(tox):
     assert torch.equal(graph.edge_index, torch.from_numpy(wanted["edge_index"]))
     assert torch.equal(graph.edge_attr, torch.from_numpy(wanted["edge_feat"]))
     assert graph.y[0].isnan().sum() == 4
-    fresh = ToLineGraphDAG("center")(Data(x=graph.x, edge_index=graph.edge_index, edge_attr=graph.edge_attr))
+    fresh = ToLineGraphDAG("center")(smiles_to_data("CCCc1ccccc1"))  # a model of the set may be given this
     assert torch.equal(graph.dag_src, fresh.dag_src)
     assert torch.equal(graph.dag_pred, fresh.dag_pred)
+
+
+def test_ogb_graphs_are_ranked_as_rdkit_ranks_them_or_else_by_structure(tox):
+    mapping = tox / "ogb" / "ogbg_moltox21" / "mapping" / "mol.csv.gz"
+    table = pd.read_csv(mapping)
+    table.loc[1, "smiles"] = "C(C"
+    table.loc[2, "smiles"] = "OCc1ccccc1"  # of as many atoms as the file's graph
+    table.to_csv(mapping, index=False)
+    module = prepared(OGB("ogbg-moltox21", root=tox / "ogb", cache=tox))
+    for row, smiles in enumerate(table["smiles"]):
+        ranks = module.dataset[row].canonical_rank
+        if row in (1, 2):
+            graph = module.dataset[row]
+            plain = Data(x=graph.x, edge_index=graph.edge_index, edge_attr=graph.edge_attr)
+            assert torch.equal(ranks, rank_nodes(plain, "canonical"))
+        else:
+            assert torch.equal(ranks, smiles_to_data(smiles).canonical_rank)
 
 
 def test_a_missing_ogb_file_says_where_to_put_it(tox):
