@@ -22,7 +22,8 @@ from datasets.cache import load_graphs
 from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.errors import InputError
 
-EPOCHS = ["--trainer.max_epochs", "48" if FULL else "12"]
+#: Roots are drawn in every step, as dropout is: a run that goes on has to draw what it would have drawn.
+RUN = ["--trainer.max_epochs", "48" if FULL else "12", "--model.network.init_args.roots", "2"]
 KILLS = 20 if FULL else 2
 
 
@@ -40,7 +41,7 @@ def last_checkpoint(folder: Path) -> list[Path]:
 def resumed(folder: Path, *more: object) -> subprocess.Popen:
     """Go on where the run in this folder was, or begin it."""
     found = last_checkpoint(folder)
-    return start("fit", folder, *EPOCHS, *(["--ckpt_path", *found] if found else []), *more)
+    return start("fit", folder, *RUN, *(["--ckpt_path", *found] if found else []), *more)
 
 
 def same_outcome(one: Path, other: Path) -> None:
@@ -85,7 +86,7 @@ def within_a_write(folder: Path):
 def whole(tmp_path_factory) -> Path:
     """A run that nothing disturbs, with a cache beside it."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(start("fit", folder, *EPOCHS))
+    finish(start("fit", folder, *RUN))
     return folder
 
 
@@ -162,7 +163,7 @@ def test_a_run_whose_loader_dies_goes_on(whole, cached, record_property):
 
 
 def test_two_runs_may_share_an_empty_cache(whole, tmp_path, record_property):
-    both = [start("fit", tmp_path / name, *EPOCHS) for name in ("one", "two")]
+    both = [start("fit", tmp_path / name, *RUN) for name in ("one", "two")]
     for process in both:
         finish(process)
     for name in ("one", "two"):
