@@ -7,7 +7,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from plstm_graph.dag.line_graph import LineGraphDAG
-from plstm_graph.dag.orientation import Orientation, resolve, tie_breakers
+from plstm_graph.dag.orientation import Orientation, Root, resolve, tie_breakers
 from plstm_graph.errors import InputError
 
 #: The tensors that hold a DAG in a graph: what their rows are, and what their entries number, if anything.
@@ -74,7 +74,7 @@ class ToLineGraphDAG(BaseTransform):
 
     def __repr__(self) -> str:
         orientation = (
-            self.orientation if isinstance(self.orientation, str) else type(self.orientation).__name__
+            self.orientation if isinstance(self.orientation, str | Root) else type(self.orientation).__name__
         )
         return f"{type(self).__name__}({orientation})"
 
