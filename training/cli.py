@@ -304,7 +304,7 @@ class GraphCLI(LightningCLI):
 def _without_averaging(callbacks: list[Callback]) -> list[Callback]:
     """Callbacks that leave the weights of a checkpoint, which were averaged and validated, as they are.
 
-    Averaging itself would look for the weights that it had averaged.
+    After a fit, averaging would put the weights that it averaged in their place; without one it has none.
     """
     return [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
 

@@ -179,11 +179,11 @@ class Structure:
         """A node of every component: [components]."""
         sizes = np.diff(self.component_ptr)
         if place is None:
-            places, members = torch.rand(len(sizes), dtype=torch.float64).numpy(), self.members
+            offset, members = torch.rand(len(sizes), dtype=torch.float64).numpy() * sizes, self.members
         else:
             # Components follow each other in the canonical order as they do in the list of members.
-            places, members = np.full(len(sizes), place), np.argsort(canonical)
-        return members[self.component_ptr[:-1] + (places * sizes).astype(np.int64)]
+            offset, members = place * sizes, np.argsort(canonical)
+        return members[self.component_ptr[:-1] + offset.astype(np.int64)]
 
     def _refined(self, depth: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.int64]:
         ptr, nbr, _, _, edge_label = self.adjacency
