@@ -33,7 +33,7 @@ def in_order(
         workers: Processes; 0 makes the calls here.
 
     Raises:
-        InputError: a worker was ended from outside.
+        InputError: a worker was ended from outside, or none can start.
     """
     if not workers:
         yield from ((key, function(*arguments)) for key, arguments in calls)
@@ -57,9 +57,11 @@ def in_order(
             first, future = waiting.popleft()
             yield first, future.result()
     except BrokenProcessPool as error:
-        raise InputError(
-            "A worker process was ended from outside, most likely for want of memory; use fewer workers."
-        ) from error
+        if ready.exception() is None:
+            text = "A worker process was ended from outside, most likely for want of memory; try fewer."
+        else:  # it ended before its first call; workers import the script that started them
+            text = 'No worker process could start; a script must do its work under if __name__ == "__main__".'
+        raise InputError(text) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

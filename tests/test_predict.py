@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from benchmarks.predict import save
 from datasets.featurise import featurise_smiles
 from datasets.workers import in_order
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.errors import InputError
 from plstm_graph.models import GIN, PLSTM
 from plstm_graph.task import GraphTask
 from training.cli import ROOT
@@ -285,6 +287,30 @@ def test_workers_look_ahead_by_a_few_calls_only():
         if elsewhere == 50:
             break
     results.close()
+
+
+def test_a_script_that_its_workers_cannot_import_is_told_why(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import time\n"
+        "from datasets.workers import in_order\n"
+        "list(in_order(time.sleep, ((second, (1,)) for second in range(60)), workers=1))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert result.returncode != 0
+    assert 'must do its work under if __name__ == "__main__".' in result.stderr.splitlines()[-1]
+
+
+def end_elsewhere(here: int) -> None:
+    if os.getpid() != here:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_ended_from_outside_is_told_of():
+    with pytest.raises(InputError, match="ended from outside"):
+        list(in_order(end_elsewhere, ((n, (os.getpid(),)) for n in itertools.count()), workers=1))
 
 
 def test_large_molecules_are_left_out_and_batches_bounded(run, models, tmp_path):
