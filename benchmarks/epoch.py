@@ -3,8 +3,8 @@
     python -m benchmarks.epoch --root path/to/ogb                 # a whole epoch of ogbg-molhiv: minutes
     python -m benchmarks.epoch --root path/to/ogb --rounds 4      # its first 32 batches
 
-All networks have the depth, width and dropout of configs/molhiv.yaml, whose network PLSTM is. It and GIN are
-fed by this project's loader, GPS (GINE and multi-head attention) by PyG's DataLoader from a list of graphs.
+All networks have one depth, width and dropout. PLSTM and GIN are fed by this project's loader, GPS (GINE and
+multi-head attention) by PyG's DataLoader from a list of graphs.
 Correctness first: batches of both loaders give PLSTM the same predictions. Then the networks take turns,
 eight batches a round. Time in data is what a step waits for its batch; a ratio is taken within each round,
 shown as the median over the rounds and (the quartiles).
@@ -25,7 +25,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py has it
 
 import torch
-import yaml
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from rich.console import Console
 from rich.progress import track
@@ -36,6 +35,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GIN, GINEConv, GPSConv, global_mean_pool
 
 from benchmarks.measure import environment, write_results
+from benchmarks.workload import NETWORK
 from datasets import OGB
 from plstm_graph.models import PLSTM
 
@@ -157,9 +157,8 @@ def main() -> None:
     module = OGB(options.dataset, root=options.root, batch_size=options.batch_size)
     module.prepare_data()
     module.setup("fit")
-    settings = yaml.safe_load((ROOT / "configs" / "molhiv.yaml").read_text())["model"]["network"]["init_args"]
-    width, layers, dropout = (settings[name] for name in ("hidden_channels", "num_layers", "dropout"))
-    plstm = PLSTM(**settings)
+    width, layers, dropout = (NETWORK[name] for name in ("hidden_channels", "num_layers", "dropout"))
+    plstm = PLSTM(**NETWORK)
     kept = ("x", "edge_index", "edge_attr", "y")
     graphs = []
     for part in module.rows.train.split(4096):

@@ -4,10 +4,10 @@
     python -m benchmarks.predict --smiles HIV.csv --rows 100000 --chemprop path/to/venv/bin/chemprop
 
 Both commands read a CSV file of the table's readable rows, repeated up to --rows, and write one. PLSTM has
-the width and depth of configs/molhiv.yaml and fresh weights; Chemprop's network is its default, of like size,
-trained for three epochs on a few rows. Correctness first: every row has its prediction, in its place, and
-those of a sample are what the network gives for each molecule alone. Then the commands take turns. Memory is
-what a command and its children hold at most together, shared pages counted once (PSS, twice a second).
+fresh weights; Chemprop's network is its default, of like size, trained for three epochs on a few rows.
+Correctness first: every row has its prediction, in its place, and those of a sample are what the network
+gives for each molecule alone. Then the commands take turns. Memory is what a command and its children hold
+at most together, shared pages counted once (PSS, twice a second).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from lightning.pytorch import Trainer
 from rdkit.Chem import CanonSmiles
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import environment, write_results
+from benchmarks.workload import NETWORK
 from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.errors import InputError
 from plstm_graph.models import PLSTM
@@ -123,9 +123,8 @@ def save(task: GraphTask, path: Path) -> Path:
 
 def plstm(folder: Path, table: Path, workers: int | None) -> tuple[Candidate, GraphTask]:
     """A checkpoint with fresh weights and the command that applies it."""
-    settings = yaml.safe_load((ROOT / "configs" / "molhiv.yaml").read_text())["model"]["network"]["init_args"]
     torch.manual_seed(0)
-    task = GraphTask(PLSTM(**settings), "classification", target_names=["active"])
+    task = GraphTask(PLSTM(**NETWORK), "classification", target_names=["active"])
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     checkpoint = save(task, folder / "plstm.ckpt")
     command = [sys.executable, str(ROOT / "train.py"), "predict", "--test-path", str(table)]

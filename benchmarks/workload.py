@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import datamol
 import torch
@@ -14,6 +15,15 @@ from torch_geometric.data import Batch, Data
 from plstm_graph import LineGraphDAG, PLSTMConv, stm
 from plstm_graph.chem import mol_to_data
 
+#: PLSTM where whole networks are timed; trained networks have their presets'.
+NETWORK: dict[str, Any] = {
+    "hidden_channels": 96,
+    "num_layers": 4,
+    "head_dim": 8,
+    "scan_every": 2,
+    "dropout": 0.2,
+    "norm": "batch",
+}
 HEADS = 4
 BACKENDS = ("reference", "gating", "cpu")
 TOLERANCE = 1e-10  # float64, relative to the largest entry of what `reference` gives
