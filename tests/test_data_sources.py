@@ -13,11 +13,13 @@ from sklearn.model_selection import StratifiedKFold
 from torch_geometric.data import Data
 from torch_geometric.datasets import TUDataset
 
+from benchmarks import epoch
 from datasets import CSV, OGB, TU, MoleculeNet
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import ToLineGraphDAG, rank_nodes
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import classification_metrics, regression_metrics
+from plstm_graph.models import PLSTM
 
 
 @pytest.fixture
@@ -76,6 +78,12 @@ def test_ogb_graphs_are_ranked_as_rdkit_ranks_them_or_else_by_structure(tox):
             assert torch.equal(ranks, rank_nodes(plain, "canonical"))
         else:
             assert torch.equal(ranks, smiles_to_data(smiles).canonical_rank)
+
+
+def test_epochs_are_timed_on_the_same_graphs_from_both_loaders(tox):
+    module = prepared(OGB("ogbg-moltox21", root=tox / "ogb", cache=tox))
+    network = PLSTM(hidden_channels=16, out_channels=12)
+    assert "agree" in epoch.check(network, module, epoch.training_graphs(module))
 
 
 def test_a_missing_ogb_file_says_where_to_put_it(tox):
