@@ -200,6 +200,16 @@ def test_a_preset_without_its_files_says_where_to_put_them(run, preset, tmp_path
     assert "--data.download" in message
 
 
+@pytest.mark.parametrize(
+    "pair", [("esol", "molesol"), ("lipophilicity", "mollipo"), ("hiv", "molhiv")], ids=lambda pair: pair[0]
+)
+def test_presets_of_the_same_molecules_train_alike(pair):
+    presets = [yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) for name in pair]
+    data = [preset.pop("data")["init_args"] for preset in presets]
+    assert presets[0] == presets[1]
+    assert data[0]["batch_size"] == data[1]["batch_size"]
+
+
 def test_presets_differ_in_the_network_alone():
     presets = [
         yaml.safe_load((ROOT / "configs" / name).read_text())
