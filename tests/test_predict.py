@@ -310,7 +310,8 @@ def end_elsewhere(here: int) -> None:
 
 def test_a_worker_that_is_ended_from_outside_is_told_of():
     with pytest.raises(InputError, match="ended from outside"):
-        list(in_order(end_elsewhere, ((n, (os.getpid(),)) for n in itertools.count()), workers=1))
+        for _ in in_order(end_elsewhere, ((n, (os.getpid(),)) for n in itertools.count()), workers=1):
+            pass
 
 
 def test_large_molecules_are_left_out_and_batches_bounded(run, models, tmp_path):
