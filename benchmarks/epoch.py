@@ -23,7 +23,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py has it
 
-import numpy as np
 import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from rich.console import Console
@@ -34,7 +33,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GIN, GINEConv, GPSConv, global_mean_pool
 
-from benchmarks.measure import environment, write_results
+from benchmarks.measure import environment, quartiles, write_results
 from benchmarks.workload import NETWORK
 from datasets import OGB
 from plstm_graph.models import PLSTM
@@ -124,7 +123,7 @@ class Candidate:
     def times(self, other: Candidate) -> tuple[float, float, float]:
         """Quartiles over the rounds of this one's time by the other's."""
         ratios = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
-        low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+        low, median, high = quartiles(ratios)
         return median, low, high
 
 

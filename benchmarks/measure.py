@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import plstm_graph
@@ -51,8 +52,13 @@ class Candidate:
         ratios = [mine / theirs for mine, theirs in pairs]
         if len(ratios) < 2:
             return None
-        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        return low, median, high
+        return quartiles(ratios)
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """The lower quartile, the median and the upper quartile of at least one value."""
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+    return low, median, high
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:

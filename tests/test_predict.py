@@ -2,10 +2,7 @@
 
 import csv
 import gzip
-import itertools
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,9 +19,7 @@ import torch
 import train
 from benchmarks.predict import save
 from datasets.featurise import featurise_smiles
-from datasets.workers import in_order
 from plstm_graph.chem import smiles_to_data
-from plstm_graph.errors import InputError
 from plstm_graph.models import GIN, PLSTM
 from plstm_graph.task import GraphTask
 from training.cli import ROOT
@@ -268,50 +263,6 @@ def test_two_processes_write_what_one_does(run, table, models, tmp_path):
     alone, shared = pd.read_csv(one), pd.read_csv(two)
     pd.testing.assert_frame_equal(shared, alone, rtol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mols.csv", "one.csv", "two.csv"]
-
-
-def test_workers_look_ahead_by_a_few_calls_only():
-    asked = 0
-
-    def calls():
-        nonlocal asked
-        for asked in itertools.count(1):
-            yield asked, ()
-
-    results = in_order(os.getpid, calls(), workers=1)
-    elsewhere = 0
-    for number, (key, process) in enumerate(results, 1):
-        assert key == number
-        assert asked - number <= 3
-        elsewhere += process != os.getpid()
-        if elsewhere == 50:
-            break
-    results.close()
-
-
-def test_a_script_that_its_workers_cannot_import_is_told_why(tmp_path):
-    script = tmp_path / "mine.py"
-    script.write_text(
-        "import time\n"
-        "from datasets.workers import in_order\n"
-        "list(in_order(time.sleep, ((second, (1,)) for second in range(60)), workers=1))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    assert result.returncode != 0
-    assert 'must do its work under if __name__ == "__main__".' in result.stderr.splitlines()[-1]
-
-
-def end_elsewhere(here: int) -> None:
-    if os.getpid() != here:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_worker_that_is_ended_from_outside_is_told_of():
-    with pytest.raises(InputError, match="ended from outside"):
-        for _ in in_order(end_elsewhere, ((n, (os.getpid(),)) for n in itertools.count()), workers=1):
-            pass
 
 
 def test_large_molecules_are_left_out_and_batches_bounded(run, models, tmp_path):
