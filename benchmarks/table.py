@@ -8,7 +8,8 @@
 network is PLSTM; other networks take width, depth, dropout, norm and readout from it, but have no walk
 encodings and read the last block out alone. ``gin-sum`` and so on read the sums of every block out, as GIN
 was published, ``gin-encoded`` and so on have all that the preset says, which leaves the scan as the only
-difference, and ``plstm-...`` are PLSTM without one of its parts. ``chemprop`` is that package's default
+difference, and ``plstm-...`` are PLSTM without one of its parts. ``...-fingerprint`` read a circular
+fingerprint of 4,096 counts out beside the nodes. ``chemprop`` is that package's default
 network, trained by its own program from an environment of its own (``--chemprop``). Further options are
 those of ``train.py fit`` and hold for all runs of this package's networks.
 
@@ -80,10 +81,14 @@ class Model:
 _LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, LocalNetwork)]
 _PLAIN = {"walk_length": "0", "jk": "last"}
 _SUMS = _PLAIN | {"jk": "cat", "readout": "sum"}
+_FINGERPRINT = {"fingerprint_size": "4096"}
 #: PLSTM without its parts, one by one; other networks plain, with sums of every block, and with all that
 #: presets give PLSTM beside its scans.
 MODELS = (
-    {"plstm": Model("PLSTM", "PLSTM")}
+    {
+        "plstm": Model("PLSTM", "PLSTM"),
+        "plstm-fingerprint": Model("PLSTM + fingerprint", "PLSTM", _FINGERPRINT),
+    }
     | {
         f"plstm-{name}": Model(f"PLSTM, {label}", "PLSTM", changes)
         for name, label, changes in (
@@ -102,6 +107,10 @@ MODELS = (
     }
     | {name.lower(): Model(name, name, _PLAIN) for name in _LOCAL}
     | {f"{name.lower()}-sum": Model(f"{name}, sums of every block", name, _SUMS) for name in _LOCAL}
+    | {
+        f"{name.lower()}-fingerprint": Model(f"{name} + fingerprint", name, _PLAIN | _FINGERPRINT)
+        for name in _LOCAL
+    }
     | {f"{name.lower()}-encoded": Model(f"{name}, as PLSTM", name) for name in _LOCAL}
 )
 FOREST, CHEMPROP = "forest", "chemprop"

@@ -28,10 +28,18 @@ class EncodedNetwork(nn.Module):
     Args:
         network: of this package.
         data: the graph or batch to be explained, which fixes the DAGs and which nodes are whose.
+
+    Raises:
+        InputError: the network reads a fingerprint out.
     """
 
     def __init__(self, network: GraphNetwork, data: Data) -> None:
         super().__init__()
+        if network.fingerprint is not None:
+            raise InputError(
+                "A fingerprint has no gradients with respect to atoms and bonds; explain a network that was "
+                "trained with fingerprint_size=0."
+            )
         self.network = network
         self.graph_of = data.get("batch")
         self.num_graphs = 1 if self.graph_of is None else data.num_graphs
@@ -64,7 +72,7 @@ def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
         [N, T] for atoms and [C, T] for columns, of which every bond has two.
 
     Raises:
-        InputError: the network does not take OGB's features.
+        InputError: the network does not take OGB's features, or reads a fingerprint out.
 
     Complexity: 32 passes forward and T·32 backward. Source: Sundararajan et al., arXiv 1703.01365.
     """

@@ -78,7 +78,9 @@ def models(tmp_path_factory) -> list[Path]:
     others = []
     for seed, oriented in ((1, {"orientation": "bfs"}), (2, {"roots": 2})):
         torch.manual_seed(seed)
-        network = PLSTM(1, 24, 2, readout=["mean", "max"], jk="cat", walk_length=4, **oriented)
+        network = PLSTM(
+            1, 24, 2, readout=["mean", "max"], jk="cat", walk_length=4, fingerprint_size=64, **oriented
+        )
         task = GraphTask(network, target_names=["expt"], unit="kcal/mol")
         task.target_std.fill_(3.0)
         others.append(save(task, folder / f"{seed}.ckpt"))

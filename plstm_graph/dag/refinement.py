@@ -5,12 +5,17 @@ import numpy as np
 from plstm_graph.compiled import structure, structure_inner
 
 
-@structure_inner
-def _mix(value):
-    """Scramble 64 bits, so that sums of scrambled colours tell multisets of colours apart."""
+def mix(value):
+    """Scramble 64 bits, so that sums of scrambled colours tell multisets of colours apart.
+
+    ``value`` is an integer of compiled code, or an int64 tensor.
+    """
     value = (value ^ (value >> 30)) * -4658895280553007687
     value = (value ^ (value >> 27)) * -7723592293110705685
     return value ^ (value >> 31)
+
+
+_mix = structure_inner(mix)
 
 
 @structure_inner

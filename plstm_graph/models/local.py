@@ -46,6 +46,9 @@ class LocalNetwork(GraphNetwork):
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of the random walks that encode where a node stands; 0 for none.
+        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes, for features
+            that are categories; 0 for none.
+        fingerprint_radius: of its largest environments, in edges.
 
     Raises:
         InputError: the layer needs edge features and there are none.
@@ -63,6 +66,8 @@ class LocalNetwork(GraphNetwork):
         in_channels: int | None = None,
         edge_dim: int | None = None,
         walk_length: int = 0,
+        fingerprint_size: int = 0,
+        fingerprint_radius: int = 3,
     ) -> None:
         def block(number: int, edge_width: int | None) -> ResidualBlock:
             return ResidualBlock(hidden_channels, None, self.conv(hidden_channels, edge_width), dropout, norm)
@@ -79,6 +84,8 @@ class LocalNetwork(GraphNetwork):
             in_channels,
             edge_dim,
             walk_length,
+            fingerprint_size,
+            fingerprint_radius,
         )
 
     @staticmethod

@@ -13,6 +13,7 @@ from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ResidualBlock, make_norm
+from plstm_graph.models.fingerprint import CHANNELS, CircularFingerprint, beside
 from plstm_graph.models.readout import make_readout
 from plstm_graph.models.walks import return_probabilities
 
@@ -38,9 +39,13 @@ class GraphNetwork(nn.Module):
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of random walks, whose chances to return tell nodes of a ring, a chain or a branch
             apart before any block (:func:`~plstm_graph.models.walks.return_probabilities`); 0 for none.
+        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes
+            (:class:`~plstm_graph.models.fingerprint.CircularFingerprint`); 0 for none. For features that are
+            categories: nodes that differ in the last digit have nothing in common there.
+        fingerprint_radius: of its largest environments, in edges.
 
     Raises:
-        InputError: ``edge_dim`` without ``in_channels``, or a negative ``walk_length``.
+        InputError: ``edge_dim`` without ``in_channels``, or a negative length, size or radius.
     """
 
     def __init__(
@@ -56,12 +61,19 @@ class GraphNetwork(nn.Module):
         in_channels: int | None,
         edge_dim: int | None,
         walk_length: int,
+        fingerprint_size: int = 0,
+        fingerprint_radius: int = 3,
     ) -> None:
         super().__init__()
         if in_channels is None and edge_dim is not None:
             raise InputError("edge_dim is for features other than OGB's; give in_channels too.")
-        if walk_length < 0:
-            raise InputError(f"walk_length must be at least 0, not {walk_length}.")
+        for name, number in (
+            ("walk_length", walk_length),
+            ("fingerprint_size", fingerprint_size),
+            ("fingerprint_radius", fingerprint_radius),
+        ):
+            if number < 0:
+                raise InputError(f"{name} must be at least 0, not {number}.")
         if norm not in get_args(Norm):
             raise InputError(f"norm must be 'layer' or 'batch', not {norm!r}.")
         if jk not in get_args(JumpingKnowledge):
@@ -76,6 +88,8 @@ class GraphNetwork(nn.Module):
         self.in_channels = in_channels
         self.edge_dim = edge_dim
         self.walk_length = walk_length
+        self.fingerprint_size = fingerprint_size
+        self.fingerprint_radius = fingerprint_radius
         self.node_encoder: nn.Module
         self.edge_encoder: nn.Module | None = None
         if in_channels is None:
@@ -95,6 +109,10 @@ class GraphNetwork(nn.Module):
         self.pool = make_readout(readouts)
         #: Channels of a graph's embedding.
         self.embedding_channels = hidden_channels * len(self.norms) * len(readouts)
+        self.fingerprint = None
+        if fingerprint_size:
+            self.fingerprint = CircularFingerprint(fingerprint_size, fingerprint_radius)
+            self.embedding_channels += CHANNELS
         self.head = nn.Sequential(
             nn.Linear(self.embedding_channels, hidden_channels),
             nn.GELU(),
@@ -133,7 +151,13 @@ class GraphNetwork(nn.Module):
         batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
         if batch is None:
             batch, num_graphs = data.edge_index.new_zeros(x.size(0)), 1
-        return self.embed_encoded(x, data.edge_index, edge_attr, batch, num_graphs, self.dags(data), gatings)
+        dags = self.dags(data)
+        embedding = self.embed_encoded(x, data.edge_index, edge_attr, batch, num_graphs, dags, gatings)
+        if self.fingerprint is None:
+            return embedding
+        bonds = None if self.edge_encoder is None else data.edge_attr
+        fingerprint = self.fingerprint(data.x, data.edge_index, bonds, batch, num_graphs)
+        return beside(embedding, fingerprint, self.training)
 
     def encode(self, data: Data) -> tuple[Tensor, Tensor | None]:
         """Node features [N, hidden_channels] and edge features [C, hidden_channels], before any block."""
@@ -153,7 +177,7 @@ class GraphNetwork(nn.Module):
         dags: Sequence[LineGraphDAG | None],
         gatings: list[GatingMatrix] | None = None,
     ) -> Tensor:
-        """What :meth:`embed` does after :meth:`encode`; embeddings by several DAGs are averaged."""
+        """What the nodes are read out to after :meth:`encode`; embeddings by several DAGs are averaged."""
         embeddings = []
         for dag in dags:
             outputs = self.run_blocks(x, edge_index, edge_attr, batch, num_graphs, dag, gatings)

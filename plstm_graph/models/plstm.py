@@ -48,6 +48,9 @@ class PLSTM(GraphNetwork):
         roots: 0 to orient graphs by ``orientation``. Otherwise breadth first from one of their nodes: in
             training from one that is drawn anew in every step, in evaluation from this many, spread evenly
             over the canonical order, one pass each, whose embeddings are averaged.
+        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes, for features
+            that are categories; 0 for none.
+        fingerprint_radius: of its largest environments, in edges.
 
     Raises:
         InputError: widths, heads, blocks or roots that do not fit.
@@ -76,6 +79,8 @@ class PLSTM(GraphNetwork):
         walk_length: int = 0,
         state_dim: int = 1,
         roots: int = 0,
+        fingerprint_size: int = 0,
+        fingerprint_radius: int = 3,
     ) -> None:
         if roots < 0:
             raise InputError(f"roots must be at least 0, not {roots}.")
@@ -116,6 +121,8 @@ class PLSTM(GraphNetwork):
             in_channels,
             edge_dim,
             walk_length,
+            fingerprint_size,
+            fingerprint_radius,
         )
         self.heads = heads
         self.head_dim = head_dim

@@ -1,0 +1,101 @@
+"""Circular fingerprints: which environments a graph's nodes have, hashed, counted and read out."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plstm_graph.dag.refinement import mix
+
+#: Channels that a fingerprint is mapped to. Few: what it holds is memorised otherwise.
+CHANNELS = 24
+
+#: Share of a fingerprint's entries that training hides in every step.
+_HIDDEN = 0.5
+
+#: Share of the training graphs that the head sees by one part alone: as many by each.
+_ALONE = 1 / 3
+
+#: An odd number that keeps what is hashed together apart.
+_STEP = 1099511628211
+
+
+class CircularFingerprint(nn.Module):
+    r"""Reads a graph out by the environments of its nodes, as Morgan fingerprints do.
+
+    With f(n) the features of a node and b(n, m) those of an edge, every node has a colour for each radius,
+    the hash of all that is found within as many edges of it, and :math:`c_k` counts the colours of a graph
+    that leave the rest k when they are divided by the size:
+
+    .. math::
+        h^0_n = \mathrm{hash}(f(n)) \qquad
+        h^r_n = \mathrm{hash}\big(h^{r-1}_n, \{(h^{r-1}_m, b(m, n)) : m \to n\}\big) \qquad
+        c_k = |\{(n, r) : h^r_n \bmod \mathrm{size} = k\}|
+
+    The readout is a linear map of :math:`\log(1 + c)` and a GELU. Hashes do not depend on how nodes are
+    numbered, nor on what else is in the batch.
+
+    Args:
+        size: of the fingerprint, its number of counts.
+        radius: of the largest environment, in edges.
+
+    Complexity: O((N + C) · radius · feature columns + B · size · 24) for B graphs.
+    Source: Rogers and Hahn, Extended-connectivity fingerprints (J. Chem. Inf. Model. 2010); Shervashidze et
+    al., Weisfeiler-Lehman graph kernels (JMLR 2011).
+    """
+
+    def __init__(self, size: int, radius: int) -> None:
+        super().__init__()
+        self.size = size
+        self.radius = radius
+        self.hide = nn.Dropout(_HIDDEN)
+        self.lin = nn.Linear(size, CHANNELS)
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int
+    ) -> Tensor:
+        """Graphs [num_graphs, 24] from features [N, ·] and [C, ·], as they are before any encoder."""
+        counts = self.counts(x, edge_index, edge_attr, batch, num_graphs)
+        return F.gelu(self.lin(self.hide(counts.log1p().to(self.lin.weight.dtype))))
+
+    def counts(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int
+    ) -> Tensor:
+        """The fingerprints, float32 [num_graphs, size]."""
+        counts = torch.zeros(num_graphs * self.size, device=x.device)
+        one = counts.new_ones(x.size(0))
+        for colour in environments(x, edge_index, edge_attr, self.radius):
+            # Sums of ones are exact in any order.
+            counts = counts.index_add(0, batch * self.size + colour.remainder(self.size), one)
+        return counts.view(num_graphs, self.size)
+
+
+def beside(embedding: Tensor, fingerprint: Tensor, training: bool) -> Tensor:
+    """Put both parts of a graph side by side; in training a third of the graphs show the one or the other.
+
+    The part that is quicker to fit the training graphs would leave the other nothing to learn.
+    """
+    if training:
+        drawn = torch.rand(len(embedding), 1, device=embedding.device)
+        embedding, fingerprint = embedding * (drawn > _ALONE), fingerprint * (drawn < 1 - _ALONE)
+    return torch.cat([embedding, fingerprint], dim=1)
+
+
+def environments(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, radius: int) -> list[Tensor]:
+    """Colours of the nodes, int64 [N], for the radii 0 to ``radius``."""
+    source, target = edge_index
+    colour = _hash_rows(x)
+    edge = _hash_rows(edge_attr) if edge_attr is not None else torch.zeros_like(source)
+    colours = [colour]
+    for _ in range(radius):
+        neighbours = torch.zeros_like(colour).index_add(0, target, mix(colour[source] * _STEP + edge))
+        colour = mix(colour * _STEP + neighbours)
+        colours.append(colour)
+    return colours
+
+
+def _hash_rows(features: Tensor) -> Tensor:
+    """One number for every row of integers, or of floating-point numbers as they are in float32."""
+    if features.is_floating_point():
+        features = (features.float() + 0.0).view(torch.int32)  # the sum makes -0 the 0 that it equals
+    columns = torch.arange(1, features.size(1) + 1, device=features.device)
+    return mix((features.long() + 1) * _STEP + mix(columns)).sum(1)

@@ -1,0 +1,134 @@
+"""Circular fingerprints: what they count, what does not change them, how they are trained beside nodes."""
+
+import datamol as dm
+import pytest
+import torch
+from torch_geometric.data import Batch
+
+from plstm_graph import PLSTM
+from plstm_graph.chem import mol_to_data, smiles_to_data
+from plstm_graph.errors import InputError
+from plstm_graph.explain import EncodedNetwork, contributions
+from plstm_graph.models import GIN
+from plstm_graph.models.fingerprint import CHANNELS, CircularFingerprint, beside, environments
+from plstm_graph.task import GraphTask
+from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    return [mol_to_data(mol) for mol in dm.data.solubility()["mol"].sample(150, random_state=1)]
+
+
+def nested(data, radius):
+    """Environments of every node for every radius as nested tuples, by definition."""
+    around = [[] for _ in range(data.num_nodes)]
+    for (source, target), bond in zip(data.edge_index.T.tolist(), data.edge_attr.tolist(), strict=True):
+        around[target].append((source, tuple(bond)))
+    rounds = [[tuple(row) for row in data.x.tolist()]]
+    for _ in range(radius):
+        last = rounds[-1]
+        rounds.append(
+            [
+                (last[node], tuple(sorted((last[other], bond) for other, bond in around[node])))
+                for node in range(data.num_nodes)
+            ]
+        )
+    return rounds
+
+
+def test_colours_are_equal_where_environments_are(molecules):
+    found, wanted = [[] for _ in range(4)], [[] for _ in range(4)]
+    for data in molecules:
+        colours = environments(data.x, data.edge_index, data.edge_attr, 3)
+        for radius, names in enumerate(nested(data, 3)):
+            found[radius] += colours[radius].tolist()
+            wanted[radius] += names
+    numbers = []
+    for colours, names in zip(found, wanted, strict=True):
+        pairs = set(zip(colours, names, strict=True))
+        assert len(pairs) == len(set(colours)) == len(set(names))
+        numbers.append(len(pairs))
+    assert numbers == sorted(set(numbers))  # larger environments tell more atoms apart
+    assert len(set().union(*found)) == sum(numbers)  # and colours of different radii differ
+
+
+def test_counts_are_of_every_node_for_every_radius(molecules):
+    batch = Batch.from_data_list([smiles_to_data("C"), *molecules[:20]])
+    reader = CircularFingerprint(size=128, radius=2)
+    counts = reader.counts(batch.x, batch.edge_index, batch.edge_attr, batch.batch, batch.num_graphs + 1)
+    assert torch.equal(counts[:-1].sum(1), 3.0 * batch.ptr.diff())
+    assert not counts[-1].any()  # a graph without nodes
+    for graph, data in enumerate(batch.to_data_list()):
+        wanted = torch.zeros(128)
+        for colours in environments(data.x, data.edge_index, data.edge_attr, 2):
+            for colour in colours.tolist():
+                wanted[colour % 128] += 1
+        assert torch.equal(counts[graph], wanted)
+
+
+@pytest.mark.parametrize("network", [PLSTM, GIN])
+def test_predictions_depend_on_no_numbering_and_no_batch(network, molecules):
+    torch.manual_seed(0)
+    model = network(hidden_channels=16, num_layers=2, fingerprint_size=64).double().eval()
+    assert_renumbering_invariant(model, molecules[:50], atol=1e-9)
+    assert_batch_invariant(model, molecules[:20])
+
+
+def test_features_of_floating_point_are_read_as_float32(molecules):
+    data = molecules[0]
+    x = torch.nn.functional.one_hot(data.x[:, 0], 119)
+    wanted = environments(x.float(), data.edge_index, None, 2)
+    for other in (x.double(), x.bfloat16(), torch.where(x == 0, -0.0, x.float())):
+        for a, b in zip(wanted, environments(other, data.edge_index, None, 2), strict=True):
+            assert torch.equal(a, b)
+    bonds = environments(x.float(), data.edge_index, data.edge_attr, 2)
+    assert torch.equal(bonds[0], wanted[0])
+    assert not torch.equal(bonds[1], wanted[1])
+
+
+def test_bonds_count_where_the_network_reads_them(molecules):
+    """A network without edge features is blind to them in its fingerprint as well."""
+    data = molecules[0].clone()
+    data.x = data.x.float()
+    torch.manual_seed(0)
+    model = GIN(hidden_channels=16, num_layers=1, in_channels=9, fingerprint_size=64).eval()
+    before = model(data)
+    data.edge_attr = data.edge_attr + 1
+    assert torch.equal(model(data), before)
+
+
+def test_in_training_a_third_of_the_graphs_show_one_part_alone():
+    torch.manual_seed(0)
+    embedding, fingerprint = torch.ones(30_000, 5), torch.ones(30_000, CHANNELS)
+    joined = beside(embedding, fingerprint, training=True)
+    kinds = (joined[:, :5].mean(1) + 2 * joined[:, 5:].mean(1)).long()
+    shares = torch.bincount(kinds, minlength=4) / 30_000
+    # Five deviations of a share of 1/3 among 30,000 are 0.014.
+    torch.testing.assert_close(shares, torch.tensor([0, 1, 1, 1]) / 3, rtol=0, atol=0.014)
+    assert torch.equal(beside(embedding, fingerprint, training=False), torch.ones(30_000, 5 + CHANNELS))
+
+
+def test_the_head_reads_the_nodes_and_the_fingerprint(molecules):
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=16, num_layers=2, roots=2, fingerprint_size=64).eval()
+    batch = Batch.from_data_list(molecules[:10])
+    embedding = model.embed(batch)
+    assert embedding.shape == (10, model.embedding_channels) == (10, 16 + CHANNELS)
+    part = model.fingerprint(batch.x, batch.edge_index, batch.edge_attr, batch.batch, 10)
+    assert torch.equal(embedding[:, 16:], part)
+    torch.testing.assert_close(model.head(embedding), model(batch))
+    model.train()(batch).sum().backward()
+    assert model.fingerprint.lin.weight.grad.any()
+
+
+def test_what_cannot_be_is_refused(molecules):
+    with pytest.raises(InputError, match="fingerprint_size must be at least 0, not -1"):
+        PLSTM(fingerprint_size=-1)
+    with pytest.raises(InputError, match="fingerprint_radius must be at least 0, not -2"):
+        GIN(fingerprint_radius=-2)
+    network = PLSTM(hidden_channels=16, num_layers=1, fingerprint_size=32).eval()
+    with pytest.raises(InputError, match="trained with fingerprint_size=0"):
+        EncodedNetwork(network, molecules[0])
+    with pytest.raises(InputError, match="trained with fingerprint_size=0"):
+        contributions(GraphTask(network), molecules[0])
