@@ -9,9 +9,9 @@ network is PLSTM; other networks take width, depth, dropout, norm and readout fr
 encodings and read the last block out alone. ``gin-sum`` and so on read the sums of every block out, as GIN
 was published, ``gin-encoded`` and so on have all that the preset says, which leaves the scan as the only
 difference, and ``plstm-...`` are PLSTM without one of its parts. ``...-fingerprint`` read a circular
-fingerprint of 4,096 counts out beside the nodes. ``chemprop`` is that package's default
-network, trained by its own program from an environment of its own (``--chemprop``). Further options are
-those of ``train.py fit`` and hold for all runs of this package's networks.
+fingerprint of 4,096 counts out beside the nodes. ``chemprop`` is that package's default network, trained by
+its own program from an environment of its own (``--chemprop``). Further options are those of ``train.py fit``
+and hold for all runs of this package's networks.
 
 Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
 networks share. Every table of molecules has a random forest on Morgan fingerprints as its floor. A run's
@@ -85,10 +85,7 @@ _FINGERPRINT = {"fingerprint_size": "4096"}
 #: PLSTM without its parts, one by one; other networks plain, with sums of every block, and with all that
 #: presets give PLSTM beside its scans.
 MODELS = (
-    {
-        "plstm": Model("PLSTM", "PLSTM"),
-        "plstm-fingerprint": Model("PLSTM + fingerprint", "PLSTM", _FINGERPRINT),
-    }
+    {"plstm": Model("PLSTM", "PLSTM")}
     | {
         f"plstm-{name}": Model(f"PLSTM, {label}", "PLSTM", changes)
         for name, label, changes in (
@@ -105,6 +102,7 @@ MODELS = (
             ("plain", "no walk encodings, last block read out", _PLAIN),
         )
     }
+    | {"plstm-fingerprint": Model("PLSTM + fingerprint", "PLSTM", _FINGERPRINT)}
     | {name.lower(): Model(name, name, _PLAIN) for name in _LOCAL}
     | {f"{name.lower()}-sum": Model(f"{name}, sums of every block", name, _SUMS) for name in _LOCAL}
     | {
