@@ -15,8 +15,8 @@ and hold for all runs of this package's networks.
 
 Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
 networks share. Every table of molecules has a random forest on Morgan fingerprints as its floor. A run's
-outcome is a JSON file under ``--out``, next to the table in Markdown. Runs that have theirs are not
-repeated, and a run that was killed goes on from its last epoch.
+outcome is a JSON file in the folder of its data set under ``--out``, next to a table of all models that were
+run there. Runs that have theirs are not repeated, and a run that was killed goes on from its last epoch.
 """
 
 from __future__ import annotations
@@ -211,55 +211,51 @@ def commit() -> str:
     return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
 
 
-def known(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """What was written down of a run that was made before.
+def known(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether a run's outcome was written down before.
 
     Raises:
         InputError: It was made with other settings.
     """
     if not path.is_file():
-        return None
-    record = json.loads(path.read_text())
-    if record["settings"] != settings:
+        return False
+    if json.loads(path.read_text())["settings"] != settings:
         raise InputError(
             f"{path} was made with other settings; delete it, or choose another folder with --out."
         )
-    return record
+    return True
 
 
-def markdown(suite: str, records: dict[Run, dict[str, Any]]) -> str:
-    """A table for each data set, and what the figures were made with."""
-    grouped: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    for run, record in records.items():
-        grouped[run.dataset][run.model].append(Result(**record["result"]))
-    lines = [f"# Suite {suite}"]
-    for name, models in grouped.items():
-        first = next(iter(models.values()))[0]
-        metric = ", ".join(filter(None, (first.metric, first.unit)))
-        lines += [
-            "",
-            f"## {name}: {metric}",
-            "",
-            "| model | test | validation | runs | parameters | epochs | seconds a run |",
-            "|---|---|---|---|---|---|---|",
+def markdown(dataset: str, records: Sequence[dict[str, Any]]) -> str:
+    """A table of all models that were run on a data set, and what the figures were made with."""
+    grouped: dict[str, list[Result]] = defaultdict(list)
+    for record in records:
+        grouped[record["run"]["model"]].append(Result(**record["result"]))
+    order = [*MODELS, CHEMPROP, FOREST]
+    first = Result(**records[0]["result"])
+    lines = [
+        f"# {dataset}: {', '.join(filter(None, (first.metric, first.unit)))}",
+        "",
+        "| model | test | validation | runs | parameters | epochs | seconds a run |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model, runs in sorted(grouped.items(), key=lambda item: order.index(item[0])):
+        cells = [
+            MODELS[model].label if model in MODELS else runs[0].network,
+            spread([run.test for run in runs]),
+            spread([run.val for run in runs]),
+            str(len(runs)),
+            f"{runs[0].parameters:,}" if runs[0].parameters else "",
+            f"{mean(run.epochs for run in runs):.0f}" if runs[0].epochs else "",
+            f"{mean(run.seconds for run in runs):.0f}",
         ]
-        for model, runs in models.items():
-            cells = [
-                MODELS[model].label if model in MODELS else runs[0].network,
-                spread([run.test for run in runs]),
-                spread([run.val for run in runs]),
-                str(len(runs)),
-                f"{runs[0].parameters:,}" if runs[0].parameters else "",
-                f"{mean(run.epochs for run in runs):.0f}" if runs[0].epochs else "",
-                f"{mean(run.seconds for run in runs):.0f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        baselines = spread([run.baseline for run in next(iter(models.values()))])
-        lines.append(f"| training mean | {baselines} | | | | | |")
+        lines.append(f"| {' | '.join(cells)} |")
+    baselines = spread([run.baseline for run in max(grouped.values(), key=len)])
+    lines.append(f"| training mean | {baselines} | | | | | |")
     made = {
         f"commit {setting['commit']}, "
         + ", ".join(f"{package} {version}" for package, version in setting["versions"].items())
-        for setting in (record["environment"] for record in records.values())
+        for setting in (record["environment"] for record in records)
     }
     return "\n".join([*lines, "", *(f"Made with {text}." for text in sorted(made))]) + "\n"
 
@@ -308,15 +304,12 @@ def main(argv: Sequence[str]) -> None:
         for fold in folds
         for model in models
     ]
-    records: dict[Run, dict[str, Any]] = {}
     calls, waiting = [], []
     for run in runs:
         arguments = [*MODELS[run.model].options, *overrides] if run.model in MODELS else []
         settings = settings_of(run, arguments)
         path = options.out / f"{run.name}.json"
-        found = known(path, settings)
-        if found is not None:
-            records[run] = found
+        if known(path, settings):
             continue
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
         folder = options.runs / f"{run.name}-{digest}"
@@ -325,7 +318,7 @@ def main(argv: Sequence[str]) -> None:
     setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        bar = progress.add_task("Runs", total=len(runs), completed=len(records))
+        bar = progress.add_task("Runs", total=len(runs), completed=len(runs) - len(calls))
         for number, result in side_by_side(calls, options.jobs):
             run, path, settings = waiting[number]
             made = datetime.now(UTC).isoformat(timespec="seconds")
@@ -333,16 +326,17 @@ def main(argv: Sequence[str]) -> None:
             record |= {"settings": settings, "result": dataclasses.asdict(result)}
             with whole_file(path) as file:
                 file.write(json.dumps(record, indent=1) + "\n")
-            records[run] = record
             progress.console.print(
                 f"{run.name}: validation {result.metric} {result.val:.4f}, test {result.test:.4f}, "
                 f"{result.seconds:.0f} s"
             )
             progress.advance(bar)
-    table = markdown(options.suite, {run: records[run] for run in runs})
-    with whole_file(options.out / "table.md") as file:
-        file.write(table)
-    print(table)
+    for dataset in options.datasets:
+        folder = options.out / dataset
+        table = markdown(dataset, [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))])
+        with whole_file(folder / "table.md") as file:
+            file.write(table)
+        print(table)
 
 
 if __name__ == "__main__":

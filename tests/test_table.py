@@ -49,7 +49,7 @@ def test_a_table_is_made_kept_and_continued(place):
     assert records["gin-seed0"]["result"]["network"] == "GIN"
     assert records["gin-seed0"]["settings"]["preset"]["data"]["class_path"] == "FreeSolv"
     assert {"torch", "torch-geometric"} <= records["gin-seed0"]["environment"]["versions"].keys()
-    table = (place / "out" / "table.md").read_text()
+    table = (place / "out" / "freesolv" / "table.md").read_text()
     tests = [records[f"plstm-seed{seed}"]["result"]["test"] for seed in (0, 1)]
     assert f"| PLSTM | {np.mean(tests):.3f} ± {np.std(tests, ddof=1):.3f} |" in table
     assert "| Morgan fingerprint, 300 trees |" in table
@@ -72,7 +72,7 @@ def test_a_table_is_made_kept_and_continued(place):
     assert "train/loss" not in pd.read_csv(
         last
     )  # went on from the last checkpoint, and there was no more to do
-    again_table = (place / "out" / "table.md").read_text()
+    again_table = (place / "out" / "freesolv" / "table.md").read_text()
     assert again_table.splitlines()[:9] == table.splitlines()[:9]
 
     other = make(place, "--model.learning_rate", "0.01")
