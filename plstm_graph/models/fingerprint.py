@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from plstm_graph.dag.refinement import mix
 
-#: Channels that a fingerprint is mapped to. Few: what it holds is memorised otherwise.
+#: Channels that a fingerprint is mapped to; each costs as many weights as there are counts.
 CHANNELS = 24
 
 #: Share of a fingerprint's entries that training hides in every step.
@@ -70,9 +70,9 @@ class CircularFingerprint(nn.Module):
 
 
 def beside(embedding: Tensor, fingerprint: Tensor, training: bool) -> Tensor:
-    """Put both parts of a graph side by side; in training a third of the graphs show the one or the other.
+    """Put both parts of a graph side by side; in training a third of the graphs show each alone.
 
-    The part that is quicker to fit the training graphs would leave the other nothing to learn.
+    The part that is quicker to fit the training graphs would leave the other little to learn.
     """
     if training:
         drawn = torch.rand(len(embedding), 1, device=embedding.device)
