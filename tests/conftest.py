@@ -5,6 +5,9 @@ import os
 # Triton decides when it is imported: without a GPU, its interpreter runs the kernels on the CPU.
 os.environ["TRITON_INTERPRET"] = "1"
 
+# As train.py has it: on a machine with other work, tests whose threads spin take several times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from hypothesis import settings
 
 # Compilation of the kernels makes a first example slow; the rest must be reproducible.
