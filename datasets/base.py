@@ -208,10 +208,15 @@ class MoleculeDataModule(GraphDataModule):
         """The molecules and targets, read once."""
         return self.read_table()
 
+    @property
+    def _by_scaffold(self) -> bool:
+        return self.split == "scaffold"
+
     def contents(self) -> Iterable[bytes]:
-        """SMILES and targets, and what was to become of rows that cannot be read."""
+        """SMILES and targets, what was to become of rows that cannot be read, and whether scaffolds split."""
         return [
             self.unreadable.encode(),
+            b"scaffolds" * self._by_scaffold,
             *(repr(smiles).encode() for smiles in self.table.smiles),
             self.table.targets.tobytes(),
         ]
@@ -222,7 +227,7 @@ class MoleculeDataModule(GraphDataModule):
         Raises:
             InputError: Some or all SMILES cannot be read.
         """
-        graphs, unreadable = featurise(self.table, self.name)
+        graphs, unreadable = featurise(self.table, self.name, scaffolds=self._by_scaffold)
         if not unreadable:
             return graphs
         counted = f"{len(unreadable)} of {len(self.table.smiles)} SMILES cannot be read"
@@ -236,7 +241,7 @@ class MoleculeDataModule(GraphDataModule):
 
     def split_rows(self) -> Split:
         """Split by scaffold or at random."""
-        if self.split == "scaffold":
+        if self._by_scaffold:
             return scaffold_split(self.dataset.scaffolds or [])
         if self.split == "random":
             return random_split(len(self.dataset), self.split_seed)

@@ -70,12 +70,13 @@ def featurise_smiles(
     return _featurise(start, smiles, ranks, max_atoms)[0]
 
 
-def featurise(table: Table, name: str) -> tuple[PackedGraphs, list[Unreadable]]:
-    """Make a graph of every row that RDKit can read, with its scaffold.
+def featurise(table: Table, name: str, scaffolds: bool) -> tuple[PackedGraphs, list[Unreadable]]:
+    """Make a graph of every row that RDKit can read.
 
     Args:
         table: Molecules and targets.
         name: For the progress bar.
+        scaffolds: Whether to find them too, which takes RDKit longer than all else if molecules are large.
 
     Raises:
         InputError: RDKit can read none.
@@ -83,31 +84,32 @@ def featurise(table: Table, name: str) -> tuple[PackedGraphs, list[Unreadable]]:
     calls = []
     for start in range(0, len(table.smiles), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        calls.append((start, (start, table.smiles[rows], table.targets[rows])))
-    parts: list[tuple[Featurised, list[str], list[str]]] = []
+        calls.append((start, (start, table.smiles[rows], table.targets[rows], scaffolds)))
+    parts: list[tuple[Featurised, list[str], list[str] | None]] = []
     workers = 0 if len(table.smiles) < _MANY else os.cpu_count() or 1
     with Progress() as progress:
         bar = progress.add_task(f"Featurising {name}", total=len(table.smiles))
         for start, part in in_order(_featurise_for_training, calls, workers):
             parts.append(part)
             progress.update(bar, completed=min(start + _CHUNK, len(table.smiles)))
-    featurised, smiles, scaffolds = zip(*parts, strict=True)
+    featurised, smiles, found = zip(*parts, strict=True)
     if not any(smiles):
         raise InputError(f"None of the {len(table.smiles)} SMILES of {name} can be read.")
     graphs = concatenate([part.graphs() for part in featurised])
     graphs.smiles = [text for part in smiles for text in part]
-    graphs.scaffolds = [scaffold for part in scaffolds for scaffold in part]
+    if scaffolds:
+        graphs.scaffolds = [scaffold for part in found for scaffold in part]
     return graphs, [row for part in featurised for row in part.unreadable]
 
 
 def _featurise_for_training(
-    start: int, smiles: list[str], targets: NDArray[np.float32]
-) -> tuple[Featurised, list[str], list[str]]:
-    """Graphs with their targets, their SMILES and their scaffolds."""
+    start: int, smiles: list[str], targets: NDArray[np.float32], scaffolds: bool
+) -> tuple[Featurised, list[str], list[str] | None]:
+    """Graphs with their targets, their SMILES and, if wanted, their scaffolds."""
     part, mols = _featurise(start, smiles)
     kept = part.tensors["row"] - start
     part.tensors["y"] = targets[kept]
-    return part, [smiles[i] for i in kept], [murcko_scaffold(mol) for mol in mols]
+    return part, [smiles[i] for i in kept], [murcko_scaffold(mol) for mol in mols] if scaffolds else None
 
 
 def _featurise(

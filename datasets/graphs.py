@@ -37,7 +37,7 @@ class PackedGraphs(Dataset):
         tensors: By attribute; ``edge_index`` is [2, columns].
         counts: int64 [graphs] for ``"nodes"``, ``"columns"``, … : how many every graph has.
         smiles: One string for each graph, if they are molecules.
-        scaffolds: Bemis-Murcko scaffold SMILES, likewise.
+        scaffolds: Bemis-Murcko scaffold SMILES, likewise, if they split.
     """
 
     tensors: dict[str, Tensor]

@@ -128,7 +128,7 @@ def _canonical_ranks(graphs: PackedGraphs, name: str) -> Tensor:
     Where RDKit reads another graph in the SMILES than the files hold, or none, colour refinement ranks.
     """
     smiles = graphs.smiles or []
-    read, _ = featurise(Table(smiles, np.empty((len(smiles), 0), np.float32)), name)
+    read, _ = featurise(Table(smiles, np.empty((len(smiles), 0), np.float32)), name, scaffolds=False)
     places = torch.full((len(smiles),), -1)
     places[read.tensors["row"]] = torch.arange(len(read))
     ranks = []

@@ -46,7 +46,7 @@ class PeptideEnds(MoleculeDataModule):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(split="consecutive", **kwargs)
         if not 2 <= shortest <= longest or test_residues < 2:
             raise InputError(
                 "Peptides have two ends from 2 residues on, and shortest must not exceed longest; "

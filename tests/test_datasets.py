@@ -91,6 +91,11 @@ def smiles_of(module: MoleculeDataModule, rows: set[int]) -> list[str]:
     return [module.dataset[row].smiles for row in rows]
 
 
+def test_scaffolds_are_found_when_they_split(tmp_path):
+    assert Few(cache=tmp_path, split="random").make_graphs().scaffolds is None
+    assert len(Few(cache=tmp_path, split="scaffold").make_graphs().scaffolds) == 20
+
+
 def test_scaffold_split_fills_from_the_largest_group():
     split = scaffold_split(["a", "b", "b", "c", "b", "c", "d", "b", "b", "e"])
     # b (5 rows) and c (2) go to training; of the single ones the last comes first.
@@ -239,10 +244,10 @@ def test_a_batch_comes_apart_into_its_graphs(tmp_path):
 def test_worker_processes_make_the_same_graphs(tmp_path, monkeypatch):
     module = Few(cache=tmp_path)
     module.smiles[4] = "C(C"
-    alone, unreadable = featurise(module.read_table(), "few")
+    alone, unreadable = featurise(module.read_table(), "few", scaffolds=True)
     monkeypatch.setattr("datasets.featurise._MANY", 0)
     monkeypatch.setattr("datasets.featurise._CHUNK", 6)
-    shared, again = featurise(module.read_table(), "few")
+    shared, again = featurise(module.read_table(), "few", scaffolds=True)
     assert [row.row for row in unreadable] == [row.row for row in again] == [4]
     assert (shared.smiles, shared.scaffolds) == (alone.smiles, alone.scaffolds)
     for key, value in alone.tensors.items():
