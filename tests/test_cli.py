@@ -173,6 +173,20 @@ def test_a_run_resumes_where_it_stopped(run, tmp_path):
     assert torch.equal(before["state_dict"][scale], after["state_dict"][scale])
 
 
+def test_a_resumed_run_knows_which_epoch_was_best(run, tmp_path, monkeypatch):
+    """No epoch changes the weights, so the first stays the best; the folder is moved meanwhile."""
+    monkeypatch.chdir(tmp_path)
+    still = ["--model.learning_rate", "1e-30"]
+    folder = Path("runs", "freesolv-plstm", "version_0", "checkpoints")
+    fit(run, "freesolv", 2, *still)
+    assert sorted(path.name for path in folder.iterdir()) == ["best-0.ckpt", "last.ckpt"]
+    Path("runs").rename("moved")
+    moved = Path("moved", *folder.parts[1:])
+    fit(run, "freesolv", 3, *still, "--ckpt_path", str(moved / "last.ckpt"))
+    assert sorted(path.name for path in moved.iterdir()) == ["best-0.ckpt", "last.ckpt"]
+    assert torch.load(moved / "last.ckpt", weights_only=True)["epoch"] == 2
+
+
 def data_of(preset: Path) -> str:
     return yaml.safe_load((ROOT / preset).read_text())["data"]["class_path"]
 

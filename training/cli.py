@@ -100,6 +100,25 @@ class WholeFiles(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
+class BestSoFar(ModelCheckpoint):
+    """Keeps a checkpoint, and knows it again in a resumed run.
+
+    Lightning's own forgets which epoch was best, and how good it was, if the folder is not written as it was
+    when the run began: relative to another place, or moved.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Look for the files of the run's first part in the folder as it is called now."""
+        folder = Path(self.dirpath or "")
+
+        def here(path: str) -> str:
+            return path and str(folder / Path(path).name)
+
+        paths = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
+
+
 class SeedEpochs(Callback):
     """Seeds every epoch by the run's seed and its number, so that a resumed run goes on as it would have."""
 
@@ -231,7 +250,7 @@ class GraphCLI(LightningCLI):
         resumed = self._get(self.config, "ckpt_path")
         # A resumed run goes on with its own best and last checkpoint.
         folder = Path(resumed).parent if resumed else None
-        best = ModelCheckpoint(
+        best = BestSoFar(
             dirpath=folder,
             monitor=monitor,
             mode=mode,
@@ -241,7 +260,7 @@ class GraphCLI(LightningCLI):
         )
         # Lightning's save_last follows the best; a run resumes from the last epoch, good or bad. It is
         # written after the best one, which it knows: an interruption between the two loses nothing.
-        last = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
+        last = BestSoFar(dirpath=folder, filename="last", enable_version_counter=False)
         return [*callbacks, best, last]
 
     def before_fit(self) -> None:
