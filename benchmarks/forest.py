@@ -1,4 +1,4 @@
-"""The floor of every table of molecules: a random forest on Morgan fingerprints."""
+"""The floor of every table: a random forest on fingerprints."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from benchmarks.outcome import outcome
 from datasets import GraphDataModule
+from datasets.graphs import PackedGraphs
 from plstm_graph.chem import read_smiles
 from plstm_graph.errors import InputError
+from plstm_graph.models.fingerprint import CircularFingerprint
 from training.cli import Result
 
 RADIUS, BITS, TREES, SMALLEST_LEAF = 2, 1024, 300, 2
+#: Of the fingerprints of graphs that are no molecules, which are those that networks read out.
+GRAPH_RADIUS, COUNTS = 3, 4096
 
 
 def fingerprints(smiles: list[str]) -> NDArray[np.uint8]:
@@ -37,11 +41,18 @@ def fingerprints(smiles: list[str]) -> NDArray[np.uint8]:
     return bits
 
 
+def graph_fingerprints(graphs: PackedGraphs) -> NDArray[np.float32]:
+    """How often each environment is in graphs of any kind: [graphs, counts]."""
+    batch = graphs.__getitems__(range(len(graphs)))
+    count = CircularFingerprint(COUNTS, GRAPH_RADIUS).counts
+    return count(batch.x, batch.edge_index, batch.get("edge_attr"), batch.batch, len(graphs)).numpy()
+
+
 def fit_forest(module: GraphDataModule, seed: int) -> Result:
-    """Train a forest for each task on its labelled molecules, and score it as networks are scored.
+    """Train a forest for each task on its labelled graphs, and score it as networks are scored.
 
     Args:
-        module: Molecules; fingerprints are taken from their SMILES.
+        module: Molecules, whose fingerprints are taken from their SMILES, or other graphs.
         seed: Of the forests.
     """
     module.prepare_data()
@@ -49,26 +60,36 @@ def fit_forest(module: GraphDataModule, seed: int) -> Result:
     started = time.monotonic()
     predictions = forest_predictions(module, seed)
     seconds = time.monotonic() - started
-    return outcome(module, f"Morgan fingerprint, {TREES} trees", predictions, epochs=0, seconds=seconds)
+    kind = "Circular" if module.dataset.smiles is None else "Morgan"
+    return outcome(module, f"{kind} fingerprint, {TREES} trees", predictions, epochs=0, seconds=seconds)
 
 
 def forest_predictions(module: GraphDataModule, seed: int) -> torch.Tensor:
-    """Values or probabilities of all molecules of a module that is set up: [molecules, T] float64."""
-    bits = fingerprints(module.dataset.smiles)
-    targets = module.dataset.tensors["y"].double()
+    """Values or probabilities of all graphs of a module that is set up: [graphs, T] float64."""
+    graphs = module.dataset
+    features = graph_fingerprints(graphs) if graphs.smiles is None else fingerprints(graphs.smiles)
+    targets = graphs.tensors["y"].double()
     train = module.rows.train.numpy()
-    predictions = [_predict(bits, column.numpy(), train, module.task, seed) for column in targets.unbind(1)]
-    return torch.tensor(np.stack(predictions, 1))
+    classes = {"regression": [], "classification": [1], "multiclass": list(range(module.num_tasks))}
+    predictions = [
+        _predict(features, column.numpy(), train, classes[module.task], seed) for column in targets.unbind(1)
+    ]
+    return torch.tensor(np.concatenate(predictions, 1))
 
 
 def _predict(
-    bits: NDArray[np.uint8], targets: NDArray[np.float64], train: NDArray[np.int64], task: str, seed: int
+    features: NDArray[np.generic],
+    targets: NDArray[np.float64],
+    train: NDArray[np.int64],
+    classes: list[int],
+    seed: int,
 ) -> NDArray[np.float64]:
-    """Values, or probabilities of class 1, of all molecules by a forest that saw the training rows."""
+    """Probabilities of the classes, or values if there are none, of all graphs: [graphs, classes or 1]."""
     rows = train[~np.isnan(targets[train])]
     settings = {"n_estimators": TREES, "min_samples_leaf": SMALLEST_LEAF, "random_state": seed}
-    if task == "regression":
-        return RandomForestRegressor(**settings).fit(bits[rows], targets[rows]).predict(bits)
-    forest = RandomForestClassifier(**settings).fit(bits[rows], targets[rows])
-    shares = dict(zip(forest.classes_, forest.predict_proba(bits).T, strict=True))
-    return shares.get(1.0, np.zeros(len(bits)))
+    if not classes:
+        values = RandomForestRegressor(**settings).fit(features[rows], targets[rows]).predict(features)
+        return values[:, None]
+    forest = RandomForestClassifier(**settings).fit(features[rows], targets[rows])
+    shares = dict(zip(forest.classes_, forest.predict_proba(features).T, strict=True))
+    return np.stack([shares.get(number, np.zeros(len(features))) for number in classes], 1)

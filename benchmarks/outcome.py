@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from datasets import GraphDataModule
-from plstm_graph.metrics import metrics_of
+from plstm_graph.metrics import mean_prediction, metrics_of
 from training.cli import Result
 
 
@@ -12,7 +12,7 @@ def outcome(
 ) -> Result:
     """Predictions of all rows [rows, T], float64, scored as networks are scored."""
     targets = module.dataset.tensors["y"].double()
-    mean = targets[module.rows.train].nanmean(0).expand_as(targets)
+    mean = mean_prediction(module.task, module.num_tasks, targets[module.rows.train])
     val, test = module.rows.val, module.rows.test
     return Result(
         dataset=module.name,
@@ -21,7 +21,7 @@ def outcome(
         unit=module.unit,
         val=score(module, predictions[val], targets[val]),
         test=score(module, predictions[test], targets[test]),
-        baseline=score(module, mean[test], targets[test]),
+        baseline=score(module, mean.expand(len(test), -1), targets[test]),
         parameters=0,
         epochs=epochs,
         seconds=seconds,

@@ -14,7 +14,7 @@ its own program from an environment of its own (``--chemprop``). Further options
 and hold for all runs of this package's networks.
 
 Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
-networks share. Every table of molecules has a random forest on Morgan fingerprints as its floor. A run's
+networks share. Every table has a random forest on fingerprints as its floor. A run's
 outcome is a JSON file in the folder of its data set under ``--out``, next to a table of all models that were
 run there. Runs that have theirs are not repeated, and a run that was killed goes on from its last epoch.
 """
@@ -296,13 +296,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: Sequence[str]) -> None:
     options, overrides = parse(argv)
     folds = list(range(10)) if options.suite == "tu" else [None]
-    models = options.models if options.suite == "tu" else [*options.models, FOREST]
     runs = [
         Run(dataset, model, seed, fold)
         for dataset in options.datasets
         for seed in range(options.seeds)
         for fold in folds
-        for model in models
+        for model in (*options.models, FOREST)
     ]
     calls, waiting = [], []
     for run in runs:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
@@ -95,6 +96,16 @@ def metrics_of(task: str, outputs: int) -> MetricCollection:
     if task == "multiclass":
         return multiclass_metrics(outputs)
     return regression_metrics() if task == "regression" else classification_metrics()
+
+
+def mean_prediction(task: str, outputs: int, targets: Tensor) -> Tensor:
+    """What is predicted without a look at the inputs [outputs]: means of the known targets [n, T].
+
+    Of classes it is how often each occurs.
+    """
+    if task == "multiclass":
+        return F.one_hot(targets[~targets.isnan()].long(), outputs).to(targets.dtype).mean(0)
+    return targets.nanmean(0)
 
 
 def _root_mean_squared_error(preds: Tensor, target: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from plstm_graph.checkpoint import build_network, describe_network, read_checkpoint
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import metrics_of
+from plstm_graph.metrics import mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
 
 Task = Literal["regression", "classification", "multiclass"]
@@ -134,10 +134,7 @@ class GraphTask(LightningModule):
             train_targets: [n, T], NaN where a value is missing.
             test_targets: [m, T], NaN where a value is missing.
         """
-        mean = train_targets.nanmean(0)
-        if self.task == "multiclass":
-            mean = F.one_hot(train_targets[~train_targets.isnan()].long(), self.target_mean.numel())
-            mean = mean.float().mean(0)
+        mean = mean_prediction(self.task, self.target_mean.numel(), train_targets)
         metrics = self.test_metrics.clone()
         metrics.reset()
         metrics.update(mean.expand(len(test_targets), -1), test_targets)

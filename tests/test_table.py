@@ -16,7 +16,7 @@ from benchmarks.chemprop import fit_chemprop
 from benchmarks.forest import fingerprints, fit_forest, forest_predictions
 from benchmarks.table import MODELS, Run, command
 from benchmarks.with_forest import measure
-from datasets import FreeSolv
+from datasets import TU, FreeSolv
 from plstm_graph import PLSTM
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.errors import InputError
@@ -119,6 +119,28 @@ def test_the_forest_is_scikit_learns_on_the_training_rows(place):
     forest = RandomForestRegressor(300, min_samples_leaf=2, random_state=1).fit(bits[train], targets[train])
     wanted = np.sqrt(np.mean((forest.predict(bits[test]) - targets[test]) ** 2))
     assert result.test == pytest.approx(wanted, rel=1e-5)
+
+
+def test_graphs_that_are_no_molecules_have_a_forest_on_their_environments(place):
+    """Rings of 3 to 8 nodes and paths of as many: all have one label, and a ring's ends are not there."""
+    folder = place / "tu" / "SHAPES" / "raw"
+    folder.mkdir(parents=True)
+    edges, graph_of, classes = [], [], []
+    for number in range(120):
+        size, ring = 3 + number // 2 % 6, number % 2
+        first = len(graph_of) + 1
+        pairs = [(first + i, first + i + 1) for i in range(size - 1)] + [(first + size - 1, first)] * ring
+        edges += [f"{a}, {b}\n{b}, {a}\n" for a, b in pairs]
+        graph_of += [number + 1] * size
+        classes.append(2 * ring - 1)
+    for name, lines in (("A", edges), ("graph_indicator", graph_of), ("graph_labels", classes)):
+        (folder / f"SHAPES_{name}.txt").write_text(
+            "".join(f"{line}\n".replace("\n\n", "\n") for line in lines)
+        )
+    (folder / "SHAPES_node_labels.txt").write_text("0\n" * len(graph_of))
+    result = fit_forest(TU("SHAPES", root=place / "tu", cache=place / "cache"), seed=0)
+    assert (result.network, result.metric) == ("Circular fingerprint, 300 trees", "accuracy")
+    assert (result.val, result.test, result.baseline) == (1.0, 1.0, 0.5)
 
 
 def test_the_mean_with_a_forest_is_of_both_predictions(place):
