@@ -150,7 +150,7 @@ def preset_file(name: str) -> Path:
 def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str], chemprop: Path) -> Result:
     """Train a run in its folder, from its last checkpoint if there is one."""
     if run.model not in MODELS:
-        module = data_module(run.preset, root, cache=cache)
+        module = data_of(run, root, cache)
         if run.model == FOREST:
             return fit_forest(module, run.seed)
         return fit_chemprop(module, run.seed, chemprop, folder)
@@ -170,6 +170,12 @@ def data_module(preset: Path, root: Path, **changes: object) -> GraphDataModule:
     data = yaml.safe_load(preset.read_text())["data"]
     settings = data["init_args"] | place(data["class_path"], root) | changes
     return getattr(datasets, data["class_path"])(**settings)
+
+
+def data_of(run: Run, root: Path, cache: Path) -> GraphDataModule:
+    """A run's data, split as the run has it."""
+    fold = {} if run.fold is None else {"fold": run.fold}
+    return data_module(run.preset, root, cache=cache, **fold)
 
 
 def command(run: Run, root: Path, cache: Path, overrides: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from benchmarks.chemprop import fit_chemprop
 from benchmarks.forest import fingerprints, fit_forest, forest_predictions
-from benchmarks.table import MODELS, Run, command
+from benchmarks.table import FOREST, MODELS, Run, command, data_of
 from benchmarks.with_forest import measure
 from datasets import TU, FreeSolv
 from plstm_graph import PLSTM
@@ -119,6 +119,10 @@ def test_the_forest_is_scikit_learns_on_the_training_rows(place):
     forest = RandomForestRegressor(300, min_samples_leaf=2, random_state=1).fit(bits[train], targets[train])
     wanted = np.sqrt(np.mean((forest.predict(bits[test]) - targets[test]) ** 2))
     assert result.test == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_forest_has_the_fold_of_its_run():
+    assert data_of(Run("mutag", FOREST, seed=0, fold=3), Path("data"), Path("cache")).fold == 3
 
 
 def test_graphs_that_are_no_molecules_have_a_forest_on_their_environments(place):
