@@ -20,7 +20,7 @@ from plstm_graph.models.fingerprint import CircularFingerprint
 from training.cli import Result
 
 RADIUS, BITS, TREES, SMALLEST_LEAF = 2, 1024, 300, 2
-#: Of the fingerprints of graphs that are no molecules, which are those that networks read out.
+#: Of the fingerprints of graphs that are no molecules, which the table's networks read out too.
 GRAPH_RADIUS, COUNTS = 3, 4096
 
 

@@ -14,9 +14,9 @@ its own program from an environment of its own (``--chemprop``). Further options
 and hold for all runs of this package's networks.
 
 Each run is tested once, at the epoch that validation selects. TU sets are run on ten folds, which all
-networks share. Every table has a random forest on fingerprints as its floor. A run's
-outcome is a JSON file in the folder of its data set under ``--out``, next to a table of all models that were
-run there. Runs that have theirs are not repeated, and a run that was killed goes on from its last epoch.
+networks share. Every table has a random forest on fingerprints as its floor. A run's outcome is a JSON file
+in the folder of its data set under ``--out``, next to a table of all models that were run there. Runs that
+have theirs are not repeated, and a run that was killed goes on from its last epoch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import datasets
 from benchmarks.chemprop import fit_chemprop
-from benchmarks.forest import fit_forest
+from benchmarks.forest import COUNTS, fit_forest
 from benchmarks.measure import environment
 from datasets import GraphDataModule
 from datasets.whole_file import whole_file
@@ -81,7 +81,7 @@ class Model:
 _LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, LocalNetwork)]
 _PLAIN = {"walk_length": "0", "jk": "last"}
 _SUMS = _PLAIN | {"jk": "cat", "readout": "sum"}
-_FINGERPRINT = {"fingerprint_size": "4096"}
+_FINGERPRINT = {"fingerprint_size": str(COUNTS)}
 #: PLSTM without its parts, one by one; other networks plain, with sums of every block, and with all that
 #: presets give PLSTM beside its scans.
 MODELS = (

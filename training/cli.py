@@ -100,7 +100,7 @@ class WholeFiles(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-class BestSoFar(ModelCheckpoint):
+class MovableCheckpoint(ModelCheckpoint):
     """Keeps a checkpoint, and knows it again in a resumed run.
 
     Lightning's own forgets which epoch was best, and how good it was, if the folder is not written as it was
@@ -250,7 +250,7 @@ class GraphCLI(LightningCLI):
         resumed = self._get(self.config, "ckpt_path")
         # A resumed run goes on with its own best and last checkpoint.
         folder = Path(resumed).parent if resumed else None
-        best = BestSoFar(
+        best = MovableCheckpoint(
             dirpath=folder,
             monitor=monitor,
             mode=mode,
@@ -260,7 +260,7 @@ class GraphCLI(LightningCLI):
         )
         # Lightning's save_last follows the best; a run resumes from the last epoch, good or bad. It is
         # written after the best one, which it knows: an interruption between the two loses nothing.
-        last = BestSoFar(dirpath=folder, filename="last", enable_version_counter=False)
+        last = MovableCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
         return [*callbacks, best, last]
 
     def before_fit(self) -> None:
