@@ -4,7 +4,7 @@
 
 The first checkpoint stands beside the forest of seed 0, the second beside that of seed 1, ... Both saw the
 training rows of the preset's data alone, and have the same weight in the mean, which nothing is fitted for.
-Results go to benchmarks/results/with_forest/PRESET.json.
+Results go to benchmarks/results/with_forest/PRESET/, a file for each kind of network.
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ def network_predictions(task: GraphTask, module: GraphDataModule) -> Tensor:
     return torch.cat([task(batch) for batch in batches]).double()
 
 
+def label_of(task: GraphTask) -> str:
+    """What the table calls a network."""
+    return type(task.network).__name__ + (" + fingerprint" if task.network.fingerprint_size else "")
+
+
 def measure(task: GraphTask, module: GraphDataModule, seed: int) -> list[dict[str, Any]]:
     """Scores of a network, of a forest, and of the mean of both."""
-    name = type(task.network).__name__
+    name = label_of(task)
     network, forest = network_predictions(task, module), forest_predictions(module, seed)
     targets = module.dataset.tensors["y"].double()
     parts = {"validation": module.rows.val, "test": module.rows.test}
@@ -67,6 +72,10 @@ def main() -> None:
     module.prepare_data()
     module.setup()
     tasks = [GraphTask.load_from_checkpoint(path).eval() for path in options.checkpoints]
+    labels = {label_of(task) for task in tasks}
+    if len(labels) > 1:
+        kinds = " and ".join(sorted(labels))
+        raise InputError(f"The checkpoints must be of one kind of network, not of {kinds}.")
     rows = [row for seed, task in enumerate(tasks) for row in measure(task, module, seed)]
     cells = []
     for label in dict.fromkeys(row["predictions"] for row in rows):
@@ -74,7 +83,8 @@ def main() -> None:
         scores = {part: spread([row[part] for row in chosen]) for part in ("validation", "test")}
         cells.append({"predictions": label} | scores)
     print_table(f"{options.preset}: {module.metric}", cells)
-    write_results(RESULTS / f"{options.preset}.json", environment(), [], rows)
+    file = labels.pop().lower().replace(" + ", "-") + ".json"
+    write_results(RESULTS / options.preset / file, environment(), [], rows)
 
 
 if __name__ == "__main__":
