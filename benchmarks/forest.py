@@ -16,12 +16,12 @@ from datasets import GraphDataModule
 from datasets.graphs import PackedGraphs
 from plstm_graph.chem import read_smiles
 from plstm_graph.errors import InputError
-from plstm_graph.models.fingerprint import CircularFingerprint
+from plstm_graph.models.fingerprint import environment_counts
 from training.cli import Result
 
 RADIUS, BITS, TREES, SMALLEST_LEAF = 2, 1024, 300, 2
-#: Of the fingerprints of graphs that are no molecules, which the table's networks read out too.
-GRAPH_RADIUS, COUNTS = 3, 4096
+#: Size of the fingerprints of graphs that are no molecules, which the table's networks read out too.
+COUNTS = 4096
 
 
 def fingerprints(smiles: list[str]) -> NDArray[np.uint8]:
@@ -44,8 +44,8 @@ def fingerprints(smiles: list[str]) -> NDArray[np.uint8]:
 def graph_fingerprints(graphs: PackedGraphs) -> NDArray[np.float32]:
     """How often each environment is in graphs of any kind: [graphs, counts]."""
     batch = graphs.__getitems__(range(len(graphs)))
-    count = CircularFingerprint(COUNTS, GRAPH_RADIUS).counts
-    return count(batch.x, batch.edge_index, batch.get("edge_attr"), batch.batch, len(graphs)).numpy()
+    edge_attr = batch.get("edge_attr")
+    return environment_counts(batch.x, batch.edge_index, edge_attr, batch.batch, len(graphs), COUNTS).numpy()
 
 
 def fit_forest(module: GraphDataModule, seed: int) -> Result:

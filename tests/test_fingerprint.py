@@ -10,7 +10,7 @@ from plstm_graph.chem import mol_to_data, smiles_to_data
 from plstm_graph.errors import InputError
 from plstm_graph.explain import EncodedNetwork, contributions
 from plstm_graph.models import GIN
-from plstm_graph.models.fingerprint import CHANNELS, CircularFingerprint, beside, environments
+from plstm_graph.models.fingerprint import CHANNELS, beside, environment_counts, environments
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
@@ -55,8 +55,10 @@ def test_colours_are_equal_where_environments_are(molecules):
 
 def test_counts_are_of_every_node_for_every_radius(molecules):
     batch = Batch.from_data_list([smiles_to_data("C"), *molecules[:20]])
-    reader = CircularFingerprint(size=128, radius=2)
-    counts = reader.counts(batch.x, batch.edge_index, batch.edge_attr, batch.batch, batch.num_graphs + 1)
+    graphs = batch.num_graphs + 1
+    counts = environment_counts(
+        batch.x, batch.edge_index, batch.edge_attr, batch.batch, graphs, 128, radius=2
+    )
     assert torch.equal(counts[:-1].sum(1), 3.0 * batch.ptr.diff())
     assert not counts[-1].any()  # a graph without nodes
     for graph, data in enumerate(batch.to_data_list()):

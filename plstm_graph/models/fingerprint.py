@@ -9,6 +9,9 @@ from plstm_graph.dag.refinement import mix
 #: Channels that a fingerprint is mapped to; each costs as many weights as there are counts.
 CHANNELS = 24
 
+#: Of the largest environments, in edges, where nothing else is said.
+RADIUS = 3
+
 #: Share of a fingerprint's entries that training hides in every step.
 _HIDDEN = 0.5
 
@@ -54,19 +57,8 @@ class CircularFingerprint(nn.Module):
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int
     ) -> Tensor:
         """Graphs [num_graphs, 24] from features [N, ·] and [C, ·], as they are before any encoder."""
-        counts = self.counts(x, edge_index, edge_attr, batch, num_graphs)
+        counts = environment_counts(x, edge_index, edge_attr, batch, num_graphs, self.size, self.radius)
         return F.gelu(self.lin(self.hide(counts.log1p().to(self.lin.weight.dtype))))
-
-    def counts(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int
-    ) -> Tensor:
-        """The fingerprints, float32 [num_graphs, size]."""
-        counts = torch.zeros(num_graphs * self.size, device=x.device)
-        one = counts.new_ones(x.size(0))
-        for colour in environments(x, edge_index, edge_attr, self.radius):
-            # Sums of ones are exact in any order.
-            counts = counts.index_add(0, batch * self.size + colour.remainder(self.size), one)
-        return counts.view(num_graphs, self.size)
 
 
 def beside(embedding: Tensor, fingerprint: Tensor, training: bool) -> Tensor:
@@ -78,6 +70,24 @@ def beside(embedding: Tensor, fingerprint: Tensor, training: bool) -> Tensor:
         drawn = torch.rand(len(embedding), 1, device=embedding.device)
         embedding, fingerprint = embedding * (drawn > _ALONE), fingerprint * (drawn < 1 - _ALONE)
     return torch.cat([embedding, fingerprint], dim=1)
+
+
+def environment_counts(
+    x: Tensor,
+    edge_index: Tensor,
+    edge_attr: Tensor | None,
+    batch: Tensor,
+    num_graphs: int,
+    size: int,
+    radius: int = RADIUS,
+) -> Tensor:
+    """The fingerprints, float32 [num_graphs, size]: how many environments of a graph each count has."""
+    counts = torch.zeros(num_graphs * size, device=x.device)
+    one = counts.new_ones(x.size(0))
+    for colour in environments(x, edge_index, edge_attr, radius):
+        # Sums of ones are exact in any order.
+        counts = counts.index_add(0, batch * size + colour.remainder(size), one)
+    return counts.view(num_graphs, size)
 
 
 def environments(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, radius: int) -> list[Tensor]:

@@ -9,6 +9,7 @@ from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ResidualBlock, feed_forward
+from plstm_graph.models.fingerprint import RADIUS
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
 
@@ -67,7 +68,7 @@ class LocalNetwork(GraphNetwork):
         edge_dim: int | None = None,
         walk_length: int = 0,
         fingerprint_size: int = 0,
-        fingerprint_radius: int = 3,
+        fingerprint_radius: int = RADIUS,
     ) -> None:
         def block(number: int, edge_width: int | None) -> ResidualBlock:
             return ResidualBlock(hidden_channels, None, self.conv(hidden_channels, edge_width), dropout, norm)

@@ -13,7 +13,7 @@ from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ResidualBlock, make_norm
-from plstm_graph.models.fingerprint import CHANNELS, CircularFingerprint, beside
+from plstm_graph.models.fingerprint import CHANNELS, RADIUS, CircularFingerprint, beside
 from plstm_graph.models.readout import make_readout
 from plstm_graph.models.walks import return_probabilities
 
@@ -62,7 +62,7 @@ class GraphNetwork(nn.Module):
         edge_dim: int | None,
         walk_length: int,
         fingerprint_size: int = 0,
-        fingerprint_radius: int = 3,
+        fingerprint_radius: int = RADIUS,
     ) -> None:
         super().__init__()
         if in_channels is None and edge_dim is not None:

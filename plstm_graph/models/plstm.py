@@ -10,6 +10,7 @@ from plstm_graph.conv.gates import HeadMode
 from plstm_graph.dag import LineGraphDAG, Orientation, Root, build_dag, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ResidualBlock
+from plstm_graph.models.fingerprint import RADIUS
 from plstm_graph.models.local import gin_conv
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
@@ -80,7 +81,7 @@ class PLSTM(GraphNetwork):
         state_dim: int = 1,
         roots: int = 0,
         fingerprint_size: int = 0,
-        fingerprint_radius: int = 3,
+        fingerprint_radius: int = RADIUS,
     ) -> None:
         if roots < 0:
             raise InputError(f"roots must be at least 0, not {roots}.")
