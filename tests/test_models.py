@@ -346,6 +346,21 @@ def test_batch_norm_is_one_of_the_batch_in_training_alone(molecules):
         PLSTM(norm="graph")
 
 
+@pytest.mark.parametrize(
+    ("readout_norm", "told_apart"), [(None, False), ("layer", False), ("batch", True), ("none", True)]
+)
+def test_layer_norm_hides_how_large_the_nodes_are_that_are_read_out(readout_norm, told_apart, molecules):
+    torch.manual_seed(0)
+    model = PLSTM(hidden_channels=16, num_layers=2, readout="sum", readout_norm=readout_norm).double().eval()
+    embeddings = []
+    for scale in (1, 2):
+        model.run_blocks = lambda x, *rest, scale=scale: [scale * x]
+        embeddings.append(model.embed(molecules[0]))
+    assert torch.allclose(*embeddings, rtol=1e-4) != told_apart
+    with pytest.raises(InputError, match="readout_norm must be 'layer', 'batch' or 'none', not 'graph'"):
+        PLSTM(readout_norm="graph")
+
+
 @pytest.mark.parametrize("other", [["sum"], ["mean", "sum", "max"]])
 def test_a_scaled_sum_is_the_sum_over_twenty(other):
     """Beside other readouts too, which PyG may compute in one pass."""

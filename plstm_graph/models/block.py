@@ -11,6 +11,8 @@ from plstm_graph.dag import LineGraphDAG
 
 #: Over a node's channels, or over a batch's nodes channel by channel.
 Norm = Literal["layer", "batch"]
+#: Nodes may be read out as they are, too.
+ReadoutNorm = Literal["layer", "batch", "none"]
 
 #: Scale of the scan's output map at the start of training.
 SCAN_START = 0.1
@@ -69,8 +71,10 @@ class ResidualBlock(nn.Module):
         return x + self.dropout(self.feed_forward(x))
 
 
-def make_norm(norm: Norm, channels: int) -> nn.Module:
+def make_norm(norm: ReadoutNorm, channels: int) -> nn.Module:
     """The normalisation of that name, for nodes [N, channels]."""
+    if norm == "none":
+        return nn.Identity()
     if norm == "layer":
         return nn.LayerNorm(channels)
     return BatchNorm(channels, allow_single_element=True)  # a last batch may be one atom

@@ -8,7 +8,7 @@ from torch_geometric.nn import GATv2Conv, GCNConv, GINConv, GINEConv, MessagePas
 from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
-from plstm_graph.models.block import Norm, ResidualBlock, feed_forward
+from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock, feed_forward
 from plstm_graph.models.fingerprint import RADIUS
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
@@ -40,8 +40,10 @@ class LocalNetwork(GraphNetwork):
         hidden_channels: width.
         num_layers: blocks; as many edges as a node sees.
         dropout: in blocks and head.
-        norm: before every branch and every readout: ``"layer"`` of a node's channels, ``"batch"`` of a
-            batch's nodes, channel by channel.
+        norm: before every branch: ``"layer"`` of a node's channels, ``"batch"`` of a batch's nodes, channel
+            by channel.
+        readout_norm: before every readout, likewise; by default as before the branches. ``"none"`` keeps how
+            much each atom adds, for properties that sum up.
         readout: how nodes make a graph, see :class:`~plstm_graph.models.network.GraphNetwork`.
         jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
@@ -62,6 +64,7 @@ class LocalNetwork(GraphNetwork):
         num_layers: int = 4,
         dropout: float = 0.0,
         norm: Norm = "layer",
+        readout_norm: ReadoutNorm | None = None,
         readout: str | list[str] = "mean",
         jk: JumpingKnowledge = "last",
         in_channels: int | None = None,
@@ -87,6 +90,7 @@ class LocalNetwork(GraphNetwork):
             walk_length,
             fingerprint_size,
             fingerprint_radius,
+            readout_norm,
         )
 
     @staticmethod

@@ -12,7 +12,7 @@ from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
-from plstm_graph.models.block import Norm, ResidualBlock, make_norm
+from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock, make_norm
 from plstm_graph.models.fingerprint import CHANNELS, RADIUS, CircularFingerprint, beside
 from plstm_graph.models.readout import make_readout
 from plstm_graph.models.walks import return_probabilities
@@ -30,7 +30,10 @@ class GraphNetwork(nn.Module):
         out_channels: predictions a graph.
         hidden_channels: width.
         dropout: in the head.
-        norm: of what is read out, ``"layer"`` or ``"batch"``.
+        norm: of the blocks, ``"layer"`` of a node's channels, or ``"batch"`` of a batch's nodes, channel by
+            channel.
+        readout_norm: of what is read out, likewise, or ``"none"``; by default that of the blocks. ``"layer"``
+            makes nodes equally large, which hides how much each adds to a property that sums up.
         readout: how nodes make a graph: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names, or
             ``"scaled_sum"``, the sum over 20; several, as in ``["mean", "max"]``, are concatenated.
         jk: what is read out: the nodes as the ``"last"`` block leaves them, or ``"cat"``, which adds the
@@ -63,6 +66,7 @@ class GraphNetwork(nn.Module):
         walk_length: int,
         fingerprint_size: int = 0,
         fingerprint_radius: int = RADIUS,
+        readout_norm: ReadoutNorm | None = None,
     ) -> None:
         super().__init__()
         if in_channels is None and edge_dim is not None:
@@ -76,6 +80,8 @@ class GraphNetwork(nn.Module):
                 raise InputError(f"{name} must be at least 0, not {number}.")
         if norm not in get_args(Norm):
             raise InputError(f"norm must be 'layer' or 'batch', not {norm!r}.")
+        if readout_norm is not None and readout_norm not in get_args(ReadoutNorm):
+            raise InputError(f"readout_norm must be 'layer', 'batch' or 'none', not {readout_norm!r}.")
         if jk not in get_args(JumpingKnowledge):
             raise InputError(f"jk must be 'last' or 'cat', not {jk!r}.")
         self.out_channels = out_channels
@@ -83,6 +89,7 @@ class GraphNetwork(nn.Module):
         self.num_layers = num_layers
         self.dropout = dropout
         self.norm = norm
+        self.readout_norm = readout_norm
         self.readout = readout
         self.jk = jk
         self.in_channels = in_channels
@@ -103,7 +110,8 @@ class GraphNetwork(nn.Module):
         edge_width = None if self.edge_encoder is None else hidden_channels
         self.blocks = nn.ModuleList(block(number, edge_width) for number in range(num_layers))
         self.norms = nn.ModuleList(
-            make_norm(norm, hidden_channels) for _ in range(num_layers + 1 if jk == "cat" else 1)
+            make_norm(readout_norm or norm, hidden_channels)
+            for _ in range(num_layers + 1 if jk == "cat" else 1)
         )
         readouts = [readout] if isinstance(readout, str) else list(readout)
         self.pool = make_readout(readouts)

@@ -9,7 +9,7 @@ from plstm_graph.conv import PLSTMConv
 from plstm_graph.conv.gates import HeadMode
 from plstm_graph.dag import LineGraphDAG, Orientation, Root, build_dag, dag_of
 from plstm_graph.errors import InputError
-from plstm_graph.models.block import Norm, ResidualBlock
+from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock
 from plstm_graph.models.fingerprint import RADIUS
 from plstm_graph.models.local import gin_conv
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
@@ -38,8 +38,10 @@ class PLSTM(GraphNetwork):
         bidirectional: scan the reversed DAG too.
         local: message passing between neighbours (GINE, or GIN without edge features), in every block.
         dropout: in blocks and head.
-        norm: before every branch and every readout: ``"layer"`` of a node's channels, ``"batch"`` of a
-            batch's nodes, channel by channel.
+        norm: before every branch: ``"layer"`` of a node's channels, ``"batch"`` of a batch's nodes, channel
+            by channel.
+        readout_norm: before every readout, likewise; by default as before the branches. ``"none"`` keeps how
+            much each atom adds, for properties that sum up.
         readout: how nodes make a graph, see :class:`~plstm_graph.models.network.GraphNetwork`.
         jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
@@ -73,6 +75,7 @@ class PLSTM(GraphNetwork):
         local: bool = True,
         dropout: float = 0.0,
         norm: Norm = "layer",
+        readout_norm: ReadoutNorm | None = None,
         readout: str | list[str] = "mean",
         jk: JumpingKnowledge = "last",
         in_channels: int | None = None,
@@ -124,6 +127,7 @@ class PLSTM(GraphNetwork):
             walk_length,
             fingerprint_size,
             fingerprint_radius,
+            readout_norm,
         )
         self.heads = heads
         self.head_dim = head_dim
