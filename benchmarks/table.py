@@ -5,7 +5,7 @@
     python -m benchmarks.table --suite tu --datasets nci1 --models plstm,plstm-p,plstm-d,plstm-index ...
 
 ``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset in configs/, whose
-network is PLSTM; other networks take width, depth, dropout, norm and readout from it, but have no walk
+network is PLSTM; other networks take width, depth, dropout, norms and readout from it, but have no walk
 encodings and read the last block out alone. ``gin-sum`` and so on read the sums of every block out, as GIN
 was published, ``gin-encoded`` and so on have all that the preset says, which leaves the scan as the only
 difference, and ``plstm-...`` are PLSTM without one of its parts. ``...-fingerprint`` read a circular
