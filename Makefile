@@ -31,16 +31,14 @@ train: $(READY) ## train on FreeSolv, compare with GINE and the mean
 forget-kernels:
 	@find plstm_graph -name '*.nb[ci]' -delete
 
-# Side by side, as most of the tests' time goes into processes that they start and wait for. A worker takes
-# 1.5 GB. The tests of a file share what it sets up, so a worker takes files; of the kernels' it takes tests.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
-PARALLEL_KERNELS := $(PARALLEL) --dist worksteal
+# Side by side, as most of the tests' time goes into processes that they start and wait for. A worker takes 1.5 GB.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test: lint forget-kernels ## lint, then every test but the slow ones and the notebooks
 	$(PYTHON) -m pytest $(PARALLEL) -m "not slow and not notebook"
 
 test-bounds: $(READY) ## the kernels' tests, with every index of compiled code checked
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.numba-bounds $(PYTHON) -m pytest $(PARALLEL_KERNELS) -m "not slow" \
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.numba-bounds $(PYTHON) -m pytest $(PARALLEL) -m "not slow" \
 		tests/test_stm.py tests/test_state_tracking.py tests/test_bad_tensors.py
 
 TRUST_TESTS := tests/test_bad_molecules.py tests/test_bad_tensors.py tests/test_faults.py tests/test_distribution.py \
@@ -105,7 +103,7 @@ $(SCATTER_READY): $(READY)
 scatter: $(SCATTER_READY) ## install the scatter extra (compiles for minutes)
 
 test-scatter: $(SCATTER_READY) ## the level-path tests with torch_scatter installed
-	$(PYTHON) -m pytest $(PARALLEL_KERNELS) -m "level_path and not slow"
+	$(PYTHON) -m pytest $(PARALLEL) -m "level_path and not slow"
 
 $(DOCS_READY): $(READY)
 	@echo "[setup] what the site is made with"
