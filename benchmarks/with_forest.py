@@ -68,14 +68,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
     options = parser.parse_args()
-    module = data_module(preset_file(options.preset), options.root, cache=options.cache)
-    module.prepare_data()
-    module.setup()
     tasks = [GraphTask.load_from_checkpoint(path).eval() for path in options.checkpoints]
     labels = {label_of(task) for task in tasks}
     if len(labels) > 1:
         kinds = " and ".join(sorted(labels))
         raise InputError(f"The checkpoints must be of one kind of network, not of {kinds}.")
+    module = data_module(preset_file(options.preset), options.root, cache=options.cache)
+    module.prepare_data()
+    module.setup()
     rows = [row for seed, task in enumerate(tasks) for row in measure(task, module, seed)]
     cells = []
     for label in dict.fromkeys(row["predictions"] for row in rows):

@@ -12,7 +12,7 @@ from plstm_graph.dag import LineGraphDAG
 #: Over a node's channels, or over a batch's nodes channel by channel.
 Norm = Literal["layer", "batch"]
 #: Nodes may be read out as they are, too.
-ReadoutNorm = Literal["layer", "batch", "none"]
+ReadoutNorm = Literal[Norm, "none"]
 
 #: Scale of the scan's output map at the start of training.
 SCAN_START = 0.1
