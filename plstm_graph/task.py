@@ -15,6 +15,7 @@ from plstm_graph.checkpoint import build_network, describe_network, read_checkpo
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
+from plstm_graph.models.fingerprint import FingerprintTask
 
 Task = Literal["regression", "classification", "multiclass"]
 
@@ -53,6 +54,13 @@ class GraphTask(LightningModule):
         warmup: Share of the training steps, 0 to 1.
         target_names: Names of the T targets or classes.
         unit: Unit of the targets, for reports.
+        fingerprint_weight: In training, add this many times the loss of a second task: the network's
+            embedding is to tell the graph's circular fingerprint, which predictions do not read
+            (:class:`~plstm_graph.models.fingerprint.FingerprintTask`). For few or one-sided labels.
+
+    Raises:
+        InputError: A metric that the task does not have, a negative weight, or a weight for a network that is
+            no :class:`~plstm_graph.models.GraphNetwork`.
     """
 
     target_mean: Tensor
@@ -69,6 +77,7 @@ class GraphTask(LightningModule):
         warmup: float = 0.1,
         target_names: list[str] | None = None,
         unit: str = "",
+        fingerprint_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["network"])
@@ -80,6 +89,14 @@ class GraphTask(LightningModule):
         self.warmup = warmup
         self.target_names = target_names
         self.unit = unit
+        self.fingerprint_weight = fingerprint_weight
+        self.fingerprint_task = None
+        if fingerprint_weight < 0:
+            raise InputError(f"fingerprint_weight must be at least 0, not {fingerprint_weight}.")
+        if fingerprint_weight:
+            if not isinstance(network, GraphNetwork):
+                raise InputError("fingerprint_weight is for networks of this package; set it to 0.")
+            self.fingerprint_task = FingerprintTask(network.node_channels)
         self.register_buffer("target_mean", torch.zeros(network.out_channels))
         self.register_buffer("target_std", torch.ones(network.out_channels))
         self.register_buffer("target_scale_known", torch.tensor(task != "regression"))
@@ -155,9 +172,15 @@ class GraphTask(LightningModule):
         return self._finish(self._output(batch))
 
     def _output(self, batch: Data) -> Tensor:
-        for key in ("x", "edge_attr"):
-            _check_finite(batch, key)
+        _check_features(batch)
         return self.network(batch)
+
+    def _output_and_fingerprint_loss(self, batch: Data, task: FingerprintTask) -> tuple[Tensor, Tensor]:
+        """What both tasks have of the one pass through the blocks."""
+        _check_features(batch)
+        embedding = self.network.embed_nodes(batch)
+        output = self.network.head(self.network.beside_fingerprint(embedding, batch))
+        return output, task(embedding, *self.network.features(batch))
 
     def _finish(self, output: Tensor) -> Tensor:
         if self.task == "classification":
@@ -214,18 +237,21 @@ class GraphTask(LightningModule):
         self.fit_target_scale(targets)
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
-        """Return the loss of a batch."""
-        loss = self._loss(self._output(batch), self._targets(batch))
-        self.log(
-            "train/loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=batch.num_graphs,
-            sync_dist=True,
-        )
-        return loss
+        """Return the loss of a batch, with that of the second task if there is one."""
+        size = batch.num_graphs
+        if self.fingerprint_task is None:
+            loss = self._loss(self._output(batch), self._targets(batch))
+            total = loss
+        else:
+            output, fingerprint_loss = self._output_and_fingerprint_loss(batch, self.fingerprint_task)
+            loss = self._loss(output, self._targets(batch))
+            total = loss + self.fingerprint_weight * fingerprint_loss
+            self._log_training("train/fingerprint_loss", fingerprint_loss, size)
+        self._log_training("train/loss", loss, size)
+        return total
+
+    def _log_training(self, name: str, loss: Tensor, size: int) -> None:
+        self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
 
     def _evaluate(self, batch: Data, stage: str, loss: MeanMetric, metrics: MetricCollection) -> None:
         output, targets = self._output(batch), self._targets(batch)
@@ -293,6 +319,11 @@ class GraphTask(LightningModule):
             kwargs["network"] = build_network(checkpoint["hyper_parameters"]["network"])
         kwargs["weights_only"] = True
         return super().load_from_checkpoint(checkpoint_path, **kwargs)
+
+
+def _check_features(batch: Data) -> None:
+    for key in ("x", "edge_attr"):
+        _check_finite(batch, key)
 
 
 def _check_finite(batch: Data, key: str) -> None:

@@ -124,6 +124,53 @@ def test_the_head_reads_the_nodes_and_the_fingerprint(molecules):
     assert model.fingerprint.lin.weight.grad.any()
 
 
+def second_task(network, weight, batch):
+    """The task, and the loss of a training step on a batch of its own."""
+    module = GraphTask(network, fingerprint_weight=weight)
+    module.log = lambda *args, **kwargs: None
+    torch.manual_seed(1)  # of the parts that the head sees
+    return module, module.training_step(batch, 0)
+
+
+@pytest.mark.parametrize("size", [0, 64])
+def test_a_second_task_adds_the_error_of_the_fingerprint(molecules, size):
+    torch.manual_seed(0)
+    network = PLSTM(hidden_channels=16, num_layers=2, fingerprint_size=size)
+    batch = Batch.from_data_list(molecules[:20])
+    batch.y = torch.randn(20, 1)
+    losses = []
+    for weight in (0.0, 3.0):
+        module, loss = second_task(network, weight, batch)
+        losses.append(loss.item())
+    counts = environment_counts(batch.x, batch.edge_index, batch.edge_attr, batch.batch, 20, 1024, radius=2)
+    predicted = module.fingerprint_task.lin(network.embed_nodes(batch))
+    error = sum((p - (1 + c).log()).square().mean() for p, c in zip(predicted, counts, strict=True)) / 20
+    assert losses[1] - losses[0] == pytest.approx(3 * error.item(), rel=1e-4)
+
+
+def test_a_second_task_teaches_the_blocks_where_labels_are_missing(molecules):
+    network = PLSTM(hidden_channels=16, num_layers=2)
+    batch = Batch.from_data_list(molecules[:20])
+    batch.y = torch.full((20, 1), torch.nan)
+    for weight in (0.0, 1.0):
+        network.zero_grad()
+        second_task(network, weight, batch)[1].backward()
+        for name, parameter in network.named_parameters():
+            if name.startswith("head."):
+                assert not parameter.grad.any()
+            elif name.endswith(("lin_value.weight", "list.0.weight")):
+                assert parameter.grad.any() == bool(weight), name
+
+
+def test_a_second_task_is_for_networks_of_the_package():
+    with pytest.raises(InputError, match="fingerprint_weight must be at least 0, not -1"):
+        GraphTask(PLSTM(hidden_channels=16), fingerprint_weight=-1.0)
+    stranger = torch.nn.Linear(1, 1)
+    stranger.out_channels = 1
+    with pytest.raises(InputError, match="networks of this package; set it to 0"):
+        GraphTask(stranger, fingerprint_weight=1.0)
+
+
 def test_what_cannot_be_is_refused(molecules):
     with pytest.raises(InputError, match="fingerprint_size must be at least 0, not -1"):
         PLSTM(fingerprint_size=-1)

@@ -165,16 +165,16 @@ def test_baseline_predicts_the_training_mean():
 
 
 @pytest.mark.parametrize(
-    ("network", "task"),
+    ("network", "task", "weight"),
     [
-        (PLSTM(out_channels=2, hidden_channels=16, num_layers=2, heads=2), "regression"),
-        (GINE(out_channels=2, hidden_channels=16, num_layers=1), "classification"),
+        (PLSTM(out_channels=2, hidden_channels=16, num_layers=2, heads=2), "regression", 0.0),
+        (GINE(out_channels=2, hidden_channels=16, num_layers=1), "classification", 5.0),
     ],
 )
-def test_checkpoint_holds_data_only_and_rebuilds_the_task(tmp_path, network, task):
+def test_checkpoint_holds_data_only_and_rebuilds_the_task(tmp_path, network, task, weight):
     targets = torch.randint(0, 2, (8, 2), generator=torch.Generator().manual_seed(0)).float()
     loader = DataLoader(graphs(targets), batch_size=4)
-    module = GraphTask(network, task, target_names=["a", "b"], unit="eV")
+    module = GraphTask(network, task, target_names=["a", "b"], unit="eV", fingerprint_weight=weight)
     run = trainer(tmp_path)
     run.fit(module, loader, loader)
     path = run.checkpoint_callback.best_model_path

@@ -12,6 +12,9 @@ CHANNELS = 24
 #: Of the largest environments, in edges, where nothing else is said.
 RADIUS = 3
 
+#: The fingerprint that is predicted as a second task: small enough that each count is of some molecules.
+_TASK_SIZE, _TASK_RADIUS = 1024, 2
+
 #: Share of a fingerprint's entries that training hides in every step.
 _HIDDEN = 0.5
 
@@ -59,6 +62,42 @@ class CircularFingerprint(nn.Module):
         """Graphs [num_graphs, 24] from features [N, ·] and [C, ·], as they are before any encoder."""
         counts = environment_counts(x, edge_index, edge_attr, batch, num_graphs, self.size, self.radius)
         return F.gelu(self.lin(self.hide(counts.log1p().to(self.lin.weight.dtype))))
+
+
+class FingerprintTask(nn.Module):
+    r"""A second task, whose targets every graph has: its fingerprint, from what its nodes are read out to.
+
+    With c the 1,024 counts of the environments of a graph within two edges (as in
+    :class:`CircularFingerprint`) and :math:`h` its embedding, the loss is
+
+    .. math::
+        \frac{1}{1024} \sum_k \big(w_k^T h + b_k - \log(1 + c_k)\big)^2
+
+    in the mean over the graphs. A network that is trained on it too learns to tell molecules apart in ways of
+    which few labels speak.
+
+    Args:
+        channels: of the embedding.
+
+    Complexity: O(B · 1024 · channels) for B graphs.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.lin = nn.Linear(channels, _TASK_SIZE)
+
+    def forward(
+        self,
+        embedding: Tensor,
+        x: Tensor,
+        edge_index: Tensor,
+        edge_attr: Tensor | None,
+        batch: Tensor,
+        num_graphs: int,
+    ) -> Tensor:
+        """The loss of embeddings [num_graphs, channels] of graphs with features [N, ·] and [C, ·]."""
+        counts = environment_counts(x, edge_index, edge_attr, batch, num_graphs, _TASK_SIZE, _TASK_RADIUS)
+        return F.mse_loss(self.lin(embedding), counts.log1p().to(embedding.dtype))
 
 
 def beside(embedding: Tensor, fingerprint: Tensor, training: bool) -> Tensor:

@@ -115,8 +115,10 @@ class GraphNetwork(nn.Module):
         )
         readouts = [readout] if isinstance(readout, str) else list(readout)
         self.pool = make_readout(readouts)
-        #: Channels of a graph's embedding.
-        self.embedding_channels = hidden_channels * len(self.norms) * len(readouts)
+        #: Channels that the nodes of a graph are read out to.
+        self.node_channels = hidden_channels * len(self.norms) * len(readouts)
+        #: Channels of a graph's embedding: these, and those of a fingerprint.
+        self.embedding_channels = self.node_channels
         self.fingerprint = None
         if fingerprint_size:
             self.fingerprint = CircularFingerprint(fingerprint_size, fingerprint_radius)
@@ -155,17 +157,27 @@ class GraphNetwork(nn.Module):
 
         Scans append their gating matrices to ``gatings``, if that is given.
         """
+        return self.beside_fingerprint(self.embed_nodes(data, gatings), data)
+
+    def embed_nodes(self, data: Data, gatings: list[GatingMatrix] | None = None) -> Tensor:
+        """Read the nodes of every graph out: [num_graphs, node_channels], without a fingerprint."""
         x, edge_attr = self.encode(data)
-        batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
-        if batch is None:
-            batch, num_graphs = data.edge_index.new_zeros(x.size(0)), 1
-        dags = self.dags(data)
-        embedding = self.embed_encoded(x, data.edge_index, edge_attr, batch, num_graphs, dags, gatings)
+        _, edge_index, _, batch, num_graphs = self.features(data)
+        return self.embed_encoded(x, edge_index, edge_attr, batch, num_graphs, self.dags(data), gatings)
+
+    def beside_fingerprint(self, embedding: Tensor, data: Data) -> Tensor:
+        """Put the fingerprint beside what the nodes are read out to, if the network reads one."""
         if self.fingerprint is None:
             return embedding
-        bonds = None if self.edge_encoder is None else data.edge_attr
-        fingerprint = self.fingerprint(data.x, data.edge_index, bonds, batch, num_graphs)
-        return beside(embedding, fingerprint, self.training)
+        return beside(embedding, self.fingerprint(*self.features(data)), self.training)
+
+    def features(self, data: Data) -> tuple[Tensor, Tensor, Tensor | None, Tensor, int]:
+        """What is read before any encoder: x, edge_index, edge_attr or none, batch, num_graphs."""
+        batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
+        if batch is None:
+            batch, num_graphs = data.edge_index.new_zeros(data.x.size(0)), 1
+        edge_attr = None if self.edge_encoder is None else data.edge_attr
+        return data.x, data.edge_index, edge_attr, batch, num_graphs
 
     def encode(self, data: Data) -> tuple[Tensor, Tensor | None]:
         """Node features [N, hidden_channels] and edge features [C, hidden_channels], before any block."""
