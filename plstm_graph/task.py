@@ -56,7 +56,8 @@ class GraphTask(LightningModule):
         unit: Unit of the targets, for reports.
         fingerprint_weight: In training, add this many times the loss of a second task: the network's
             embedding is to tell the graph's circular fingerprint, which predictions do not read
-            (:class:`~plstm_graph.models.fingerprint.FingerprintTask`). For few or one-sided labels.
+            (:class:`~plstm_graph.models.fingerprint.FingerprintTask`). For few or one-sided labels, and
+            features that are categories.
 
     Raises:
         InputError: A metric that the task does not have, a negative weight, or a weight for a network that is
@@ -172,12 +173,12 @@ class GraphTask(LightningModule):
         return self._finish(self._output(batch))
 
     def _output(self, batch: Data) -> Tensor:
-        _check_features(batch)
+        _check_finite(batch)
         return self.network(batch)
 
     def _output_and_fingerprint_loss(self, batch: Data, task: FingerprintTask) -> tuple[Tensor, Tensor]:
         """What both tasks have of the one pass through the blocks."""
-        _check_features(batch)
+        _check_finite(batch)
         embedding = self.network.embed_nodes(batch)
         output = self.network.head(self.network.beside_fingerprint(embedding, batch))
         return output, task(embedding, *self.network.features(batch))
@@ -321,20 +322,16 @@ class GraphTask(LightningModule):
         return super().load_from_checkpoint(checkpoint_path, **kwargs)
 
 
-def _check_features(batch: Data) -> None:
+def _check_finite(batch: Data) -> None:
     for key in ("x", "edge_attr"):
-        _check_finite(batch, key)
-
-
-def _check_finite(batch: Data, key: str) -> None:
-    features = batch.get(key)
-    if features is None or not features.is_floating_point() or features.isfinite().all():
-        return
-    row = int((~features.isfinite()).flatten(1).any(1).nonzero()[0])
-    node = row if key == "x" else int(batch.edge_index[0, row])
-    graph = int(batch.batch[node]) if batch.batch is not None else 0
-    if isinstance(getattr(batch, "row", None), Tensor):
-        where = f"row {int(batch.row[graph])} of the table"
-    else:
-        where = f"graph {graph} of the batch"
-    raise InputError(f"Features {key} of {where} hold NaN or infinite values.")
+        features = batch.get(key)
+        if features is None or not features.is_floating_point() or features.isfinite().all():
+            continue
+        row = int((~features.isfinite()).flatten(1).any(1).nonzero()[0])
+        node = row if key == "x" else int(batch.edge_index[0, row])
+        graph = int(batch.batch[node]) if batch.batch is not None else 0
+        if isinstance(getattr(batch, "row", None), Tensor):
+            where = f"row {int(batch.row[graph])} of the table"
+        else:
+            where = f"graph {graph} of the batch"
+        raise InputError(f"Features {key} of {where} hold NaN or infinite values.")
