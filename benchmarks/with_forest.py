@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from rich.progress import track
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from benchmarks.forest import forest_predictions
 from benchmarks.measure import environment, write_results
 from benchmarks.outcome import score
-from benchmarks.table import data_module, preset_file
+from benchmarks.table import MODELS, data_module, preset_file
 from datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
@@ -32,32 +33,30 @@ RESULTS = ROOT / "benchmarks" / "results" / "with_forest"
 
 
 @torch.inference_mode()
-def network_predictions(task: GraphTask, module: GraphDataModule) -> Tensor:
-    """Values or probabilities [molecules, T] float64 of all molecules of a module that is set up."""
-    batches = track(module.predict_dataloader(), "Predicting", transient=True)
-    return torch.cat([task(batch) for batch in batches]).double()
+def network_predictions(task: GraphTask, loader: DataLoader) -> Tensor:
+    """Values or probabilities [molecules, T] float64 of a loader's molecules."""
+    return torch.cat([task(batch) for batch in track(loader, "Predicting", transient=True)]).double()
 
 
-def label_of(task: GraphTask) -> str:
-    """What the table calls a network."""
-    return type(task.network).__name__ + (" + fingerprint" if task.network.fingerprint_size else "")
+def model_of(task: GraphTask) -> str:
+    """Which of the table's models a network is."""
+    return type(task.network).__name__.lower() + ("-fingerprint" if task.network.fingerprint_size else "")
 
 
 def measure(task: GraphTask, module: GraphDataModule, seed: int) -> list[dict[str, Any]]:
     """Scores of a network, of a forest, and of the mean of both."""
-    name = label_of(task)
-    network, forest = network_predictions(task, module), forest_predictions(module, seed)
-    targets = module.dataset.tensors["y"].double()
-    parts = {"validation": module.rows.val, "test": module.rows.test}
-    return [
-        {"seed": seed, "predictions": label}
-        | {part: score(module, predictions[rows], targets[rows]) for part, rows in parts.items()}
-        for label, predictions in (
-            (name, network),
-            ("forest", forest),
-            (f"{name} and forest", (network + forest) / 2),
-        )
-    ]
+    label = MODELS[model_of(task)].label
+    forest, targets = forest_predictions(module, seed), module.dataset.tensors["y"].double()
+    scores: dict[str, dict[str, float]] = {label: {}, "forest": {}, f"{label} and forest": {}}
+    for part, rows, loader in (
+        ("validation", module.rows.val, module.val_dataloader()),
+        ("test", module.rows.test, module.test_dataloader()),
+    ):
+        network = network_predictions(task, loader)
+        both = (network + forest[rows]) / 2
+        for parts, predictions in zip(scores.values(), (network, forest[rows], both), strict=True):
+            parts[part] = score(module, predictions, targets[rows])
+    return [{"seed": seed, "predictions": label} | parts for label, parts in scores.items()]
 
 
 def main() -> None:
@@ -69,9 +68,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
     options = parser.parse_args()
     tasks = [GraphTask.load_from_checkpoint(path).eval() for path in options.checkpoints]
-    labels = {label_of(task) for task in tasks}
-    if len(labels) > 1:
-        kinds = " and ".join(sorted(labels))
+    models = {model_of(task) for task in tasks}
+    if len(models) > 1:
+        kinds = " and ".join(sorted(models))
         raise InputError(f"The checkpoints must be of one kind of network, not of {kinds}.")
     module = data_module(preset_file(options.preset), options.root, cache=options.cache)
     module.prepare_data()
@@ -83,8 +82,7 @@ def main() -> None:
         scores = {part: spread([row[part] for row in chosen]) for part in ("validation", "test")}
         cells.append({"predictions": label} | scores)
     print_table(f"{options.preset}: {module.metric}", cells)
-    file = labels.pop().lower().replace(" + ", "-") + ".json"
-    write_results(RESULTS / options.preset / file, environment(), [], rows)
+    write_results(RESULTS / options.preset / f"{models.pop()}.json", environment(), [], rows)
 
 
 if __name__ == "__main__":

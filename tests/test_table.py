@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestRegressor
 from benchmarks.chemprop import fit_chemprop
 from benchmarks.forest import fingerprints, fit_forest, forest_predictions
 from benchmarks.table import FOREST, MODELS, Run, command, data_of
-from benchmarks.with_forest import label_of, measure
+from benchmarks.with_forest import measure, model_of
 from datasets import TU, FreeSolv
 from plstm_graph import PLSTM
 from plstm_graph.chem import smiles_to_data
@@ -164,7 +164,7 @@ def test_the_mean_with_a_forest_is_of_both_predictions(place):
         (both, (alone + forest_predictions(module, seed=1)[test]) / 2),
     ):
         assert row["test"] == pytest.approx((predictions - targets).square().mean().sqrt().item(), rel=1e-5)
-    assert label_of(GraphTask(PLSTM(fingerprint_size=64))) == "PLSTM + fingerprint"
+    assert MODELS[model_of(GraphTask(PLSTM(fingerprint_size=64)))].label == "PLSTM + fingerprint"
 
 
 def test_fingerprints_of_unreadable_smiles_are_empty():
