@@ -39,8 +39,15 @@ def network_predictions(task: GraphTask, loader: DataLoader) -> Tensor:
 
 
 def model_of(task: GraphTask) -> str:
-    """Which of the table's models a network is."""
-    return type(task.network).__name__.lower() + ("-fingerprint" if task.network.fingerprint_size else "")
+    """Which of the table's models a network is.
+
+    Raises:
+        InputError: None of them.
+    """
+    model = type(task.network).__name__.lower() + ("-fingerprint" if task.network.fingerprint_size else "")
+    if model not in MODELS:
+        raise InputError(f"A {type(task.network).__name__} is no network of benchmarks.table.")
+    return model
 
 
 def measure(task: GraphTask, module: GraphDataModule, seed: int) -> list[dict[str, Any]]:

@@ -41,15 +41,14 @@ class EncodedNetwork(nn.Module):
                 "trained with fingerprint_size=0."
             )
         self.network = network
-        self.graph_of = data.get("batch")
-        self.num_graphs = 1 if self.graph_of is None else data.num_graphs
+        *_, self.graph_of, self.num_graphs = network.features(data)
         self.dags = network.dags(data)
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Predict [num_graphs, out_channels] from features [N, hidden_channels] and [C, hidden_channels]."""
-        batch = edge_index.new_zeros(x.size(0)) if self.graph_of is None else self.graph_of
-        embedding = self.network.embed_encoded(x, edge_index, edge_attr, batch, self.num_graphs, self.dags)
-        return self.network.head(embedding)
+        return self.network.head(
+            self.network.embed_encoded(x, edge_index, edge_attr, self.graph_of, self.num_graphs, self.dags)
+        )
 
 
 def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:

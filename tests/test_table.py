@@ -20,6 +20,7 @@ from datasets import TU, FreeSolv
 from plstm_graph import PLSTM
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.errors import InputError
+from plstm_graph.models import ViT
 from plstm_graph.task import GraphTask
 from training.cli import ROOT, GraphCLI
 
@@ -165,6 +166,8 @@ def test_the_mean_with_a_forest_is_of_both_predictions(place):
     ):
         assert row["test"] == pytest.approx((predictions - targets).square().mean().sqrt().item(), rel=1e-5)
     assert MODELS[model_of(GraphTask(PLSTM(fingerprint_size=64)))].label == "PLSTM + fingerprint"
+    with pytest.raises(InputError, match=r"A ViT is no network of benchmarks\.table"):
+        model_of(GraphTask(ViT()))
 
 
 def test_fingerprints_of_unreadable_smiles_are_empty():
