@@ -256,6 +256,21 @@ def test_heads_as_wide_as_one_likes():
     assert torch.equal(layers[0](x, edge_index), layers[1](x, edge_index))
 
 
+@pytest.mark.parametrize(("qk_norm", "power"), [(False, 4), (True, 2)])
+def test_norms_of_queries_and_keys_hold_large_features_down(qk_norm, power):
+    torch.manual_seed(0)
+    conv = PLSTMConv(5, 8, heads=2, bias=False, qk_norm=qk_norm).double()
+    edge_index, x = both_directions(path(6)), torch.randn(6, 5, dtype=torch.float64)
+    small, large = conv(1e4 * x, edge_index), conv(1e5 * x, edge_index)
+    torch.testing.assert_close(large, 10**power * small, rtol=1e-2, atol=0)
+    before = conv(x, edge_index)
+    with torch.no_grad():
+        conv.lin_key.weight.mul_(100)
+    assert torch.allclose(conv(x, edge_index), before, rtol=1e-4) == qk_norm
+    scales = [name for name in conv.state_dict() if name.endswith("_norm.weight")]
+    assert scales == (["query_norm.weight", "key_norm.weight"] if qk_norm else [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -2,8 +2,9 @@
 
 from typing import Literal, get_args, overload
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.nn import Linear, MessagePassing
+from torch_geometric.nn.inits import reset
 
 from plstm_graph.conv.explanation import GatingMatrix, mask_gates
 from plstm_graph.conv.gates import HeadMode, STMGates
@@ -44,6 +45,9 @@ class PLSTMConv(MessagePassing):
         backend: see :func:`plstm_graph.kernels.stm`.
         state_dim: J, components of a state, which matrix transitions rotate
             (:class:`~plstm_graph.conv.StateGates`); with 1, transitions are positive scalars.
+        qk_norm: bring every head's queries and keys to a root mean square of 1, times a learned scale a
+            channel (Henry et al., arXiv 2010.04245). Without it what an atom tells itself grows with the
+            fourth power of its features (query, key, value and direct gate), with it with the second.
         **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`.
 
     Shapes:
@@ -70,6 +74,7 @@ class PLSTMConv(MessagePassing):
         head_dim: int | None = None,
         backend: Backend = "auto",
         state_dim: int = 1,
+        qk_norm: bool = False,
         **kwargs: object,
     ) -> None:
         super().__init__(aggr="add", **kwargs)
@@ -94,12 +99,16 @@ class PLSTMConv(MessagePassing):
         self.edge_dim = edge_dim
         self.head_dim = out_channels // heads if head_dim is None else head_dim
         self.state_dim = state_dim
+        self.qk_norm = qk_norm
         self.orientation = orientation
         self.backend: Backend = backend
         inner_channels = heads * self.head_dim
         self.lin_query = Linear(in_channels, inner_channels, bias=bias)
         self.lin_key = Linear(in_channels, inner_channels, bias=bias)
         self.lin_value = Linear(in_channels, inner_channels, bias=bias)
+        self.query_norm, self.key_norm = (
+            nn.RMSNorm(self.head_dim) if qk_norm else nn.Identity() for _ in range(2)
+        )
         self.gates = STMGates(in_channels, heads, mode, bidirectional, edge_dim)
         self.states = None
         if state_dim > 1:
@@ -110,9 +119,9 @@ class PLSTMConv(MessagePassing):
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
         super().reset_parameters()
-        for module in (self.lin_query, self.lin_key, self.lin_value, self.gates, self.states, self.lin_out):
-            if module is not None:
-                module.reset_parameters()
+        maps = (self.lin_query, self.lin_key, self.lin_value, self.lin_out)
+        for module in (*maps, self.query_norm, self.key_norm, self.gates, self.states):
+            reset(module)
 
     @overload
     def forward(
@@ -180,10 +189,12 @@ class PLSTMConv(MessagePassing):
             dag = shared_dag(edge_index, x, edge_attr, batch, self.orientation)
         elif dag.num_nodes != x.size(0):
             raise InputError(f"the DAG has {dag.num_nodes} nodes, but x has {x.size(0)} rows.")
-        query = self.lin_query(x) * self.head_dim**-0.5
         query, key, value = (
-            y.unflatten(1, (self.heads, -1)) for y in (query, self.lin_key(x), self.lin_value(x))
+            linear(x).unflatten(1, (self.heads, -1))
+            for linear in (self.lin_query, self.lin_key, self.lin_value)
         )
+        query = self.query_norm(query) * self.head_dim**-0.5
+        key = self.key_norm(key)
         gates, direct = self.gates(x, edge_attr, dag)
         if self.states is not None:
             gates = self.states(x, edge_attr, dag, gates)

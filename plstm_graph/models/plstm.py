@@ -54,6 +54,8 @@ class PLSTM(GraphNetwork):
         fingerprint_size: counts of a circular fingerprint that is read out beside the nodes, for features
             that are categories; 0 for none.
         fingerprint_radius: of its largest environments, in edges.
+        qk_norm: norms of the scans' queries and keys, see :class:`~plstm_graph.PLSTMConv`; pays with
+            ``norm="batch"``, which leaves single nodes large.
 
     Raises:
         InputError: widths, heads, blocks or roots that do not fit.
@@ -85,6 +87,7 @@ class PLSTM(GraphNetwork):
         roots: int = 0,
         fingerprint_size: int = 0,
         fingerprint_radius: int = RADIUS,
+        qk_norm: bool = False,
     ) -> None:
         if roots < 0:
             raise InputError(f"roots must be at least 0, not {roots}.")
@@ -109,6 +112,7 @@ class PLSTM(GraphNetwork):
                     head_dim=head_dim,
                     orientation=orientation,
                     state_dim=state_dim,
+                    qk_norm=qk_norm,
                 )
             neighbours = gin_conv(hidden_channels, edge_width) if local else None
             return ResidualBlock(hidden_channels, scan, neighbours, dropout, norm)
@@ -137,6 +141,7 @@ class PLSTM(GraphNetwork):
         self.bidirectional = bidirectional
         self.local = local
         self.state_dim = state_dim
+        self.qk_norm = qk_norm
         self.roots = roots
 
     def dags(self, data: Data) -> Sequence[LineGraphDAG]:
