@@ -174,16 +174,19 @@ def test_a_run_resumes_where_it_stopped(run, tmp_path):
 
 
 def test_a_resumed_run_knows_which_epoch_was_best(run, tmp_path, monkeypatch):
-    """No epoch changes the weights, so the first stays the best; the folder is moved meanwhile."""
+    """Two epochs are equally good, since they leave the weights; the third, in a moved folder, has others."""
     monkeypatch.chdir(tmp_path)
     still = ["--model.learning_rate", "1e-30"]
     folder = Path("runs", "freesolv-plstm", "version_0", "checkpoints")
     fit(run, "freesolv", 2, *still)
-    assert sorted(path.name for path in folder.iterdir()) == ["best-0.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["best-1.ckpt", "last.ckpt"]
     Path("runs").rename("moved")
     moved = Path("moved", *folder.parts[1:])
+    checkpoint = torch.load(moved / "last.ckpt", weights_only=True)
+    checkpoint["state_dict"]["network.head.3.bias"] += 10
+    torch.save(checkpoint, moved / "last.ckpt")
     fit(run, "freesolv", 3, *still, "--ckpt_path", str(moved / "last.ckpt"))
-    assert sorted(path.name for path in moved.iterdir()) == ["best-0.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in moved.iterdir()) == ["best-1.ckpt", "last.ckpt"]
     assert torch.load(moved / "last.ckpt", weights_only=True)["epoch"] == 2
 
 

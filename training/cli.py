@@ -101,11 +101,18 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class MovableCheckpoint(ModelCheckpoint):
-    """Keeps a checkpoint, and knows it again in a resumed run.
+    """Keeps the checkpoint of the best epoch, and knows it again in a resumed run.
 
-    Lightning's own forgets which epoch was best, and how good it was, if the folder is not written as it was
-    when the run began: relative to another place, or moved.
+    Of epochs that are equally good, as they often are for few validation graphs, it keeps the last, which is
+    the most trained. Lightning's own keeps the first, and forgets which epoch was best, and how good it was,
+    if the folder is not written as it was when the run began: relative to another place, or moved.
     """
+
+    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
+        """Whether an epoch with this metric is to be kept: it is as good as the best before it, or better."""
+        best = self.best_model_score
+        equal = best is not None and current is not None and bool(current == best)
+        return equal or super().check_monitor_top_k(trainer, current)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Look for the files of the run's first part in the folder as it is called now."""
