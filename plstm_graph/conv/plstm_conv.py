@@ -119,8 +119,8 @@ class PLSTMConv(MessagePassing):
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
         super().reset_parameters()
-        maps = (self.lin_query, self.lin_key, self.lin_value, self.lin_out)
-        for module in (*maps, self.query_norm, self.key_norm, self.gates, self.states):
+        inputs = (self.lin_query, self.lin_key, self.lin_value, self.query_norm, self.key_norm)
+        for module in (*inputs, self.gates, self.states, self.lin_out):  # in this order with every seed
             reset(module)
 
     @overload
