@@ -110,9 +110,8 @@ class MovableCheckpoint(ModelCheckpoint):
 
     def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
         """Whether an epoch with this metric is to be kept: it is as good as the best before it, or better."""
-        best = self.best_model_score
-        equal = best is not None and current is not None and bool(current == best)
-        return equal or super().check_monitor_top_k(trainer, current)
+        better = super().check_monitor_top_k(trainer, current)  # which all processes ask together
+        return better or (current is not None and bool(current == self.best_model_score))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Look for the files of the run's first part in the folder as it is called now."""
