@@ -41,8 +41,10 @@ def fingerprints(smiles: list[str]) -> NDArray[np.uint8]:
     return bits
 
 
-def graph_fingerprints(graphs: PackedGraphs) -> NDArray[np.float32]:
-    """How often each environment is in graphs of any kind: [graphs, counts]."""
+def features_of(graphs: PackedGraphs) -> NDArray[np.generic]:
+    """Morgan fingerprints of molecules, counts of environments of other graphs: [graphs, size]."""
+    if graphs.smiles is not None:
+        return fingerprints(graphs.smiles)
     batch = graphs.__getitems__(range(len(graphs)))
     edge_attr = batch.get("edge_attr")
     return environment_counts(batch.x, batch.edge_index, edge_attr, batch.batch, len(graphs), COUNTS).numpy()
@@ -58,17 +60,15 @@ def fit_forest(module: GraphDataModule, seed: int) -> Result:
     module.prepare_data()
     module.setup("fit")
     started = time.monotonic()
-    predictions = forest_predictions(module, seed)
+    predictions = forest_predictions(module, features_of(module.dataset), seed)
     seconds = time.monotonic() - started
     kind = "Circular" if module.dataset.smiles is None else "Morgan"
     return outcome(module, f"{kind} fingerprint, {TREES} trees", predictions, epochs=0, seconds=seconds)
 
 
-def forest_predictions(module: GraphDataModule, seed: int) -> torch.Tensor:
+def forest_predictions(module: GraphDataModule, features: NDArray[np.generic], seed: int) -> torch.Tensor:
     """Values or probabilities of all graphs of a module that is set up: [graphs, T] float64."""
-    graphs = module.dataset
-    features = graph_fingerprints(graphs) if graphs.smiles is None else fingerprints(graphs.smiles)
-    targets = graphs.tensors["y"].double()
+    targets = module.dataset.tensors["y"].double()
     train = module.rows.train.numpy()
     classes = {"regression": [], "classification": [1], "multiclass": list(range(module.num_tasks))}
     predictions = [

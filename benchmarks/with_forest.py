@@ -14,12 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.forest import forest_predictions
+from benchmarks.forest import features_of, forest_predictions
 from benchmarks.measure import environment, write_results
 from benchmarks.outcome import score
 from benchmarks.table import MODELS, data_module, preset_file
@@ -50,10 +52,12 @@ def model_of(task: GraphTask) -> str:
     return model
 
 
-def measure(task: GraphTask, module: GraphDataModule, seed: int) -> list[dict[str, Any]]:
+def measure(
+    task: GraphTask, module: GraphDataModule, features: NDArray[np.generic], seed: int
+) -> list[dict[str, Any]]:
     """Scores of a network, of a forest, and of the mean of both."""
     label = MODELS[model_of(task)].label
-    forest, targets = forest_predictions(module, seed), module.dataset.tensors["y"].double()
+    forest, targets = forest_predictions(module, features, seed), module.dataset.tensors["y"].double()
     scores: dict[str, dict[str, float]] = {label: {}, "forest": {}, f"{label} and forest": {}}
     for part, rows, loader in (
         ("validation", module.rows.val, module.val_dataloader()),
@@ -82,7 +86,8 @@ def main() -> None:
     module = data_module(preset_file(options.preset), options.root, cache=options.cache)
     module.prepare_data()
     module.setup()
-    rows = [row for seed, task in enumerate(tasks) for row in measure(task, module, seed)]
+    features = features_of(module.dataset)
+    rows = [row for seed, task in enumerate(tasks) for row in measure(task, module, features, seed)]
     cells = []
     for label in dict.fromkeys(row["predictions"] for row in rows):
         chosen = [row for row in rows if row["predictions"] == label]

@@ -13,7 +13,7 @@ import yaml
 from sklearn.ensemble import RandomForestRegressor
 
 from benchmarks.chemprop import fit_chemprop
-from benchmarks.forest import fingerprints, fit_forest, forest_predictions
+from benchmarks.forest import features_of, fingerprints, fit_forest, forest_predictions
 from benchmarks.table import FOREST, MODELS, Run, command, data_of
 from benchmarks.with_forest import measure, model_of
 from datasets import TU, FreeSolv
@@ -153,7 +153,8 @@ def test_the_mean_with_a_forest_is_of_both_predictions(place):
     torch.manual_seed(0)
     task = GraphTask(PLSTM(hidden_channels=16, num_layers=2)).eval()
     task.fit_target_scale(module.train_targets)
-    network, forest, both = measure(task, module, seed=1)
+    features = features_of(module.dataset)
+    network, forest, both = measure(task, module, features, seed=1)
     assert [row["predictions"] for row in (network, forest, both)] == ["PLSTM", "forest", "PLSTM and forest"]
     assert forest["test"] == pytest.approx(fit_forest(module, seed=1).test, rel=1e-6)
     test = module.rows.test.tolist()
@@ -162,7 +163,7 @@ def test_the_mean_with_a_forest_is_of_both_predictions(place):
     targets = module.dataset.tensors["y"][test]
     for row, predictions in (
         (network, alone),
-        (both, (alone + forest_predictions(module, seed=1)[test]) / 2),
+        (both, (alone + forest_predictions(module, features, seed=1)[test]) / 2),
     ):
         assert row["test"] == pytest.approx((predictions - targets).square().mean().sqrt().item(), rel=1e-5)
     assert MODELS[model_of(GraphTask(PLSTM(fingerprint_size=64)))].label == "PLSTM + fingerprint"
