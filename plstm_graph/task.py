@@ -58,10 +58,14 @@ class GraphTask(LightningModule):
             embedding is to tell the graph's circular fingerprint, which predictions do not read
             (:class:`~plstm_graph.models.fingerprint.FingerprintTask`). For few or one-sided labels, and
             features that are categories.
+        mixup: In training, mix the embeddings of a batch's graphs in pairs, and their losses likewise, by a
+            share :math:`\lambda \sim \mathrm{Beta}(\text{mixup}, \text{mixup})` that is drawn in every step
+            (manifold mixup, Verma et al., arXiv 1806.05236); 0 for not, 1 for all shares alike. For networks
+            that learn their training graphs by heart.
 
     Raises:
-        InputError: A metric that the task does not have, a negative weight, or a weight for a network that is
-            no :class:`~plstm_graph.models.GraphNetwork`.
+        InputError: A metric that the task does not have, a negative weight or ``mixup``, or one of these for
+            a network that is no :class:`~plstm_graph.models.GraphNetwork`.
     """
 
     target_mean: Tensor
@@ -79,6 +83,7 @@ class GraphTask(LightningModule):
         target_names: list[str] | None = None,
         unit: str = "",
         fingerprint_weight: float = 0.0,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["network"])
@@ -91,12 +96,14 @@ class GraphTask(LightningModule):
         self.target_names = target_names
         self.unit = unit
         self.fingerprint_weight = fingerprint_weight
+        self.mixup = mixup
         self.fingerprint_task = None
-        if fingerprint_weight < 0:
-            raise InputError(f"fingerprint_weight must be at least 0, not {fingerprint_weight}.")
+        for name, number in (("fingerprint_weight", fingerprint_weight), ("mixup", mixup)):
+            if number < 0:
+                raise InputError(f"{name} must be at least 0, not {number}.")
+            if number and not isinstance(network, GraphNetwork):
+                raise InputError(f"{name} is for networks of this package; set it to 0.")
         if fingerprint_weight:
-            if not isinstance(network, GraphNetwork):
-                raise InputError("fingerprint_weight is for networks of this package; set it to 0.")
             self.fingerprint_task = FingerprintTask(network.node_channels)
         self.register_buffer("target_mean", torch.zeros(network.out_channels))
         self.register_buffer("target_std", torch.ones(network.out_channels))
@@ -176,13 +183,6 @@ class GraphTask(LightningModule):
         _check_finite(batch)
         return self.network(batch)
 
-    def _output_and_fingerprint_loss(self, batch: Data, task: FingerprintTask) -> tuple[Tensor, Tensor]:
-        """What both tasks have of the one pass through the blocks."""
-        _check_finite(batch)
-        embedding = self.network.embed_nodes(batch)
-        output = self.network.head(self.network.beside_fingerprint(embedding, batch))
-        return output, task(embedding, *self.network.features(batch))
-
     def _finish(self, output: Tensor) -> Tensor:
         if self.task == "classification":
             return output.sigmoid()
@@ -239,17 +239,29 @@ class GraphTask(LightningModule):
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with that of the second task if there is one."""
-        size = batch.num_graphs
-        if self.fingerprint_task is None:
-            loss = self._loss(self._output(batch), self._targets(batch))
-            total = loss
-        else:
-            output, fingerprint_loss = self._output_and_fingerprint_loss(batch, self.fingerprint_task)
-            loss = self._loss(output, self._targets(batch))
-            total = loss + self.fingerprint_weight * fingerprint_loss
-            self._log_training("train/fingerprint_loss", fingerprint_loss, size)
+        size, targets = batch.num_graphs, self._targets(batch)
+        if self.fingerprint_task is None and not self.mixup:
+            loss = total = self._loss(self._output(batch), targets)
+        else:  # both need what is between the blocks and the head
+            _check_finite(batch)
+            nodes = self.network.embed_nodes(batch)
+            embedding = self.network.beside_fingerprint(nodes, batch)
+            loss = total = self._mixed_loss(embedding, targets)
+            if self.fingerprint_task is not None:
+                fingerprint_loss = self.fingerprint_task(nodes, *self.network.features(batch))
+                total = loss + self.fingerprint_weight * fingerprint_loss
+                self._log_training("train/fingerprint_loss", fingerprint_loss, size)
         self._log_training("train/loss", loss, size)
         return total
+
+    def _mixed_loss(self, embedding: Tensor, targets: Tensor) -> Tensor:
+        """Loss of what the head makes of embeddings [B, E], mixed if the task does so."""
+        if not self.mixup:
+            return self._loss(self.network.head(embedding), targets)
+        share = torch.distributions.Beta(self.mixup, self.mixup).sample().item()
+        other = torch.randperm(len(embedding), device=embedding.device)
+        output = self.network.head(embedding.lerp(embedding[other], share))
+        return (1 - share) * self._loss(output, targets) + share * self._loss(output, targets[other])
 
     def _log_training(self, name: str, loss: Tensor, size: int) -> None:
         self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)

@@ -188,6 +188,52 @@ def test_checkpoint_holds_data_only_and_rebuilds_the_task(tmp_path, network, tas
     torch.testing.assert_close(loaded(batch), module.eval()(batch), rtol=0, atol=0)
 
 
+def training_loss(module: GraphTask, batch: Batch) -> torch.Tensor:
+    module.log = lambda *args, **kwargs: None
+    torch.manual_seed(3)
+    return module.training_step(batch, 0)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_mixup_teaches_mixed_targets_for_mixed_embeddings(task):
+    torch.manual_seed(0)
+    network = PLSTM(out_channels=2, hidden_channels=16, num_layers=2, heads=2)
+    targets = torch.randint(0, 2, (8, 2)).float()
+    batch = Batch.from_data_list(graphs(targets))
+    module = GraphTask(network, task, mixup=0.4)
+    mixed = torch.autograd.grad(training_loss(module, batch), list(network.parameters()))
+
+    torch.manual_seed(3)
+    share = torch.distributions.Beta(0.4, 0.4).sample()
+    other = torch.randperm(8)
+    assert 0.05 < share < 0.95
+    assert (other != torch.arange(8)).any()
+    embedding = network.embed(batch)
+    output = network.head((1 - share) * embedding + share * embedding[other])
+    wanted = (1 - share) * targets + share * targets[other]
+    loss = nn.functional.mse_loss if task == "regression" else nn.functional.binary_cross_entropy_with_logits
+    gradients = torch.autograd.grad(loss(output, wanted), list(network.parameters()))
+    torch.testing.assert_close(mixed, gradients, rtol=1e-4, atol=1e-6)
+    module.eval()
+    torch.testing.assert_close(module(batch), module._finish(network(batch)), rtol=0, atol=0)
+
+
+def test_graphs_mixed_with_their_like_teach_as_they_do_alone():
+    torch.manual_seed(0)
+    network = PLSTM(out_channels=3, hidden_channels=16, num_layers=2, heads=2)
+    one = graphs(torch.tensor([2.0]))[0]
+    batch = Batch.from_data_list([one] * 4)
+    losses = [training_loss(GraphTask(network, "multiclass", mixup=alpha), batch) for alpha in (0.0, 1.0)]
+    torch.testing.assert_close(losses[1], losses[0])
+
+
+def test_mixup_is_at_least_zero_and_for_networks_of_the_package():
+    with pytest.raises(InputError, match=r"mixup must be at least 0, not -0\.5"):
+        GraphTask(GINE(hidden_channels=16), mixup=-0.5)
+    with pytest.raises(InputError, match="mixup is for networks of this package; set it to 0"):
+        GraphTask(Constant(0.0), mixup=1.0)
+
+
 def test_a_network_of_ones_own_is_passed_when_loading(tmp_path):
     loader = DataLoader(graphs(torch.arange(8.0).view(-1, 1)), batch_size=4)
     run = trainer(tmp_path)
