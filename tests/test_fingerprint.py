@@ -3,6 +3,7 @@
 import datamol as dm
 import pytest
 import torch
+from tasks import training_loss
 from torch_geometric.data import Batch
 
 from plstm_graph import PLSTM
@@ -127,9 +128,7 @@ def test_the_head_reads_the_nodes_and_the_fingerprint(molecules):
 def second_task(network, weight, batch):
     """The task, and the loss of a training step on a batch of its own."""
     module = GraphTask(network, fingerprint_weight=weight)
-    module.log = lambda *args, **kwargs: None
-    torch.manual_seed(1)  # of the parts that the head sees
-    return module, module.training_step(batch, 0)
+    return module, training_loss(module, batch, seed=1)
 
 
 @pytest.mark.parametrize("size", [0, 64])
