@@ -13,10 +13,11 @@ fingerprint of 4,096 counts out beside the nodes. ``chemprop`` is that package's
 its own program from an environment of its own (``--chemprop``). Further options are those of ``train.py fit``
 and hold for all runs of this package's networks.
 
-Each run is tested once, at the epoch that validation selects, of equally good ones the last. TU sets are run
-on ten folds, which all networks share. Every table has a random forest on fingerprints as its floor. A run's
-outcome is a JSON file in the folder of its data set under ``--out``, next to a table of all models that were
-run there. Runs that have theirs are not repeated, and a run that was killed goes on from its last epoch.
+Each run is tested once, at the epoch that validation selects, of equally good ones the last, or at its last
+where the preset says so (``test_epoch``). TU sets are run on ten folds, which all networks share. Every
+table has a random forest on fingerprints as its floor. A run's outcome is a JSON file in the folder of its
+data set under ``--out``, next to a table of all models that were run there. Runs that have theirs are not
+repeated, and a run that was killed goes on from its last epoch.
 """
 
 from __future__ import annotations

@@ -316,6 +316,32 @@ def test_averaged_weights_are_validated_tested_and_kept(run, tmp_path):
     assert validated == pytest.approx(log["val/rmse"].min(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "average", [[], ["--trainer.callbacks", "EMAWeightAveraging", "--trainer.callbacks.decay", "0.5"]]
+)
+def test_the_last_epoch_is_tested_if_asked(run, tmp_path, average):
+    options = ["--test_epoch", "last", "--model.learning_rate", "0.1", *average]  # too high to improve
+    _, out, _ = fit(run, "freesolv", 4, *options)
+    [last] = tmp_path.rglob("last.ckpt")
+    assert f"Last checkpoint: {last}" in out.replace("\n", "")
+    log = pd.read_csv(last.parents[1] / "metrics.csv")
+    validated = log["val/rmse"].dropna()
+    assert validated.iloc[-1] > validated.min()  # another epoch was best
+    assert f"last validation rmse {validated.iloc[-1]:.3f}" in out
+    config = last.parents[1] / "config.yaml"
+    for verb, column in (("test", log["test/rmse"]), ("validate", validated)):
+        code, again, err = run(verb, "--config", config, "--ckpt_path", last)
+        assert code == 0, err
+        shown = float(re.search(rf"{column.name}\D*([\d.]+)", again)[1])
+        assert shown == pytest.approx(column.dropna().iloc[-1], rel=1e-5)
+
+
+def test_the_last_epoch_is_not_tested_from_checkpoints_of_the_users(run):
+    config = ROOT / "configs" / "freesolv.yaml"
+    own = ["--trainer.callbacks", "ModelCheckpoint", "--test_epoch", "last"]
+    assert "leave ModelCheckpoint out" in refused(run("fit", "--config", config, *SMALL, *own))
+
+
 def test_a_table_with_every_fault_trains(run, tmp_path):
     table = own_table(tmp_path)
     data = [

@@ -7,7 +7,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from jsonargparse import Namespace
@@ -137,7 +137,7 @@ class SeedEpochs(Callback):
 class GraphCLI(LightningCLI):
     """``fit``, ``validate`` and ``test`` for molecular graphs.
 
-    ``fit`` ends with a test of the best checkpoint, a picture of the learning curve and a table.
+    ``fit`` ends with a test of the best checkpoint or the last, a picture of the learning curve and a table.
 
     Args:
         args: Command line; ``None`` takes ``sys.argv``.
@@ -191,6 +191,13 @@ class GraphCLI(LightningCLI):
             type=PositiveInt | None,
             default=None,
             help="Stop after this many epochs in which the validation metric did not improve.",
+        )
+        parser.add_argument(
+            "--test_epoch",
+            type=Literal["best", "last"],
+            default="best",
+            help="Which epoch fit tests: the best on validation graphs, or the last, where these are few or "
+            "unlike the test graphs and single one out by chance.",
         )
         for source, target in (
             ("num_tasks", "out_channels"),
@@ -252,6 +259,11 @@ class GraphCLI(LightningCLI):
         if patience is not None:
             callbacks.append(EarlyStopping(monitor, mode=mode, patience=int(patience)))
         if any(isinstance(callback, ModelCheckpoint) for callback in chosen):
+            if self._get(self.config, "test_epoch") == "last":
+                raise InputError(
+                    "--test_epoch last is for the checkpoints that fit writes itself: leave ModelCheckpoint "
+                    "out of trainer.callbacks."
+                )
             return callbacks
         resumed = self._get(self.config, "ckpt_path")
         # A resumed run goes on with its own best and last checkpoint.
@@ -277,7 +289,7 @@ class GraphCLI(LightningCLI):
                 unfinished.unlink()
 
     def after_fit(self) -> None:
-        """Save the learning curve, test the best checkpoint and print the closing table."""
+        """Save the learning curve, test the chosen checkpoint and print the closing table."""
         checkpoint = self.trainer.checkpoint_callback
         if self.trainer.fast_dev_run or checkpoint is None or not checkpoint.best_model_path:
             return
@@ -288,11 +300,15 @@ class GraphCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.curve.save(folder / "learning_curve.png")
         # Before the test, which gives the callbacks back what they knew at the best epoch.
-        val, best = float(checkpoint.best_model_score), checkpoint.best_model_path
+        epoch = self._get(self.config, "test_epoch")
+        val, path = float(checkpoint.best_model_score), checkpoint.best_model_path
+        if epoch == "last":
+            val = float(self.trainer.callback_metrics[self.model.monitor[0]])
+            path = self.trainer.checkpoint_callbacks[-1].best_model_path
         seconds, epochs = self.timer.time_elapsed(), self.trainer.current_epoch
         self.trainer.callbacks = _without_averaging(self.trainer.callbacks)
         [test] = self.trainer.test(
-            self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
+            self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False
         )
         baseline = self.model.baseline_metrics(self.datamodule.train_targets, self.datamodule.test_targets)
         if not self.trainer.is_global_zero:
@@ -321,8 +337,8 @@ class GraphCLI(LightningCLI):
         print_table(f"{self.datamodule.name} {self.model.unit}".strip(), rows)
         print(
             f"{self.result.parameters:,} parameters, {seconds:.0f} s, "
-            f"best validation {metric} {self.result.val:.3f}\n"
-            f"Run: {folder}\nBest checkpoint: {best}"
+            f"{epoch} validation {metric} {self.result.val:.3f}\n"
+            f"Run: {folder}\n{epoch.capitalize()} checkpoint: {path}"
         )
 
 
