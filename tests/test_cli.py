@@ -329,6 +329,11 @@ def test_the_last_epoch_is_tested_if_asked(run, tmp_path, average):
     assert validated.iloc[-1] > validated.min()  # another epoch was best
     assert f"last validation rmse {validated.iloc[-1]:.3f}" in out
     config = last.parents[1] / "config.yaml"
+    # A run that was killed between its last epoch and its test has nothing left to train.
+    _, again, _ = fit(run, "freesolv", 4, *options, "--ckpt_path", last)
+    outcome = re.compile("│ rmse.*|last validation.*")
+    assert outcome.findall(again) == outcome.findall(out)
+    assert len(outcome.findall(out)) == 2
     for verb, column in (("test", log["test/rmse"]), ("validate", validated)):
         code, again, err = run(verb, "--config", config, "--ckpt_path", last)
         assert code == 0, err

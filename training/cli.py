@@ -299,14 +299,19 @@ class GraphCLI(LightningCLI):
         folder = Path(self.trainer.log_dir)
         if self.trainer.is_global_zero:
             self.curve.save(folder / "learning_curve.png")
-        # Before the test, which gives the callbacks back what they knew at the best epoch.
-        epoch = self._get(self.config, "test_epoch")
-        val, path = float(checkpoint.best_model_score), checkpoint.best_model_path
-        if epoch == "last":
-            val = float(self.trainer.callback_metrics[self.model.monitor[0]])
-            path = self.trainer.checkpoint_callbacks[-1].best_model_path
+        # Before what follows, which gives the callbacks back what they knew at the tested epoch.
         seconds, epochs = self.timer.time_elapsed(), self.trainer.current_epoch
+        val, path = float(checkpoint.best_model_score), checkpoint.best_model_path
+        metrics = self.trainer.callback_metrics
         self.trainer.callbacks = _without_averaging(self.trainer.callbacks)
+        epoch = self._get(self.config, "test_epoch")
+        if epoch == "last":
+            path = self.trainer.checkpoint_callbacks[-1].best_model_path
+            if not metrics:  # a run that was killed between its last epoch and its test
+                [metrics] = self.trainer.validate(
+                    self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False
+                )
+            val = float(metrics[self.model.monitor[0]])
         [test] = self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False
         )
