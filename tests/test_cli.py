@@ -341,7 +341,7 @@ def test_the_last_epoch_is_tested_if_asked(run, tmp_path, average):
         assert shown == pytest.approx(column.dropna().iloc[-1], rel=1e-5)
 
 
-def test_the_last_epoch_is_not_tested_from_checkpoints_of_the_users(run):
+def test_the_last_epoch_is_tested_from_the_runs_own_checkpoints(run):
     config = ROOT / "configs" / "freesolv.yaml"
     own = ["--trainer.callbacks", "ModelCheckpoint", "--test_epoch", "last"]
     assert "leave ModelCheckpoint out" in refused(run("fit", "--config", config, *SMALL, *own))
