@@ -173,6 +173,17 @@ def test_a_run_resumes_where_it_stopped(run, tmp_path):
     assert torch.equal(before["state_dict"][scale], after["state_dict"][scale])
 
 
+def test_a_checkpoint_keeps_its_model(run, tmp_path):
+    fit(run, "freesolv", 1)
+    [last] = tmp_path.rglob("last.ckpt")
+    known = ["fit", "--config", ROOT / "configs" / "freesolv.yaml", "--ckpt_path", last]
+    for other in (["learning_rate", "0.5"], ["network.hidden_channels", "8"], ["network", "GIN"]):
+        message = refused(run(*known, f"--model.{other[0]}", other[1]))
+        assert f"--model.{other[0]} is {other[1]}, but the checkpoint's model has " in message
+    same = ["--model.network", "PLSTM", "--model.network.init_args.hidden_channels=16"]
+    fit(run, "freesolv", 2, "--ckpt_path", str(last), *same)
+
+
 def test_a_resumed_run_knows_which_epoch_was_best(run, tmp_path, monkeypatch):
     """Two epochs are equally good, since they leave the weights; the third, in a moved folder, has others."""
     monkeypatch.chdir(tmp_path)

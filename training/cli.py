@@ -215,8 +215,11 @@ class GraphCLI(LightningCLI):
         """Parse, and refuse what cannot work before anything is built."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        typed = map(str, sys.argv[1:] if args is None else args)
-        _check_names(config, {part for argument in typed for part in argument.split("=")})
+        arguments = map(str, sys.argv[1:] if args is None else args)
+        typed = {part for argument in arguments for part in argument.split("=")}
+        _check_names(config, typed)
+        said = set(map(_short, typed))
+        self.said_of_model = {name: value for name, value in _model_options(config).items() if name in said}
         config.weights_only = True  # a checkpoint never runs code
         if config.ckpt_path is not None:
             read_checkpoint(config.ckpt_path)
@@ -227,7 +230,15 @@ class GraphCLI(LightningCLI):
             )
 
     def before_instantiate_classes(self) -> None:
-        """Set the number of threads."""
+        """Set the number of threads, and refuse to go on with another model than the checkpoint's."""
+        # Lightning has put the checkpoint's settings in place of what was said.
+        kept = _model_options(self.config[self.config.subcommand])
+        for name, value in self.said_of_model.items():
+            if kept.get(name) != value:
+                raise InputError(
+                    f"{name} is {value}, but the checkpoint's model has {kept.get(name)}, which it keeps: "
+                    "leave the option out, or train anew without --ckpt_path."
+                )
         threads = self._get(self.config, "threads")
         if threads is not None:
             torch.set_num_threads(threads)
@@ -377,6 +388,17 @@ def _check_names(value: Any, command_line: set[str], key: str = "") -> None:
             _check_names(inner, command_line, key)
     elif inspect.isroutine(value) or inspect.isclass(value):
         raise InputError(f"{key} names a function, {value!r}; a configuration cannot hold functions.")
+
+
+def _model_options(config: Namespace) -> dict[str, Any]:
+    """A model's settings by the names of their options, classes without their packages."""
+    options = {_short(f"--model.{key}"): value for key, value in vars(config.model.as_flat()).items()}
+    options["--model.network"] = str(options.get("--model.network")).rpartition(".")[2]
+    return options
+
+
+def _short(option: str) -> str:
+    return option.replace(".init_args", "").removesuffix(".class_path")
 
 
 def _orientation(network: Any) -> str | None:
