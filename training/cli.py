@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import Namespace, dict_to_namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -218,11 +218,10 @@ class GraphCLI(LightningCLI):
         arguments = map(str, sys.argv[1:] if args is None else args)
         typed = {part for argument in arguments for part in argument.split("=")}
         _check_names(config, typed)
-        said = set(map(_short, typed))
-        self.said_of_model = {name: value for name, value in _model_options(config).items() if name in said}
         config.weights_only = True  # a checkpoint never runs code
         if config.ckpt_path is not None:
-            read_checkpoint(config.ckpt_path)
+            trained = dict_to_namespace(read_checkpoint(config.ckpt_path)["hyper_parameters"])
+            _check_model(_model_options(config.model), _model_options(trained), set(map(_short, typed)))
         elif self.config.subcommand != "fit":
             raise InputError(
                 f"{self.config.subcommand} needs a trained model: pass --ckpt_path FILE, the best "
@@ -230,15 +229,7 @@ class GraphCLI(LightningCLI):
             )
 
     def before_instantiate_classes(self) -> None:
-        """Set the number of threads, and refuse to go on with another model than the checkpoint's."""
-        # Lightning has put the checkpoint's settings in place of what was said.
-        kept = _model_options(self.config[self.config.subcommand])
-        for name, value in self.said_of_model.items():
-            if kept.get(name) != value:
-                raise InputError(
-                    f"{name} is {value}, but the checkpoint's model has {kept.get(name)}, which it keeps: "
-                    "leave the option out, or train anew without --ckpt_path."
-                )
+        """Set the number of threads."""
         threads = self._get(self.config, "threads")
         if threads is not None:
             torch.set_num_threads(threads)
@@ -390,9 +381,23 @@ def _check_names(value: Any, command_line: set[str], key: str = "") -> None:
         raise InputError(f"{key} names a function, {value!r}; a configuration cannot hold functions.")
 
 
-def _model_options(config: Namespace) -> dict[str, Any]:
+def _check_model(asked: dict[str, Any], trained: dict[str, Any], command_line: set[str]) -> None:
+    """Refuse a model's option on the command line that Lightning would replace by the checkpoint's.
+
+    Raises:
+        InputError: An option that differs from the checkpoint's.
+    """
+    for name, value in asked.items():
+        if name in command_line and trained.get(name, value) != value:
+            raise InputError(
+                f"{name} is {value}, but the checkpoint's model has {trained[name]}, which it keeps: "
+                "leave the option out, or train anew without --ckpt_path."
+            )
+
+
+def _model_options(model: Namespace) -> dict[str, Any]:
     """A model's settings by the names of their options, classes without their packages."""
-    options = {_short(f"--model.{key}"): value for key, value in vars(config.model.as_flat()).items()}
+    options = {_short(f"--model.{key}"): value for key, value in vars(model.as_flat()).items()}
     options["--model.network"] = str(options.get("--model.network")).rpartition(".")[2]
     return options
 
