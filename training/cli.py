@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from jsonargparse import Namespace, dict_to_namespace
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -23,14 +22,13 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from datasets import GraphDataModule
-from datasets.whole_file import whole_file
 from plstm_graph.checkpoint import NETWORKS, read_checkpoint
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
 from training.report import LearningCurve, print_table
+from training.resumption import MovableCheckpoint, SeedEpochs, WholeFiles
 
 ROOT = Path(__file__).parent.parent
 _PACKAGES = ("plstm_graph", "datasets", "lightning", "torch")
@@ -83,55 +81,6 @@ class Result:
     parameters: int
     epochs: int
     seconds: float
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints beside their final names, on the same disk, and then renames them.
-
-    Lightning's own goes by the system's folder for temporary files: from there to another disk it copies, and
-    a run that is killed meanwhile leaves half a file.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
-        """Write a checkpoint, whole or not at all."""
-        with whole_file(Path(path), "wb") as file:
-            torch.save(checkpoint, file)
-
-
-class MovableCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint of the best epoch, and knows it again in a resumed run.
-
-    Of epochs that are equally good, as they often are for few validation graphs, it keeps the last, which is
-    the most trained. Lightning's own keeps the first, and forgets which epoch was best, and how good it was,
-    if the folder is not written as it was when the run began: relative to another place, or moved.
-    """
-
-    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
-        """Whether an epoch with this metric is to be kept: it is as good as the best before it, or better."""
-        better = super().check_monitor_top_k(trainer, current)  # which all processes ask together
-        return better or (current is not None and bool(current == self.best_model_score))
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Look for the files of the run's first part in the folder as it is called now."""
-        folder = Path(self.dirpath or "")
-
-        def here(path: str) -> str:
-            return path and str(folder / Path(path).name)
-
-        paths = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
-        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
-
-
-class SeedEpochs(Callback):
-    """Seeds every epoch by the run's seed and its number, so that a resumed run goes on as it would have."""
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seed torch, on every process in its own way."""
-        run = int(os.environ.get("PL_GLOBAL_SEED", 0)) * trainer.world_size + trainer.global_rank
-        torch.manual_seed((run % 2**32 << 32) + trainer.current_epoch)
 
 
 class GraphCLI(LightningCLI):
