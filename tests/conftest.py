@@ -1,6 +1,8 @@
 """Settings shared by all tests."""
 
 import os
+import sys
+from pathlib import Path
 
 # Triton decides when it is imported: without a GPU, its interpreter runs the kernels on the CPU.
 os.environ["TRITON_INTERPRET"] = "1"
@@ -8,11 +10,35 @@ os.environ["TRITON_INTERPRET"] = "1"
 # As train.py has it: on a machine with other work, tests whose threads spin take several times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import pytest
 from hypothesis import settings
+
+import train
 
 # Compilation of the kernels makes a first example slow; the rest must be reproducible.
 settings.register_profile("plstm_graph", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("plstm_graph")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, cache, tmp_path):
+    """Run the command line in this process; returns exit code, standard output and error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        places = ["--data.cache", str(cache), "--trainer.default_root_dir", str(tmp_path / "runs")]
+        if arguments[0] == "predict":
+            places = []
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments), *places])
+        code = train.main()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
