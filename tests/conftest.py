@@ -1,4 +1,4 @@
-"""Settings shared by all tests."""
+"""Settings and fixtures shared by all tests."""
 
 import os
 import sys
