@@ -35,7 +35,8 @@ class GraphTask(LightningModule):
     error of standardised targets :math:`(y - \mu) / \sigma`, with mean and deviation of the
     training targets, which travel in the checkpoint; predictions and metrics are in the targets'
     own unit. Classification minimises binary cross-entropy, multiclass cross-entropy among the classes,
-    and both predict probabilities.
+    and both predict probabilities. Of a network that reads a fingerprint out beside its nodes, the loss of
+    either head is minimised, and the mean of both is predicted.
 
     AdamW; the learning rate rises linearly over the first ``warmup`` share of all steps and then
     falls as half a cosine to zero.
@@ -240,28 +241,32 @@ class GraphTask(LightningModule):
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with that of the second task if there is one."""
         size, targets = batch.num_graphs, self._targets(batch)
-        if self.fingerprint_task is None and not self.mixup:
+        reads_fingerprint = getattr(self.network, "fingerprint", None) is not None
+        if self.fingerprint_task is None and not self.mixup and not reads_fingerprint:
             loss = total = self._loss(self._output(batch), targets)
-        else:  # both need what is between the blocks and the head
+        else:  # all need what is between the blocks and the heads
             _check_finite(batch)
             nodes = self.network.embed_nodes(batch)
             embedding = self.network.beside_fingerprint(nodes, batch)
-            loss = total = self._mixed_loss(embedding, targets)
+            losses = torch.stack(self._mixed_losses(embedding, targets))
+            loss, total = losses.mean(), losses.sum()
             if self.fingerprint_task is not None:
                 fingerprint_loss = self.fingerprint_task(nodes, *self.network.features(batch))
-                total = loss + self.fingerprint_weight * fingerprint_loss
+                total = total + self.fingerprint_weight * fingerprint_loss
                 self._log_training("train/fingerprint_loss", fingerprint_loss, size)
         self._log_training("train/loss", loss, size)
         return total
 
-    def _mixed_loss(self, embedding: Tensor, targets: Tensor) -> Tensor:
-        """Loss of what the head makes of embeddings [B, E], mixed if the task does so."""
+    def _mixed_losses(self, embedding: Tensor, targets: Tensor) -> list[Tensor]:
+        """Losses of what the heads make of embeddings [B, E], mixed if the task does so."""
         if not self.mixup:
-            return self._loss(self.network.head(embedding), targets)
+            return [self._loss(output, targets) for output in self.network.outputs(embedding)]
         share = torch.distributions.Beta(self.mixup, self.mixup).sample().item()
         other = torch.randperm(len(embedding), device=embedding.device)
-        output = self.network.head(embedding.lerp(embedding[other], share))
-        return (1 - share) * self._loss(output, targets) + share * self._loss(output, targets[other])
+        return [
+            (1 - share) * self._loss(output, targets) + share * self._loss(output, targets[other])
+            for output in self.network.outputs(embedding.lerp(embedding[other], share))
+        ]
 
     def _log_training(self, name: str, loss: Tensor, size: int) -> None:
         self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)

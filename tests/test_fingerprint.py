@@ -11,7 +11,7 @@ from plstm_graph.chem import mol_to_data, smiles_to_data
 from plstm_graph.errors import InputError
 from plstm_graph.explain import EncodedNetwork, contributions
 from plstm_graph.models import GIN
-from plstm_graph.models.fingerprint import CHANNELS, beside, environment_counts, environments
+from plstm_graph.models.fingerprint import CHANNELS, environment_counts, environments
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
@@ -101,28 +101,43 @@ def test_bonds_count_where_the_network_reads_them(molecules):
     assert torch.equal(model(data), before)
 
 
-def test_in_training_a_third_of_the_graphs_show_one_part_alone():
+@pytest.mark.parametrize("channels", [CHANNELS, 7])
+def test_a_prediction_is_the_mean_of_what_nodes_and_fingerprint_give(molecules, channels):
     torch.manual_seed(0)
-    embedding, fingerprint = torch.ones(30_000, 5), torch.ones(30_000, CHANNELS)
-    joined = beside(embedding, fingerprint, training=True)
-    kinds = (joined[:, :5].mean(1) + 2 * joined[:, 5:].mean(1)).long()
-    shares = torch.bincount(kinds, minlength=4) / 30_000
-    # Five deviations of a share of 1/3 among 30,000 are 0.014.
-    torch.testing.assert_close(shares, torch.tensor([0, 1, 1, 1]) / 3, rtol=0, atol=0.014)
-    assert torch.equal(beside(embedding, fingerprint, training=False), torch.ones(30_000, 5 + CHANNELS))
-
-
-def test_the_head_reads_the_nodes_and_the_fingerprint(molecules):
-    torch.manual_seed(0)
-    model = PLSTM(hidden_channels=16, num_layers=2, roots=2, fingerprint_size=64).eval()
+    model = PLSTM(
+        hidden_channels=16, num_layers=2, roots=2, fingerprint_size=64, fingerprint_channels=channels
+    ).eval()
     batch = Batch.from_data_list(molecules[:10])
     embedding = model.embed(batch)
-    assert embedding.shape == (10, model.embedding_channels) == (10, 16 + CHANNELS)
+    assert embedding.shape == (10, model.embedding_channels) == (10, 16 + channels)
     part = model.fingerprint(batch.x, batch.edge_index, batch.edge_attr, batch.batch, 10)
     assert torch.equal(embedding[:, 16:], part)
-    torch.testing.assert_close(model.head(embedding), model(batch))
-    model.train()(batch).sum().backward()
-    assert model.fingerprint.lin.weight.grad.any()
+    nodes, fingerprint = model.head(embedding[:, :16]), model.fingerprint_head(part)
+    assert not torch.allclose(nodes, fingerprint)
+    torch.testing.assert_close((nodes + fingerprint) / 2, model(batch))
+
+
+@pytest.mark.parametrize("mixup", [0.0, 1.0])
+def test_what_nodes_learn_does_not_depend_on_the_fingerprint(molecules, mixup):
+    torch.manual_seed(0)
+    network = PLSTM(hidden_channels=16, num_layers=2, fingerprint_size=64)
+    task = GraphTask(network, mixup=mixup)
+    batch = Batch.from_data_list(molecules[:20])
+    batch.y = torch.randn(20, 1)
+
+    def gradients():
+        network.zero_grad()
+        training_loss(task, batch, seed=1).backward()
+        return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+
+    before = gradients()
+    with torch.no_grad():
+        for parameter in network.fingerprint_head.parameters():
+            parameter.mul_(2)
+    after = gradients()
+    assert any(grad.any() for grad in after.values())
+    for name, grad in before.items():
+        assert torch.equal(grad, after[name]) != name.startswith("fingerprint"), name
 
 
 def second_task(network, weight, batch):
@@ -175,6 +190,8 @@ def test_what_cannot_be_is_refused(molecules):
         PLSTM(fingerprint_size=-1)
     with pytest.raises(InputError, match="fingerprint_radius must be at least 0, not -2"):
         GIN(fingerprint_radius=-2)
+    with pytest.raises(InputError, match="fingerprint_channels must be at least 1, not 0"):
+        GIN(fingerprint_channels=0)
     network = PLSTM(hidden_channels=16, num_layers=1, fingerprint_size=32).eval()
     with pytest.raises(InputError, match="trained with fingerprint_size=0"):
         EncodedNetwork(network, molecules[0])

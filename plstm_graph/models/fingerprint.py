@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from plstm_graph.dag.refinement import mix
 
-#: Channels that a fingerprint is mapped to; each costs as many weights as there are counts.
-CHANNELS = 24
+#: Channels that a fingerprint is mapped to, where nothing else is said.
+CHANNELS = 64
 
 #: Of the largest environments, in edges, where nothing else is said.
 RADIUS = 3
@@ -18,8 +18,9 @@ _TASK_SIZE, _TASK_RADIUS = 1024, 2
 #: Share of a fingerprint's entries that training hides in every step.
 _HIDDEN = 0.5
 
-#: Share of the training graphs that the head sees by one part alone: as many by each.
-_ALONE = 1 / 3
+#: What the logarithms of counts are multiplied by. A molecule has some sixty that are not 0, whose weights
+#: all move at once: at the learning rate of the other layers their sum would go too far.
+_SCALE = 0.25
 
 #: An odd number that keeps what is hashed together apart.
 _STEP = 1099511628211
@@ -37,31 +38,32 @@ class CircularFingerprint(nn.Module):
         h^r_n = \mathrm{hash}\big(h^{r-1}_n, \{(h^{r-1}_m, b(m, n)) : m \to n\}\big) \qquad
         c_k = |\{(n, r) : h^r_n \bmod \mathrm{size} = k\}|
 
-    The readout is a linear map of :math:`\log(1 + c)` and a GELU. Hashes do not depend on how nodes are
+    The readout is a linear map of :math:`\log(1 + c) / 4` and a GELU. Hashes do not depend on how nodes are
     numbered, nor on what else is in the batch.
 
     Args:
         size: of the fingerprint, its number of counts.
         radius: of the largest environment, in edges.
+        channels: of the readout; each costs as many weights as there are counts.
 
-    Complexity: O((N + C) · radius · feature columns + B · size · 24) for B graphs.
+    Complexity: O((N + C) · radius · feature columns + B · size · channels) for B graphs.
     Source: Rogers and Hahn, Extended-connectivity fingerprints (J. Chem. Inf. Model. 2010); Shervashidze et
     al., Weisfeiler-Lehman graph kernels (JMLR 2011).
     """
 
-    def __init__(self, size: int, radius: int) -> None:
+    def __init__(self, size: int, radius: int, channels: int) -> None:
         super().__init__()
         self.size = size
         self.radius = radius
         self.hide = nn.Dropout(_HIDDEN)
-        self.lin = nn.Linear(size, CHANNELS)
+        self.lin = nn.Linear(size, channels)
 
     def forward(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int
     ) -> Tensor:
-        """Graphs [num_graphs, 24] from features [N, ·] and [C, ·], as they are before any encoder."""
+        """Graphs [num_graphs, channels] from features [N, ·] and [C, ·], as they are before any encoder."""
         counts = environment_counts(x, edge_index, edge_attr, batch, num_graphs, self.size, self.radius)
-        return F.gelu(self.lin(self.hide(counts.log1p().to(self.lin.weight.dtype))))
+        return F.gelu(self.lin(self.hide(_SCALE * counts.log1p().to(self.lin.weight.dtype))))
 
 
 class FingerprintTask(nn.Module):
@@ -98,17 +100,6 @@ class FingerprintTask(nn.Module):
         """The loss of embeddings [num_graphs, channels] of graphs with features [N, ·] and [C, ·]."""
         counts = environment_counts(x, edge_index, edge_attr, batch, num_graphs, _TASK_SIZE, _TASK_RADIUS)
         return F.mse_loss(self.lin(embedding), counts.log1p().to(embedding.dtype))
-
-
-def beside(embedding: Tensor, fingerprint: Tensor, training: bool) -> Tensor:
-    """Put both parts of a graph side by side; in training a third of the graphs show each alone.
-
-    The part that is quicker to fit the training graphs would leave the other little to learn.
-    """
-    if training:
-        drawn = torch.rand(len(embedding), 1, device=embedding.device)
-        embedding, fingerprint = embedding * (drawn > _ALONE), fingerprint * (drawn < 1 - _ALONE)
-    return torch.cat([embedding, fingerprint], dim=1)
 
 
 def environment_counts(

@@ -9,7 +9,7 @@ from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock, feed_forward
-from plstm_graph.models.fingerprint import RADIUS
+from plstm_graph.models.fingerprint import CHANNELS, RADIUS
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
 
@@ -49,9 +49,10 @@ class LocalNetwork(GraphNetwork):
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of the random walks that encode where a node stands; 0 for none.
-        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes, for features
-            that are categories; 0 for none.
+        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes by a head of its
+            own, for features that are categories; a prediction is the mean of both. 0 for none.
         fingerprint_radius: of its largest environments, in edges.
+        fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
 
     Raises:
         InputError: the layer needs edge features and there are none.
@@ -72,6 +73,7 @@ class LocalNetwork(GraphNetwork):
         walk_length: int = 0,
         fingerprint_size: int = 0,
         fingerprint_radius: int = RADIUS,
+        fingerprint_channels: int = CHANNELS,
     ) -> None:
         def block(number: int, edge_width: int | None) -> ResidualBlock:
             return ResidualBlock(hidden_channels, None, self.conv(hidden_channels, edge_width), dropout, norm)
@@ -90,6 +92,7 @@ class LocalNetwork(GraphNetwork):
             walk_length,
             fingerprint_size,
             fingerprint_radius,
+            fingerprint_channels,
             readout_norm,
         )
 

@@ -13,7 +13,7 @@ from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock, make_norm
-from plstm_graph.models.fingerprint import CHANNELS, RADIUS, CircularFingerprint, beside
+from plstm_graph.models.fingerprint import CHANNELS, RADIUS, CircularFingerprint
 from plstm_graph.models.readout import make_readout
 from plstm_graph.models.walks import return_probabilities
 
@@ -29,7 +29,7 @@ class GraphNetwork(nn.Module):
         num_layers: blocks.
         out_channels: predictions a graph.
         hidden_channels: width.
-        dropout: in the head.
+        dropout: in the heads.
         norm: of the blocks, ``"layer"`` of a node's channels, or ``"batch"`` of a batch's nodes, channel by
             channel.
         readout_norm: of what is read out, likewise, or ``"none"``; by default that of the blocks. ``"layer"``
@@ -43,12 +43,14 @@ class GraphNetwork(nn.Module):
         walk_length: steps of random walks, whose chances to return tell nodes of a ring, a chain or a branch
             apart before any block (:func:`~plstm_graph.models.walks.return_probabilities`); 0 for none.
         fingerprint_size: counts of a circular fingerprint that is read out beside the nodes
-            (:class:`~plstm_graph.models.fingerprint.CircularFingerprint`); 0 for none. For features that are
-            categories: nodes that differ in the last digit have nothing in common there.
+            (:class:`~plstm_graph.models.fingerprint.CircularFingerprint`), by a head of its own; a
+            prediction is the mean of what both heads give. 0 for none. For features that are categories:
+            nodes that differ in the last digit have nothing in common there.
         fingerprint_radius: of its largest environments, in edges.
+        fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
 
     Raises:
-        InputError: ``edge_dim`` without ``in_channels``, or a negative length, size or radius.
+        InputError: ``edge_dim`` without ``in_channels``, a negative length, size or radius, or no channels.
     """
 
     def __init__(
@@ -66,18 +68,20 @@ class GraphNetwork(nn.Module):
         walk_length: int,
         fingerprint_size: int = 0,
         fingerprint_radius: int = RADIUS,
+        fingerprint_channels: int = CHANNELS,
         readout_norm: ReadoutNorm | None = None,
     ) -> None:
         super().__init__()
         if in_channels is None and edge_dim is not None:
             raise InputError("edge_dim is for features other than OGB's; give in_channels too.")
-        for name, number in (
-            ("walk_length", walk_length),
-            ("fingerprint_size", fingerprint_size),
-            ("fingerprint_radius", fingerprint_radius),
+        for name, number, lowest in (
+            ("walk_length", walk_length, 0),
+            ("fingerprint_size", fingerprint_size, 0),
+            ("fingerprint_radius", fingerprint_radius, 0),
+            ("fingerprint_channels", fingerprint_channels, 1),
         ):
-            if number < 0:
-                raise InputError(f"{name} must be at least 0, not {number}.")
+            if number < lowest:
+                raise InputError(f"{name} must be at least {lowest}, not {number}.")
         if norm not in get_args(Norm):
             raise InputError(f"norm must be 'layer' or 'batch', not {norm!r}.")
         if readout_norm is not None and readout_norm not in get_args(ReadoutNorm):
@@ -97,6 +101,7 @@ class GraphNetwork(nn.Module):
         self.walk_length = walk_length
         self.fingerprint_size = fingerprint_size
         self.fingerprint_radius = fingerprint_radius
+        self.fingerprint_channels = fingerprint_channels
         self.node_encoder: nn.Module
         self.edge_encoder: nn.Module | None = None
         if in_channels is None:
@@ -119,16 +124,21 @@ class GraphNetwork(nn.Module):
         self.node_channels = hidden_channels * len(self.norms) * len(readouts)
         #: Channels of a graph's embedding: these, and those of a fingerprint.
         self.embedding_channels = self.node_channels
-        self.fingerprint = None
+
+        def head(channels: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Linear(channels, hidden_channels),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(hidden_channels, out_channels),
+            )
+
+        self.head = head(self.node_channels)
+        self.fingerprint = self.fingerprint_head = None
         if fingerprint_size:
-            self.fingerprint = CircularFingerprint(fingerprint_size, fingerprint_radius)
-            self.embedding_channels += CHANNELS
-        self.head = nn.Sequential(
-            nn.Linear(self.embedding_channels, hidden_channels),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_channels, out_channels),
-        )
+            self.fingerprint = CircularFingerprint(fingerprint_size, fingerprint_radius, fingerprint_channels)
+            self.fingerprint_head = head(fingerprint_channels)
+            self.embedding_channels += fingerprint_channels
 
     @overload
     def forward(self, data: Data, return_gating: Literal[False] = ...) -> Tensor: ...
@@ -149,15 +159,27 @@ class GraphNetwork(nn.Module):
             InputError: other features than the network was made for.
         """
         gatings: list[GatingMatrix] | None = [] if return_gating else None
-        prediction = self.head(self.embed(data, gatings))
+        outputs = self.outputs(self.embed(data, gatings))
+        prediction = outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
         return prediction if gatings is None else (prediction, gatings)
 
     def embed(self, data: Data, gatings: list[GatingMatrix] | None = None) -> Tensor:
-        """Embed every graph: [num_graphs, embedding_channels], the input of the head.
+        """Embed every graph: [num_graphs, embedding_channels], the inputs of the heads side by side.
 
         Scans append their gating matrices to ``gatings``, if that is given.
         """
         return self.beside_fingerprint(self.embed_nodes(data, gatings), data)
+
+    def outputs(self, embedding: Tensor) -> list[Tensor]:
+        """What each head makes of embeddings [B, embedding_channels]: [B, out_channels], one or two.
+
+        In training each has a loss of its own: of one head for both, the part that is quicker to fit the
+        training graphs would leave the other little to learn.
+        """
+        if self.fingerprint_head is None:
+            return [self.head(embedding)]
+        nodes, fingerprint = embedding.tensor_split([self.node_channels], dim=1)
+        return [self.head(nodes), self.fingerprint_head(fingerprint)]
 
     def embed_nodes(self, data: Data, gatings: list[GatingMatrix] | None = None) -> Tensor:
         """Read the nodes of every graph out: [num_graphs, node_channels], without a fingerprint."""
@@ -169,7 +191,7 @@ class GraphNetwork(nn.Module):
         """Put the fingerprint beside what the nodes are read out to, if the network reads one."""
         if self.fingerprint is None:
             return embedding
-        return beside(embedding, self.fingerprint(*self.features(data)), self.training)
+        return torch.cat([embedding, self.fingerprint(*self.features(data))], dim=1)
 
     def features(self, data: Data) -> tuple[Tensor, Tensor, Tensor | None, Tensor, int]:
         """What is read before any encoder: x, edge_index, edge_attr or none, batch, num_graphs."""
