@@ -241,8 +241,8 @@ class GraphTask(LightningModule):
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with that of the second task if there is one."""
         size, targets = batch.num_graphs, self._targets(batch)
-        reads_fingerprint = getattr(self.network, "fingerprint", None) is not None
-        if self.fingerprint_task is None and not self.mixup and not reads_fingerprint:
+        two_heads = isinstance(self.network, GraphNetwork) and self.network.fingerprint_head is not None
+        if self.fingerprint_task is None and not self.mixup and not two_heads:
             loss = total = self._loss(self._output(batch), targets)
         else:  # all need what is between the blocks and the heads
             _check_finite(batch)
