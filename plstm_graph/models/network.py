@@ -159,8 +159,7 @@ class GraphNetwork(nn.Module):
             InputError: other features than the network was made for.
         """
         gatings: list[GatingMatrix] | None = [] if return_gating else None
-        outputs = self.outputs(self.embed(data, gatings))
-        prediction = outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
+        prediction = torch.stack(self.outputs(self.embed(data, gatings))).mean(0)
         return prediction if gatings is None else (prediction, gatings)
 
     def embed(self, data: Data, gatings: list[GatingMatrix] | None = None) -> Tensor:
@@ -226,7 +225,7 @@ class GraphNetwork(nn.Module):
             # The last so many as there are norms: one, or all.
             nodes = [norm(x) for norm, x in zip(self.norms, outputs[-len(self.norms) :], strict=True)]
             embeddings.append(self.pool(torch.cat(nodes, dim=1), batch, dim_size=num_graphs))
-        return embeddings[0] if len(embeddings) == 1 else torch.stack(embeddings).mean(0)
+        return torch.stack(embeddings).mean(0)
 
     def run_blocks(
         self,
