@@ -83,7 +83,7 @@ _LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, Loca
 _PLAIN = {"walk_length": "0", "jk": "last"}
 _SUMS = _PLAIN | {"jk": "cat", "readout": "sum"}
 # As many channels as the 300,000 parameters of the TU sets' protocol leave.
-_FINGERPRINT = {"fingerprint_size": str(COUNTS), "fingerprint_channels": "24"}
+_FINGERPRINT = {"fingerprint_size": str(COUNTS), "fingerprint_channels": "24", "fingerprint_hashes": "1"}
 #: PLSTM without its parts, one by one; other networks plain, with sums of every block, and with all that
 #: presets give PLSTM beside its scans.
 MODELS = (

@@ -35,7 +35,7 @@ class EncodedNetwork(nn.Module):
 
     def __init__(self, network: GraphNetwork, data: Data) -> None:
         super().__init__()
-        if network.fingerprint is not None:
+        if network.fingerprints:
             raise InputError(
                 "A fingerprint has no gradients with respect to atoms and bonds; explain a network that was "
                 "trained with fingerprint_size=0."

@@ -36,7 +36,7 @@ class GraphTask(LightningModule):
     training targets, which travel in the checkpoint; predictions and metrics are in the targets'
     own unit. Classification minimises binary cross-entropy, multiclass cross-entropy among the classes,
     and both predict probabilities. Of a network that reads a fingerprint out beside its nodes, the loss of
-    either head is minimised, and the mean of both is predicted.
+    every head is minimised, and the mean of all is predicted.
 
     AdamW; the learning rate rises linearly over the first ``warmup`` share of all steps and then
     falls as half a cosine to zero.
@@ -241,8 +241,8 @@ class GraphTask(LightningModule):
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with that of the second task if there is one."""
         size, targets = batch.num_graphs, self._targets(batch)
-        two_heads = isinstance(self.network, GraphNetwork) and self.network.fingerprint_head is not None
-        if self.fingerprint_task is None and not self.mixup and not two_heads:
+        several_heads = isinstance(self.network, GraphNetwork) and bool(self.network.fingerprints)
+        if self.fingerprint_task is None and not self.mixup and not several_heads:
             loss = total = self._loss(self._output(batch), targets)
         else:  # all need what is between the blocks and the heads
             _check_finite(batch)

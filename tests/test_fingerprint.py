@@ -8,10 +8,17 @@ from torch_geometric.data import Batch
 
 from plstm_graph import PLSTM
 from plstm_graph.chem import mol_to_data, smiles_to_data
+from plstm_graph.dag.refinement import mix
 from plstm_graph.errors import InputError
 from plstm_graph.explain import EncodedNetwork, contributions
 from plstm_graph.models import GIN
-from plstm_graph.models.fingerprint import CHANNELS, environment_counts, environments
+from plstm_graph.models.fingerprint import (
+    CHANNELS,
+    HASHES,
+    CircularFingerprint,
+    environment_counts,
+    environments,
+)
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
@@ -101,20 +108,81 @@ def test_bonds_count_where_the_network_reads_them(molecules):
     assert torch.equal(model(data), before)
 
 
-@pytest.mark.parametrize("channels", [CHANNELS, 7])
-def test_a_prediction_is_the_mean_of_what_nodes_and_fingerprint_give(molecules, channels):
+def test_further_hashes_count_the_same_environments_elsewhere(molecules):
+    batch = Batch.from_data_list(molecules)
+    features = batch.x, batch.edge_index, batch.edge_attr
+    fingerprint = CircularFingerprint(size=64, radius=1, channels=64, hashes=3).eval()
+    for lin in fingerprint.lins:  # a readout that tells the counts themselves
+        torch.nn.init.eye_(lin.weight)
+        torch.nn.init.zeros_(lin.bias)
+    parts = fingerprint(*features, batch.batch, batch.num_graphs).chunk(3, dim=1)
+    colours = environments(*features, 1)
+    different, shared = colours.unique(), []
+    for part in parts:
+        counts = torch.zeros_like(part)
+        places = batch.batch.expand(2, -1), colours.remainder(64)
+        counts.index_put_(places, torch.ones(1), accumulate=True)
+        torch.testing.assert_close(part, torch.nn.functional.gelu((1 + counts).log() / 4))
+        shared.append(torch.pdist(different[:, None].remainder(64).double(), p=0) == 0)
+        colours, different = mix(colours), mix(different)
+    # Two environments share one of 64 counts by chance, and those that do so seldom do in the next hash.
+    for number, one in enumerate(shared):
+        assert one.double().mean().item() == pytest.approx(1 / 64, rel=0.1)
+        for other in shared[:number]:
+            assert (one & other).double().mean() < 2 / 64**2
+
+
+def test_a_fingerprint_of_first_columns_is_blind_to_the_others(molecules):
+    batch = Batch.from_data_list(molecules)
+    fingerprint = CircularFingerprint(size=64, radius=2, channels=16, columns=1).eval()
+
+    def read(data):
+        return fingerprint(data.x, data.edge_index, data.edge_attr, data.batch, data.num_graphs)
+
+    before = read(batch)
+    for name, column, changes in (
+        ("x", 0, True),
+        ("x", 2, False),
+        ("edge_attr", 0, True),
+        ("edge_attr", 2, False),
+    ):
+        other = batch.clone()
+        other[name][:, column] += 1
+        assert torch.equal(read(other), before) != changes, (name, column)
+
+
+@pytest.mark.parametrize(("channels", "hashes"), [(CHANNELS, HASHES), (7, 1)])
+@pytest.mark.parametrize("in_channels", [None, 9])
+def test_a_prediction_is_the_mean_of_what_all_heads_give(molecules, channels, hashes, in_channels):
     torch.manual_seed(0)
     model = PLSTM(
-        hidden_channels=16, num_layers=2, roots=2, fingerprint_size=64, fingerprint_channels=channels
+        hidden_channels=16,
+        num_layers=2,
+        roots=2,
+        in_channels=in_channels,
+        fingerprint_size=64,
+        fingerprint_channels=channels,
+        fingerprint_hashes=hashes,
     ).eval()
     batch = Batch.from_data_list(molecules[:10])
+    bonds = batch.edge_attr
+    if in_channels:
+        batch.x, bonds = batch.x.float(), None
     embedding = model.embed(batch)
-    assert embedding.shape == (10, model.embedding_channels) == (10, 16 + channels)
-    part = model.fingerprint(batch.x, batch.edge_index, batch.edge_attr, batch.batch, 10)
-    assert torch.equal(embedding[:, 16:], part)
-    nodes, fingerprint = model.head(embedding[:, :16]), model.fingerprint_head(part)
-    assert not torch.allclose(nodes, fingerprint)
-    torch.testing.assert_close((nodes + fingerprint) / 2, model(batch))
+    parts = [
+        fingerprint(batch.x, batch.edge_index, bonds, batch.batch, 10) for fingerprint in model.fingerprints
+    ]
+    # Of OGB's features, one of all and a wider one of elements and types of bonds; of others, one of all.
+    assert [(one.radius, one.columns) for one in model.fingerprints] == [(3, None), (4, 1)][: len(parts)]
+    assert len(parts) == (1 if in_channels else 2)
+    assert torch.equal(embedding, torch.cat([model.embed_nodes(batch), *parts], dim=1))
+    assert embedding.size(1) == model.embedding_channels == 16 + channels * hashes * len(parts)
+    outputs = [model.head(embedding[:, :16])]
+    for head, part in zip(model.fingerprint_heads, embedding[:, 16:].split(channels, dim=1), strict=True):
+        outputs.append(head(part))
+    for number, output in enumerate(outputs):
+        assert not any(torch.allclose(output, other) for other in outputs[:number])
+    torch.testing.assert_close(sum(outputs) / len(outputs), model(batch))
 
 
 @pytest.mark.parametrize("mixup", [0.0, 1.0])
@@ -132,7 +200,7 @@ def test_what_nodes_learn_does_not_depend_on_the_fingerprint(molecules, mixup):
 
     before = gradients()
     with torch.no_grad():
-        for parameter in network.fingerprint_head.parameters():
+        for parameter in network.fingerprint_heads.parameters():
             parameter.mul_(2)
     after = gradients()
     assert any(grad.any() for grad in after.values())
@@ -192,6 +260,8 @@ def test_what_cannot_be_is_refused(molecules):
         GIN(fingerprint_radius=-2)
     with pytest.raises(InputError, match="fingerprint_channels must be at least 1, not 0"):
         GIN(fingerprint_channels=0)
+    with pytest.raises(InputError, match="fingerprint_hashes must be at least 1, not 0"):
+        GIN(fingerprint_hashes=0)
     network = PLSTM(hidden_channels=16, num_layers=1, fingerprint_size=32).eval()
     with pytest.raises(InputError, match="trained with fingerprint_size=0"):
         EncodedNetwork(network, molecules[0])

@@ -12,6 +12,9 @@ CHANNELS = 64
 #: Of the largest environments, in edges, where nothing else is said.
 RADIUS = 3
 
+#: Ways of hashing, where nothing else is said.
+HASHES = 2
+
 #: The fingerprint that is predicted as a second task: small enough that each count is of some molecules.
 _TASK_SIZE, _TASK_RADIUS = 1024, 2
 
@@ -41,29 +44,43 @@ class CircularFingerprint(nn.Module):
     The readout is a linear map of :math:`\log(1 + c) / 4` and a GELU. Hashes do not depend on how nodes are
     numbered, nor on what else is in the batch.
 
-    Args:
-        size: of the fingerprint, its number of counts.
-        radius: of the largest environment, in edges.
-        channels: of the readout; each costs as many weights as there are counts.
+    Of some hundred environments that share a count, one that matters can be hidden by the others. So the
+    colours are hashed anew for every further fingerprint, where it is others that share its count.
 
-    Complexity: O((N + C) · radius · feature columns + B · size · channels) for B graphs.
+    Args:
+        size: of a fingerprint, its number of counts.
+        radius: of the largest environment, in edges.
+        channels: of a fingerprint's readout; each costs as many weights as there are counts.
+        hashes: ways of hashing, each with a fingerprint and a readout of its own.
+        columns: of features of nodes and edges, from the first, that are read; ``None`` for all.
+
+    Complexity: O((N + C) · radius · feature columns + B · hashes · size · channels) for B graphs.
     Source: Rogers and Hahn, Extended-connectivity fingerprints (J. Chem. Inf. Model. 2010); Shervashidze et
     al., Weisfeiler-Lehman graph kernels (JMLR 2011).
     """
 
-    def __init__(self, size: int, radius: int, channels: int) -> None:
+    def __init__(
+        self, size: int, radius: int, channels: int, hashes: int = 1, columns: int | None = None
+    ) -> None:
         super().__init__()
         self.size = size
         self.radius = radius
+        self.columns = columns
         self.hide = nn.Dropout(_HIDDEN)
-        self.lin = nn.Linear(size, channels)
+        self.lins = nn.ModuleList(nn.Linear(size, channels) for _ in range(hashes))
 
     def forward(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int
     ) -> Tensor:
-        """Graphs [num_graphs, channels] from features [N, ·] and [C, ·], as they are before any encoder."""
-        counts = environment_counts(x, edge_index, edge_attr, batch, num_graphs, self.size, self.radius)
-        return F.gelu(self.lin(self.hide(_SCALE * counts.log1p().to(self.lin.weight.dtype))))
+        """Graphs [num_graphs, hashes · channels] from features [N, ·] and [C, ·] before any encoder."""
+        x, edge_attr = x[:, : self.columns], None if edge_attr is None else edge_attr[:, : self.columns]
+        colours = environments(x, edge_index, edge_attr, self.radius)
+        dtype, readouts = next(self.lins.parameters()).dtype, []
+        for lin in self.lins:
+            counts = _count(colours, batch, num_graphs, self.size)
+            readouts.append(F.gelu(lin(self.hide(_SCALE * counts.log1p().to(dtype)))))
+            colours = mix(colours)  # as many different ones as before, in other counts
+        return torch.cat(readouts, dim=1)
 
 
 class FingerprintTask(nn.Module):
@@ -112,16 +129,19 @@ def environment_counts(
     radius: int = RADIUS,
 ) -> Tensor:
     """The fingerprints, float32 [num_graphs, size]: how many environments of a graph each count has."""
-    counts = torch.zeros(num_graphs * size, device=x.device)
-    one = counts.new_ones(x.size(0))
-    for colour in environments(x, edge_index, edge_attr, radius):
-        # Sums of ones are exact in any order.
-        counts = counts.index_add(0, batch * size + colour.remainder(size), one)
-    return counts.view(num_graphs, size)
+    return _count(environments(x, edge_index, edge_attr, radius), batch, num_graphs, size)
 
 
-def environments(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, radius: int) -> list[Tensor]:
-    """Colours of the nodes, int64 [N], for the radii 0 to ``radius``."""
+def _count(colours: Tensor, batch: Tensor, num_graphs: int, size: int) -> Tensor:
+    """How often colours [R, N] of the nodes of graphs leave each rest: float32 [num_graphs, size]."""
+    places = (batch * size + colours.remainder(size)).flatten()
+    # Sums of ones are exact in any order.
+    ones = torch.ones(len(places), device=places.device)
+    return ones.new_zeros(num_graphs * size).index_add(0, places, ones).view(num_graphs, size)
+
+
+def environments(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, radius: int) -> Tensor:
+    """Colours of the nodes for the radii 0 to ``radius``, int64 [radius + 1, N]."""
     source, target = edge_index
     colour = _hash_rows(x)
     edge = _hash_rows(edge_attr) if edge_attr is not None else torch.zeros_like(source)
@@ -130,7 +150,7 @@ def environments(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, radius
         neighbours = torch.zeros_like(colour).index_add(0, target, mix(colour[source] * _STEP + edge))
         colour = mix(colour * _STEP + neighbours)
         colours.append(colour)
-    return colours
+    return torch.stack(colours)
 
 
 def _hash_rows(features: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock, feed_forward
-from plstm_graph.models.fingerprint import CHANNELS, RADIUS
+from plstm_graph.models.fingerprint import CHANNELS, HASHES, RADIUS
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
 
@@ -49,10 +49,11 @@ class LocalNetwork(GraphNetwork):
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of the random walks that encode where a node stands; 0 for none.
-        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes by a head of its
-            own, for features that are categories; a prediction is the mean of both. 0 for none.
+        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes by heads of its
+            own, for features that are categories; a prediction is the mean of all. 0 for none.
         fingerprint_radius: of its largest environments, in edges.
         fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
+        fingerprint_hashes: ways of hashing its environments, each with counts and a head of its own.
 
     Raises:
         InputError: the layer needs edge features and there are none.
@@ -74,6 +75,7 @@ class LocalNetwork(GraphNetwork):
         fingerprint_size: int = 0,
         fingerprint_radius: int = RADIUS,
         fingerprint_channels: int = CHANNELS,
+        fingerprint_hashes: int = HASHES,
     ) -> None:
         def block(number: int, edge_width: int | None) -> ResidualBlock:
             return ResidualBlock(hidden_channels, None, self.conv(hidden_channels, edge_width), dropout, norm)
@@ -93,6 +95,7 @@ class LocalNetwork(GraphNetwork):
             fingerprint_size,
             fingerprint_radius,
             fingerprint_channels,
+            fingerprint_hashes,
             readout_norm,
         )
 

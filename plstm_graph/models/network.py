@@ -13,7 +13,7 @@ from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock, make_norm
-from plstm_graph.models.fingerprint import CHANNELS, RADIUS, CircularFingerprint
+from plstm_graph.models.fingerprint import CHANNELS, HASHES, RADIUS, CircularFingerprint
 from plstm_graph.models.readout import make_readout
 from plstm_graph.models.walks import return_probabilities
 
@@ -43,14 +43,19 @@ class GraphNetwork(nn.Module):
         walk_length: steps of random walks, whose chances to return tell nodes of a ring, a chain or a branch
             apart before any block (:func:`~plstm_graph.models.walks.return_probabilities`); 0 for none.
         fingerprint_size: counts of a circular fingerprint that is read out beside the nodes
-            (:class:`~plstm_graph.models.fingerprint.CircularFingerprint`), by a head of its own; a
-            prediction is the mean of what both heads give. 0 for none. For features that are categories:
-            nodes that differ in the last digit have nothing in common there.
+            (:class:`~plstm_graph.models.fingerprint.CircularFingerprint`), by heads of their own; a
+            prediction is the mean of what all heads give. 0 for none. For features that are categories:
+            nodes that differ in the last digit have nothing in common there. Of OGB's features a second
+            fingerprint tells elements and types of bonds alone, of environments one edge wider: it finds
+            alike what the first tells apart.
         fingerprint_radius: of its largest environments, in edges.
         fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
+        fingerprint_hashes: ways of hashing, each with counts, channels and a head of its own: environments
+            that share a count in one do not in the others.
 
     Raises:
-        InputError: ``edge_dim`` without ``in_channels``, a negative length, size or radius, or no channels.
+        InputError: ``edge_dim`` without ``in_channels``, a negative length, size or radius, or no channels or
+            hashes.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class GraphNetwork(nn.Module):
         fingerprint_size: int = 0,
         fingerprint_radius: int = RADIUS,
         fingerprint_channels: int = CHANNELS,
+        fingerprint_hashes: int = HASHES,
         readout_norm: ReadoutNorm | None = None,
     ) -> None:
         super().__init__()
@@ -79,6 +85,7 @@ class GraphNetwork(nn.Module):
             ("fingerprint_size", fingerprint_size, 0),
             ("fingerprint_radius", fingerprint_radius, 0),
             ("fingerprint_channels", fingerprint_channels, 1),
+            ("fingerprint_hashes", fingerprint_hashes, 1),
         ):
             if number < lowest:
                 raise InputError(f"{name} must be at least {lowest}, not {number}.")
@@ -102,6 +109,7 @@ class GraphNetwork(nn.Module):
         self.fingerprint_size = fingerprint_size
         self.fingerprint_radius = fingerprint_radius
         self.fingerprint_channels = fingerprint_channels
+        self.fingerprint_hashes = fingerprint_hashes
         self.node_encoder: nn.Module
         self.edge_encoder: nn.Module | None = None
         if in_channels is None:
@@ -134,11 +142,20 @@ class GraphNetwork(nn.Module):
             )
 
         self.head = head(self.node_channels)
-        self.fingerprint = self.fingerprint_head = None
+        self.fingerprints = nn.ModuleList()
+        self.fingerprint_heads = nn.ModuleList()
         if fingerprint_size:
-            self.fingerprint = CircularFingerprint(fingerprint_size, fingerprint_radius, fingerprint_channels)
-            self.fingerprint_head = head(fingerprint_channels)
-            self.embedding_channels += fingerprint_channels
+            # OGB's first columns are the element and the type of the bond; of these alone, about as many
+            # environments of one edge more differ.
+            grades = [(fingerprint_radius, None), (fingerprint_radius + 1, 1)]
+            for radius, columns in grades if in_channels is None else grades[:1]:
+                self.fingerprints.append(
+                    CircularFingerprint(
+                        fingerprint_size, radius, fingerprint_channels, fingerprint_hashes, columns
+                    )
+                )
+                self.fingerprint_heads.extend(head(fingerprint_channels) for _ in range(fingerprint_hashes))
+            self.embedding_channels += fingerprint_channels * len(self.fingerprint_heads)
 
     @overload
     def forward(self, data: Data, return_gating: Literal[False] = ...) -> Tensor: ...
@@ -170,15 +187,14 @@ class GraphNetwork(nn.Module):
         return self.beside_fingerprint(self.embed_nodes(data, gatings), data)
 
     def outputs(self, embedding: Tensor) -> list[Tensor]:
-        """What each head makes of embeddings [B, embedding_channels]: [B, out_channels], one or two.
+        """What each head makes of embeddings [B, embedding_channels]: [B, out_channels], the nodes' first.
 
-        In training each has a loss of its own: of one head for both, the part that is quicker to fit the
-        training graphs would leave the other little to learn.
+        In training each has a loss of its own: of one head for all, the part that is quickest to fit the
+        training graphs would leave the others little to learn.
         """
-        if self.fingerprint_head is None:
-            return [self.head(embedding)]
-        nodes, fingerprint = embedding.tensor_split([self.node_channels], dim=1)
-        return [self.head(nodes), self.fingerprint_head(fingerprint)]
+        widths = [self.node_channels] + [self.fingerprint_channels] * len(self.fingerprint_heads)
+        heads = [self.head, *self.fingerprint_heads]
+        return [head(part) for head, part in zip(heads, embedding.split(widths, dim=1), strict=True)]
 
     def embed_nodes(self, data: Data, gatings: list[GatingMatrix] | None = None) -> Tensor:
         """Read the nodes of every graph out: [num_graphs, node_channels], without a fingerprint."""
@@ -187,10 +203,11 @@ class GraphNetwork(nn.Module):
         return self.embed_encoded(x, edge_index, edge_attr, batch, num_graphs, self.dags(data), gatings)
 
     def beside_fingerprint(self, embedding: Tensor, data: Data) -> Tensor:
-        """Put the fingerprint beside what the nodes are read out to, if the network reads one."""
-        if self.fingerprint is None:
+        """Put fingerprints beside what the nodes are read out to, if the network reads any."""
+        if not self.fingerprints:
             return embedding
-        return torch.cat([embedding, self.fingerprint(*self.features(data))], dim=1)
+        features = self.features(data)
+        return torch.cat([embedding, *(fingerprint(*features) for fingerprint in self.fingerprints)], dim=1)
 
     def features(self, data: Data) -> tuple[Tensor, Tensor, Tensor | None, Tensor, int]:
         """What is read before any encoder: x, edge_index, edge_attr or none, batch, num_graphs."""

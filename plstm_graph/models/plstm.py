@@ -10,7 +10,7 @@ from plstm_graph.conv.gates import HeadMode
 from plstm_graph.dag import LineGraphDAG, Orientation, Root, build_dag, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock
-from plstm_graph.models.fingerprint import CHANNELS, RADIUS
+from plstm_graph.models.fingerprint import CHANNELS, HASHES, RADIUS
 from plstm_graph.models.local import gin_conv
 from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
 
@@ -51,10 +51,11 @@ class PLSTM(GraphNetwork):
         roots: 0 to orient graphs by ``orientation``. Otherwise breadth first from one of their nodes: in
             training from one that is drawn anew in every step, in evaluation from this many, spread evenly
             over the canonical order, one pass each, whose embeddings are averaged.
-        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes by a head of its
-            own, for features that are categories; a prediction is the mean of both. 0 for none.
+        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes by heads of its
+            own, for features that are categories; a prediction is the mean of all. 0 for none.
         fingerprint_radius: of its largest environments, in edges.
         fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
+        fingerprint_hashes: ways of hashing its environments, each with counts and a head of its own.
         qk_norm: norms of the scans' queries and keys, see :class:`~plstm_graph.PLSTMConv`; pays with
             ``norm="batch"``, which leaves single nodes large.
 
@@ -89,6 +90,7 @@ class PLSTM(GraphNetwork):
         fingerprint_size: int = 0,
         fingerprint_radius: int = RADIUS,
         fingerprint_channels: int = CHANNELS,
+        fingerprint_hashes: int = HASHES,
         qk_norm: bool = False,
     ) -> None:
         if roots < 0:
@@ -134,6 +136,7 @@ class PLSTM(GraphNetwork):
             fingerprint_size,
             fingerprint_radius,
             fingerprint_channels,
+            fingerprint_hashes,
             readout_norm,
         )
         self.heads = heads
