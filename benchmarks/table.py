@@ -14,10 +14,11 @@ its own program from an environment of its own (``--chemprop``). Further options
 and hold for all runs of this package's networks.
 
 Each run is tested once, at the epoch that validation selects, of equally good ones the last, or at its last
-where the preset says so (``test_epoch``). TU sets are run on ten folds, which all networks share. Every
-table has a random forest on fingerprints as its floor. A run's outcome is a JSON file in the folder of its
-data set under ``--out``, next to a table of all models that were run there. Runs that have theirs are not
-repeated, and a run that was killed goes on from its last epoch.
+where the preset says so (``test_epoch``). TU sets are run on ten folds, which all networks share, and OGB's,
+with ``--cross-validate``, on five of their training molecules, parted by scaffold. Every table has a random
+forest on fingerprints as its floor. A run's outcome is a JSON file in the folder of its data set under
+``--out``, next to a table of all models that were run there. Runs that have theirs are not repeated, and a
+run that was killed goes on from its last epoch.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ from benchmarks.chemprop import fit_chemprop
 from benchmarks.forest import COUNTS, fit_forest
 from benchmarks.measure import environment
 from datasets import GraphDataModule
+from datasets.splits import SCAFFOLD_FOLDS
+from datasets.tu import FOLDS as TU_FOLDS
 from datasets.whole_file import whole_file
 from plstm_graph.checkpoint import NETWORKS
 from plstm_graph.errors import InputError
@@ -120,7 +123,7 @@ FOLDERS = {"OGB": "ogb", "MoleculeNet": "moleculenet", "TU": "tu"}
 
 @dataclass(frozen=True)
 class Run:
-    """One model on one data set with one seed, and on one fold of a TU set."""
+    """One model on one data set with one seed, and on one fold if there are folds."""
 
     dataset: str
     model: str
@@ -279,7 +282,13 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--suite", choices=SUITES, required=True)
     parser.add_argument("--models", default="plstm,gin", help=f"of {','.join((*MODELS, CHEMPROP))}")
     parser.add_argument("--datasets", help="some of the suite's presets")
-    parser.add_argument("--seeds", type=int, default=None, help="from 0; by default 3, with ten folds 1")
+    parser.add_argument("--seeds", type=int, default=None, help="from 0; by default 3, with folds 1")
+    parser.add_argument(
+        "--cross-validate",
+        action="store_true",
+        help="test on each fifth of OGB's training molecules in turn, parted by scaffold; the set's test "
+        "molecules are left out",
+    )
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
     parser.add_argument("--out", type=Path, help="by default benchmarks/results/SUITE")
@@ -296,19 +305,23 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         for name in chosen:
             if name not in allowed:
                 raise InputError(f"{name!r} is no {what} of this table: {', '.join(allowed)}.")
-    options.seeds = options.seeds or (1 if options.suite == "tu" else 3)
-    options.out = options.out or ROOT / "benchmarks" / "results" / options.suite
+    if options.cross_validate and options.suite != "ogb":
+        raise InputError("--cross-validate is for --suite ogb.")
+    folds = SCAFFOLD_FOLDS if options.cross_validate else TU_FOLDS if options.suite == "tu" else 0
+    options.folds = list(range(folds)) or [None]
+    options.seeds = options.seeds or (1 if folds else 3)
+    folder = options.suite + "_cross_validated" * options.cross_validate
+    options.out = options.out or ROOT / "benchmarks" / "results" / folder
     return options, overrides
 
 
 def main(argv: Sequence[str]) -> None:
     options, overrides = parse(argv)
-    folds = list(range(10)) if options.suite == "tu" else [None]
     runs = [
         Run(dataset, model, seed, fold)
         for dataset in options.datasets
         for seed in range(options.seeds)
-        for fold in folds
+        for fold in options.folds
         for model in (*options.models, FOREST)
     ]
     calls, waiting = [], []

@@ -14,8 +14,9 @@ from datasets.base import GraphDataModule
 from datasets.download import fetch_folder
 from datasets.featurise import featurise
 from datasets.graphs import PackedGraphs
-from datasets.splits import Split
+from datasets.splits import SCAFFOLD_FOLDS, Split, murcko_scaffold, scaffold_fold
 from datasets.table import Table, read_csv
+from plstm_graph.chem import read_smiles
 from plstm_graph.dag import rank_nodes
 from plstm_graph.errors import InputError
 
@@ -29,6 +30,8 @@ class OGB(GraphDataModule):
 
     Args:
         dataset_name: Such as ``"ogbg-molhiv"``.
+        fold: Cross-validation: test on this fifth, 0 to 4, of the set's training molecules, and train on the
+            others. No scaffold is in two fifths, and the set's test molecules are left out.
         root: Folder that holds ``ogbg_molhiv/`` with OGB's ``raw``, ``split`` and ``mapping``.
         download: SHA-256 of OGB's archive, to fetch it if the files are missing.
         **kwargs: Arguments of :class:`GraphDataModule`.
@@ -39,6 +42,7 @@ class OGB(GraphDataModule):
     def __init__(
         self,
         dataset_name: str = "ogbg-molhiv",
+        fold: int | None = None,
         root: Path = Path("data/ogb"),
         download: str | None = None,
         **kwargs: Any,
@@ -48,7 +52,10 @@ class OGB(GraphDataModule):
         registry = registry.loc[:, registry.loc["data type"] == "mol"]
         if dataset_name not in registry:
             raise InputError(f"{dataset_name!r} is none of OGB's molecule sets: {', '.join(registry)}.")
+        if fold is not None and not 0 <= fold < SCAFFOLD_FOLDS:
+            raise InputError(f"fold must be from 0 to {SCAFFOLD_FOLDS - 1}, not {fold}.")
         self.dataset_name = dataset_name
+        self.fold = fold
         self.folder = Path(root) / dataset_name.replace("-", "_")
         self.download = download
         self._entry = registry[dataset_name]
@@ -102,9 +109,20 @@ class OGB(GraphDataModule):
         return graphs
 
     def split_rows(self) -> Split:
-        """OGB's scaffold split."""
+        """OGB's scaffold split, or a fifth of its training molecules for the test."""
         folder = f"split/{self._entry['split']}"
-        return Split(*(self._integers(f"{folder}/{part}").flatten() for part in _PARTS))
+        split = Split(*(self._integers(f"{folder}/{part}").flatten() for part in _PARTS))
+        if self.fold is None:
+            return split
+        return scaffold_fold(split, [self._scaffold(row) for row in split.train.tolist()], self.fold)
+
+    def _scaffold(self, row: int) -> str:
+        """A molecule's scaffold; of one whose SMILES RDKit cannot read, its SMILES."""
+        smiles = (self.dataset.smiles or [])[row]
+        try:
+            return murcko_scaffold(read_smiles(smiles))
+        except InputError:
+            return smiles
 
     def _integers(self, path: str) -> Tensor:
         return torch.from_numpy(pd.read_csv(self._file(path), header=None).to_numpy(np.int64, copy=True))

@@ -7,9 +7,15 @@ from typing import NamedTuple
 import torch
 from rdkit.Chem import Mol
 from rdkit.Chem.Scaffolds import MurckoScaffold
+from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
+from plstm_graph.errors import InputError
+
 FRACTIONS = (0.8, 0.1, 0.1)
+
+#: Parts of a cross-validation by scaffold.
+SCAFFOLD_FOLDS = 5
 
 
 class Split(NamedTuple):
@@ -62,6 +68,30 @@ def scaffold_split(scaffolds: Sequence[str], fractions: tuple[float, float, floa
         else:
             test += rows
     return Split(*(torch.tensor(sorted(part), dtype=torch.long) for part in (train, val, test)))
+
+
+def scaffold_fold(split: Split, scaffolds: Sequence[str], fold: int) -> Split:
+    """Test on a fifth of a split's training rows; no scaffold is in two fifths, validation stays as it is.
+
+    Fifths are of equal size, as far as groups of equal scaffold allow. The rows that the split has for the
+    test are left out.
+
+    Args:
+        split: Rows of the three parts.
+        scaffolds: One scaffold SMILES for every row of the training part.
+        fold: Which fifth, 0 to 4.
+
+    Raises:
+        InputError: There are fewer than five scaffolds.
+    """
+    if len(set(scaffolds)) < SCAFFOLD_FOLDS:
+        found = len(set(scaffolds))
+        raise InputError(
+            f"Training molecules of {found} scaffolds cannot be parted into {SCAFFOLD_FOLDS} folds."
+        )
+    folds = GroupKFold(SCAFFOLD_FOLDS).split(split.train, groups=scaffolds)
+    rest, held_out = (split.train[torch.from_numpy(places)] for places in list(folds)[fold])
+    return Split(rest, split.val, held_out)
 
 
 def random_split(num_rows: int, seed: int, fractions: tuple[float, float, float] = FRACTIONS) -> Split:

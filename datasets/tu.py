@@ -18,7 +18,8 @@ from datasets.graphs import PackedGraphs
 from datasets.splits import Split
 from plstm_graph.errors import InputError
 
-_FOLDS = 10
+#: Parts of every set, each of them the test set once.
+FOLDS = 10
 _SEED = 42
 
 
@@ -53,8 +54,8 @@ class TU(GraphDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 <= fold < _FOLDS:
-            raise InputError(f"fold must be from 0 to {_FOLDS - 1}, not {fold}.")
+        if not 0 <= fold < FOLDS:
+            raise InputError(f"fold must be from 0 to {FOLDS - 1}, not {fold}.")
         self.dataset_name = dataset_name
         self.fold = fold
         self.use_node_attr = use_node_attr
@@ -111,12 +112,12 @@ class TU(GraphDataModule):
     def split_rows(self) -> Split:
         """Take one of the ten folds."""
         classes = self.dataset.tensors["y"].flatten().numpy()
-        if len(classes) < _FOLDS:
-            raise InputError(f"{len(classes)} graphs cannot be split into {_FOLDS} folds.")
-        folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=_SEED).split(classes, classes)
+        if len(classes) < FOLDS:
+            raise InputError(f"{len(classes)} graphs cannot be split into {FOLDS} folds.")
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=_SEED).split(classes, classes)
         rest, test = list(folds)[self.fold]
         train, val = train_test_split(
-            rest, test_size=1 / (_FOLDS - 1), stratify=classes[rest], random_state=_SEED
+            rest, test_size=1 / (FOLDS - 1), stratify=classes[rest], random_state=_SEED
         )
         return Split(*(torch.from_numpy(rows).sort().values for rows in (train, val, test)))
 

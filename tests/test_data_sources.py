@@ -63,6 +63,29 @@ def test_ogb_files_are_read_as_ogb_does(tox):
     assert torch.equal(graph.dag_pred, fresh.dag_pred)
 
 
+def test_ogb_training_molecules_are_cross_validated_by_scaffold(tox):
+    folder = tox / "ogb" / "ogbg_moltox21"
+    table = pd.read_csv(folder / "mapping" / "mol.csv.gz")
+    table["smiles"] = [
+        *("C(C", "CCC1CC1", "CC1CC1", "Cc1ccccc1", "CCc1ccccc1", "CCCc1ccccc1", "C1CCC1", "CC1CCC1"),
+        *("CC", "CCC", "C1CCCC1", "C1CCCCC1"),
+    ]
+    table.to_csv(folder / "mapping" / "mol.csv.gz", index=False)
+    parts = {"train": range(10), "valid": [10], "test": [11]}
+    for part, rows in parts.items():
+        pd.DataFrame(rows).to_csv(folder / f"split/scaffold/{part}.csv.gz", header=False, index=False)
+    held_out = []
+    for fold in range(5):
+        rows = prepared(OGB("ogbg-moltox21", fold=fold, root=tox / "ogb", cache=tox)).rows
+        assert sorted([*rows.train.tolist(), *rows.test.tolist()]) == [*range(10)]
+        assert rows.val.tolist() == [10]
+        held_out.append(rows.test.tolist())
+    assert sorted(held_out) == [[0], [1, 2], [3, 4, 5], [6, 7], [8, 9]]  # what cannot be read stands alone
+    for fold in (-1, 5):
+        with pytest.raises(InputError, match=f"fold must be from 0 to 4, not {fold}"):
+            OGB("ogbg-moltox21", fold=fold)
+
+
 def test_ogb_graphs_are_ranked_as_rdkit_ranks_them_or_else_by_structure(tox):
     mapping = tox / "ogb" / "ogbg_moltox21" / "mapping" / "mol.csv.gz"
     table = pd.read_csv(mapping)

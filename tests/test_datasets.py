@@ -16,7 +16,7 @@ from torch_geometric.data import Batch
 from datasets import FreeSolv, MoleculeDataModule, Solubility
 from datasets.cache import fingerprint
 from datasets.featurise import featurise
-from datasets.splits import murcko_scaffold, random_split, scaffold_split
+from datasets.splits import Split, murcko_scaffold, random_split, scaffold_fold, scaffold_split
 from datasets.table import Table
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import ToLineGraphDAG
@@ -108,6 +108,21 @@ def test_scaffolds_count_chirality():
     left, right = (Chem.MolFromSmiles(f"C1C[C@{hand}]2CCCO[C@@H]2C1") for hand in ("H", "@H"))
     assert murcko_scaffold(left) != murcko_scaffold(right)
     assert murcko_scaffold(Chem.MolFromSmiles("CCO")) == ""
+
+
+def test_scaffold_folds_part_the_training_rows():
+    train, val, test = torch.arange(100).split([90, 5, 5])
+    scaffolds = [f"ring {row % 13}" for row in range(90)]
+    folds = [scaffold_fold(Split(train + 10, val - 90, test - 90), scaffolds, fold) for fold in range(5)]
+    seen = [{scaffolds[row - 10] for row in fold.test.tolist()} for fold in folds]
+    assert sum(map(len, seen)) == len(set().union(*seen)) == 13  # each scaffold in one
+    assert torch.equal(torch.cat([fold.test for fold in folds]).sort().values, train + 10)  # none lost
+    for fold in folds:
+        assert torch.equal(torch.cat([fold.train, fold.test]).sort().values, train + 10)
+        assert torch.equal(fold.val, val - 90)
+        assert 13 <= len(fold.test) <= 21
+    with pytest.raises(InputError, match="of 4 scaffolds cannot be parted into 5 folds"):
+        scaffold_fold(Split(train[:8], val, test), list("abcdabcd"), 0)
 
 
 def test_random_split_depends_on_its_seed_only():

@@ -101,6 +101,7 @@ def test_every_row_is_the_network_that_it_says(name, capsys):
     ("arguments", "part"),
     [
         (["--suite", "tu", "--models", "plstm,foo"], "'foo' is no model of this table: plstm, plstm-p"),
+        (["--suite", "tu", "--cross-validate"], "--cross-validate is for --suite ogb"),
         (["--suite", "tu", "--datasets", "esol"], "'esol' is no data set of this table: mutag, nci1"),
     ],
 )
