@@ -4,19 +4,20 @@
 
 The first checkpoint stands beside the forest of seed 0, the second beside that of seed 1, ... Both saw the
 training rows of the preset's data alone, and have the same weight in the mean, which nothing is fitted for.
-Results go to benchmarks/results/with_forest/PRESET/, a file for each kind of network.
+Of several checkpoints the mean of what all predict, as ``train.py predict`` gives it, is scored too, and that
+of as many forests. Results go to benchmarks/results/with_forest/PRESET/, a file for each kind of network.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -30,6 +31,9 @@ from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
 from training.cli import ROOT
 from training.report import print_table, spread
+
+#: Values or probabilities [molecules, T] float64 of the "validation" and the "test" molecules.
+Predictions = dict[str, Tensor]
 
 RESULTS = ROOT / "benchmarks" / "results" / "with_forest"
 
@@ -52,22 +56,53 @@ def model_of(task: GraphTask) -> str:
     return model
 
 
-def measure(
-    task: GraphTask, module: GraphDataModule, features: NDArray[np.generic], seed: int
-) -> list[dict[str, Any]]:
-    """Scores of a network, of a forest, and of the mean of both."""
+def predictions_of(task: GraphTask, module: GraphDataModule, forest: Tensor) -> dict[str, Predictions]:
+    """What a network predicts, what a forest does [molecules, T], and the mean of both."""
     label = MODELS[model_of(task)].label
-    forest, targets = forest_predictions(module, features, seed), module.dataset.tensors["y"].double()
-    scores: dict[str, dict[str, float]] = {label: {}, "forest": {}, f"{label} and forest": {}}
-    for part, rows, loader in (
-        ("validation", module.rows.val, module.val_dataloader()),
-        ("test", module.rows.test, module.test_dataloader()),
-    ):
-        network = network_predictions(task, loader)
-        both = (network + forest[rows]) / 2
-        for parts, predictions in zip(scores.values(), (network, forest[rows], both), strict=True):
-            parts[part] = score(module, predictions, targets[rows])
-    return [{"seed": seed, "predictions": label} | parts for label, parts in scores.items()]
+    network = {
+        "validation": network_predictions(task, module.val_dataloader()),
+        "test": network_predictions(task, module.test_dataloader()),
+    }
+    forest_alone = {"validation": forest[module.rows.val], "test": forest[module.rows.test]}
+    return {
+        label: network,
+        "forest": forest_alone,
+        f"{label} and forest": mean_of([network, forest_alone]),
+    }
+
+
+def mean_of(predictions: Sequence[Predictions]) -> Predictions:
+    """The mean of several predictions of the same molecules."""
+    return {part: torch.stack([one[part] for one in predictions]).mean(0) for part in predictions[0]}
+
+
+def scores_of(module: GraphDataModule, predictions: Predictions) -> dict[str, float]:
+    """The data's metric on the molecules of each part."""
+    targets, rows = module.dataset.tensors["y"].double(), module.rows
+    chosen = {"validation": rows.val, "test": rows.test}
+    return {part: score(module, values, targets[chosen[part]]) for part, values in predictions.items()}
+
+
+def measure(tasks: Sequence[GraphTask], module: GraphDataModule) -> list[dict[str, Any]]:
+    """Scores of networks and forests one by one and, of each kind, of the mean of what all predict."""
+    features = features_of(module.dataset)
+    found: dict[str, list[Predictions]] = defaultdict(list)
+    for seed, task in enumerate(tasks):
+        forest = forest_predictions(module, features, seed)
+        for label, predictions in predictions_of(task, module, forest).items():
+            found[label].append(predictions)
+    rows: list[dict[str, Any]] = [
+        {"seed": seed, "predictions": label} | scores_of(module, predictions)
+        for label, seeds in found.items()
+        for seed, predictions in enumerate(seeds)
+    ]
+    if len(tasks) > 1:
+        rows += [
+            {"seed": None, "predictions": f"{label}, mean of {len(tasks)}"}
+            | scores_of(module, mean_of(seeds))
+            for label, seeds in found.items()
+        ]
+    return rows
 
 
 def main() -> None:
@@ -86,8 +121,7 @@ def main() -> None:
     module = data_module(preset_file(options.preset), options.root, cache=options.cache)
     module.prepare_data()
     module.setup()
-    features = features_of(module.dataset)
-    rows = [row for seed, task in enumerate(tasks) for row in measure(task, module, features, seed)]
+    rows = measure(tasks, module)
     cells = []
     for label in dict.fromkeys(row["predictions"] for row in rows):
         chosen = [row for row in rows if row["predictions"] == label]

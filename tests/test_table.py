@@ -151,22 +151,30 @@ def test_the_mean_with_a_forest_is_of_both_predictions(place):
     module = FreeSolv(cache=place / "cache")
     module.prepare_data()
     module.setup()
-    torch.manual_seed(0)
-    task = GraphTask(PLSTM(hidden_channels=16, num_layers=2)).eval()
-    task.fit_target_scale(module.train_targets)
-    features = features_of(module.dataset)
-    network, forest, both = measure(task, module, features, seed=1)
-    assert [row["predictions"] for row in (network, forest, both)] == ["PLSTM", "forest", "PLSTM and forest"]
-    assert forest["test"] == pytest.approx(fit_forest(module, seed=1).test, rel=1e-6)
-    test = module.rows.test.tolist()
+    tasks = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        task = GraphTask(PLSTM(hidden_channels=16, num_layers=2)).eval()
+        task.fit_target_scale(module.train_targets)
+        tasks.append(task)
+    found = {(row["predictions"], row["seed"]): row["test"] for row in measure(tasks, module)}
+    features, test = features_of(module.dataset), module.rows.test.tolist()
     with torch.inference_mode():
-        alone = torch.cat([task(smiles_to_data(module.dataset.smiles[row])) for row in test])
+        networks = [
+            torch.cat([task(smiles_to_data(module.dataset.smiles[row])) for row in test]) for task in tasks
+        ]
+    forests = [forest_predictions(module, features, seed)[test] for seed in range(2)]
+    assert found["forest", 1] == pytest.approx(fit_forest(module, seed=1).test, rel=1e-6)
+    wanted = {"forest, mean of 2": sum(forests) / 2, "PLSTM, mean of 2": sum(networks) / 2}
+    wanted["PLSTM and forest, mean of 2"] = sum(forests + networks) / 4
+    wanted = {(label, None): predictions for label, predictions in wanted.items()}
+    for seed, (network, forest) in enumerate(zip(networks, forests, strict=True)):
+        wanted |= {("forest", seed): forest, ("PLSTM", seed): network}
+        wanted["PLSTM and forest", seed] = (network + forest) / 2
+    assert found.keys() == wanted.keys()
     targets = module.dataset.tensors["y"][test]
-    for row, predictions in (
-        (network, alone),
-        (both, (alone + forest_predictions(module, features, seed=1)[test]) / 2),
-    ):
-        assert row["test"] == pytest.approx((predictions - targets).square().mean().sqrt().item(), rel=1e-5)
+    for row, predictions in wanted.items():
+        assert found[row] == pytest.approx((predictions - targets).square().mean().sqrt().item(), rel=1e-5)
     assert MODELS[model_of(GraphTask(PLSTM(fingerprint_size=64)))].label == "PLSTM + fingerprint"
     with pytest.raises(InputError, match=r"A ViT is no network of benchmarks\.table"):
         model_of(GraphTask(ViT()))
