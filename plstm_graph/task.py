@@ -36,7 +36,7 @@ class GraphTask(LightningModule):
     training targets, which travel in the checkpoint; predictions and metrics are in the targets'
     own unit. Classification minimises binary cross-entropy, multiclass cross-entropy among the classes,
     and both predict probabilities. Of a network that reads a fingerprint out beside its nodes, the loss of
-    every head is minimised, and the mean of all is predicted.
+    every head is minimised.
 
     AdamW; the learning rate rises linearly over the first ``warmup`` share of all steps and then
     falls as half a cosine to zero.

@@ -153,7 +153,9 @@ def test_a_fingerprint_of_first_columns_is_blind_to_the_others(molecules):
 
 @pytest.mark.parametrize(("channels", "hashes"), [(CHANNELS, HASHES), (7, 1)])
 @pytest.mark.parametrize("in_channels", [None, 9])
-def test_a_prediction_is_the_mean_of_what_all_heads_give(molecules, channels, hashes, in_channels):
+def test_a_prediction_is_the_mean_of_what_nodes_and_fingerprints_give(
+    molecules, channels, hashes, in_channels
+):
     torch.manual_seed(0)
     model = PLSTM(
         hidden_channels=16,
@@ -182,7 +184,10 @@ def test_a_prediction_is_the_mean_of_what_all_heads_give(molecules, channels, ha
         outputs.append(head(part))
     for number, output in enumerate(outputs):
         assert not any(torch.allclose(output, other) for other in outputs[:number])
-    torch.testing.assert_close(sum(outputs) / len(outputs), model(batch))
+    # Nodes and each fingerprint weigh the same, however many ways of hashing there are.
+    nodes, *hashed = outputs
+    wanted = (nodes + sum(hashed) / hashes) / (1 + len(parts))
+    torch.testing.assert_close(model(batch), wanted)
 
 
 @pytest.mark.parametrize("mixup", [0.0, 1.0])

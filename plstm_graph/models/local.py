@@ -50,7 +50,7 @@ class LocalNetwork(GraphNetwork):
         edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: steps of the random walks that encode where a node stands; 0 for none.
         fingerprint_size: counts of a circular fingerprint that is read out beside the nodes by heads of its
-            own, for features that are categories; a prediction is the mean of all. 0 for none.
+            own, for features that are categories; a prediction is the mean of all readouts. 0 for none.
         fingerprint_radius: of its largest environments, in edges.
         fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
         fingerprint_hashes: ways of hashing its environments, each with counts and a head of its own.

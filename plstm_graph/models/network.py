@@ -44,10 +44,10 @@ class GraphNetwork(nn.Module):
             apart before any block (:func:`~plstm_graph.models.walks.return_probabilities`); 0 for none.
         fingerprint_size: counts of a circular fingerprint that is read out beside the nodes
             (:class:`~plstm_graph.models.fingerprint.CircularFingerprint`), by heads of their own; a
-            prediction is the mean of what all heads give. 0 for none. For features that are categories:
-            nodes that differ in the last digit have nothing in common there. Of OGB's features a second
-            fingerprint tells elements and types of bonds alone, of environments one edge wider: it finds
-            alike what the first tells apart.
+            prediction is the mean of what nodes and fingerprints give. 0 for none. For features that are
+            categories: nodes that differ in the last digit have nothing in common there. Of OGB's features a
+            second fingerprint tells elements and types of bonds alone, of environments one edge wider: it
+            finds alike what the first tells apart.
         fingerprint_radius: of its largest environments, in edges.
         fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
         fingerprint_hashes: ways of hashing, each with counts, channels and a head of its own: environments
@@ -176,7 +176,11 @@ class GraphNetwork(nn.Module):
             InputError: other features than the network was made for.
         """
         gatings: list[GatingMatrix] | None = [] if return_gating else None
-        prediction = torch.stack(self.outputs(self.embed(data, gatings))).mean(0)
+        nodes, *hashed = self.outputs(self.embed(data, gatings))
+        readouts = [nodes]
+        if hashed:  # of a fingerprint the mean over the ways of hashing
+            readouts += torch.stack(hashed).unflatten(0, (-1, self.fingerprint_hashes)).mean(1)
+        prediction = torch.stack(readouts).mean(0)
         return prediction if gatings is None else (prediction, gatings)
 
     def embed(self, data: Data, gatings: list[GatingMatrix] | None = None) -> Tensor:

@@ -52,7 +52,7 @@ class PLSTM(GraphNetwork):
             training from one that is drawn anew in every step, in evaluation from this many, spread evenly
             over the canonical order, one pass each, whose embeddings are averaged.
         fingerprint_size: counts of a circular fingerprint that is read out beside the nodes by heads of its
-            own, for features that are categories; a prediction is the mean of all. 0 for none.
+            own, for features that are categories; a prediction is the mean of all readouts. 0 for none.
         fingerprint_radius: of its largest environments, in edges.
         fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
         fingerprint_hashes: ways of hashing its environments, each with counts and a head of its own.
