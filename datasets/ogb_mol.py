@@ -30,10 +30,10 @@ class OGB(GraphDataModule):
 
     Args:
         dataset_name: Such as ``"ogbg-molhiv"``.
-        fold: Cross-validation: test on this fifth, 0 to 4, of the set's training molecules, and train on the
-            others. No scaffold is in two fifths, and the set's test molecules are left out.
         root: Folder that holds ``ogbg_molhiv/`` with OGB's ``raw``, ``split`` and ``mapping``.
         download: SHA-256 of OGB's archive, to fetch it if the files are missing.
+        fold: Cross-validation: test on this fifth, 0 to 4, of the set's training molecules, and train on the
+            others. No scaffold is in two fifths, and the set's test molecules are left out.
         **kwargs: Arguments of :class:`GraphDataModule`.
 
     Source: Hu et al., arXiv 2005.00687.
@@ -42,9 +42,9 @@ class OGB(GraphDataModule):
     def __init__(
         self,
         dataset_name: str = "ogbg-molhiv",
-        fold: int | None = None,
         root: Path = Path("data/ogb"),
         download: str | None = None,
+        fold: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -177,10 +177,11 @@ class GraphNetwork(nn.Module):
         """
         gatings: list[GatingMatrix] | None = [] if return_gating else None
         nodes, *hashed = self.outputs(self.embed(data, gatings))
-        readouts = [nodes]
+        readouts = nodes.unsqueeze(0)
         if hashed:  # of a fingerprint the mean over the ways of hashing
-            readouts += torch.stack(hashed).unflatten(0, (-1, self.fingerprint_hashes)).mean(1)
-        prediction = torch.stack(readouts).mean(0)
+            fingerprints = torch.stack(hashed).unflatten(0, (-1, self.fingerprint_hashes)).mean(1)
+            readouts = torch.cat([readouts, fingerprints])
+        prediction = readouts.mean(0)
         return prediction if gatings is None else (prediction, gatings)
 
     def embed(self, data: Data, gatings: list[GatingMatrix] | None = None) -> Tensor:
