@@ -8,8 +8,8 @@
 network is PLSTM; other networks take width, depth, dropout, norms and readout from it, but have no walk
 encodings and read the last block out alone. ``gin-sum`` and so on read the sums of every block out, as GIN
 was published, ``gin-encoded`` and so on have all that the preset says, which leaves the scan as the only
-difference, and ``plstm-...`` are PLSTM without one of its parts. ``...-fingerprint`` read a circular
-fingerprint of 4,096 counts out beside the nodes. ``chemprop`` is that package's default network, trained by
+difference, and ``plstm-...`` are PLSTM without one of its parts. ``...-fingerprint`` read circular
+fingerprints of 4,096 counts out beside the nodes. ``chemprop`` is that package's default network, trained by
 its own program from an environment of its own (``--chemprop``). Further options are those of ``train.py fit``
 and hold for all runs of this package's networks.
 
