@@ -14,7 +14,7 @@ from datasets.base import GraphDataModule
 from datasets.download import fetch_folder
 from datasets.featurise import featurise
 from datasets.graphs import PackedGraphs
-from datasets.splits import SCAFFOLD_FOLDS, Split, murcko_scaffold, scaffold_fold
+from datasets.splits import SCAFFOLD_FOLDS, Split, check_fold, murcko_scaffold, scaffold_fold
 from datasets.table import Table, read_csv
 from plstm_graph.chem import read_smiles
 from plstm_graph.dag import rank_nodes
@@ -52,8 +52,8 @@ class OGB(GraphDataModule):
         registry = registry.loc[:, registry.loc["data type"] == "mol"]
         if dataset_name not in registry:
             raise InputError(f"{dataset_name!r} is none of OGB's molecule sets: {', '.join(registry)}.")
-        if fold is not None and not 0 <= fold < SCAFFOLD_FOLDS:
-            raise InputError(f"fold must be from 0 to {SCAFFOLD_FOLDS - 1}, not {fold}.")
+        if fold is not None:
+            check_fold(fold, SCAFFOLD_FOLDS)
         self.dataset_name = dataset_name
         self.fold = fold
         self.folder = Path(root) / dataset_name.replace("-", "_")

@@ -31,6 +31,12 @@ def consecutive_split(train: int, val: int, test: int) -> Split:
     return Split(*torch.arange(train + val + test).split([train, val, test]))
 
 
+def check_fold(fold: int, folds: int) -> None:
+    """Refuse a fold that is none of 0 to ``folds`` - 1."""
+    if not 0 <= fold < folds:
+        raise InputError(f"fold must be from 0 to {folds - 1}, not {fold}.")
+
+
 def murcko_scaffold(mol: Mol) -> str:
     """Return the SMILES of a molecule's Bemis-Murcko scaffold, chirality included.
 
@@ -84,8 +90,8 @@ def scaffold_fold(split: Split, scaffolds: Sequence[str], fold: int) -> Split:
     Raises:
         InputError: There are fewer than five scaffolds.
     """
-    if len(set(scaffolds)) < SCAFFOLD_FOLDS:
-        found = len(set(scaffolds))
+    found = len(set(scaffolds))
+    if found < SCAFFOLD_FOLDS:
         raise InputError(
             f"Training molecules of {found} scaffolds cannot be parted into {SCAFFOLD_FOLDS} folds."
         )

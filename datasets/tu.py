@@ -15,7 +15,7 @@ from torch_geometric.io import read_tu_data
 from datasets.base import GraphDataModule
 from datasets.download import fetch_folder
 from datasets.graphs import PackedGraphs
-from datasets.splits import Split
+from datasets.splits import Split, check_fold
 from plstm_graph.errors import InputError
 
 #: Parts of every set, each of them the test set once.
@@ -54,8 +54,7 @@ class TU(GraphDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 <= fold < FOLDS:
-            raise InputError(f"fold must be from 0 to {FOLDS - 1}, not {fold}.")
+        check_fold(fold, FOLDS)
         self.dataset_name = dataset_name
         self.fold = fold
         self.use_node_attr = use_node_attr
