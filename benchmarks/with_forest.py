@@ -56,6 +56,11 @@ def model_of(task: GraphTask) -> str:
     return model
 
 
+def rows_of(module: GraphDataModule) -> dict[str, Tensor]:
+    """The rows of the parts that are predicted."""
+    return {"validation": module.rows.val, "test": module.rows.test}
+
+
 def predictions_of(task: GraphTask, module: GraphDataModule, forest: Tensor) -> dict[str, Predictions]:
     """What a network predicts, what a forest does [molecules, T], and the mean of both."""
     label = MODELS[model_of(task)].label
@@ -63,7 +68,7 @@ def predictions_of(task: GraphTask, module: GraphDataModule, forest: Tensor) -> 
         "validation": network_predictions(task, module.val_dataloader()),
         "test": network_predictions(task, module.test_dataloader()),
     }
-    forest_alone = {"validation": forest[module.rows.val], "test": forest[module.rows.test]}
+    forest_alone = {part: forest[rows] for part, rows in rows_of(module).items()}
     return {
         label: network,
         "forest": forest_alone,
@@ -78,9 +83,8 @@ def mean_of(predictions: Sequence[Predictions]) -> Predictions:
 
 def scores_of(module: GraphDataModule, predictions: Predictions) -> dict[str, float]:
     """The data's metric on the molecules of each part."""
-    targets, rows = module.dataset.tensors["y"].double(), module.rows
-    chosen = {"validation": rows.val, "test": rows.test}
-    return {part: score(module, values, targets[chosen[part]]) for part, values in predictions.items()}
+    targets, rows = module.dataset.tensors["y"].double(), rows_of(module)
+    return {part: score(module, values, targets[rows[part]]) for part, values in predictions.items()}
 
 
 def measure(tasks: Sequence[GraphTask], module: GraphDataModule) -> list[dict[str, Any]]:
