@@ -172,8 +172,11 @@ def place(data_class: str, root: Path) -> dict[str, Path]:
 
 def data_module(preset: Path, root: Path, **changes: object) -> GraphDataModule:
     """The data of a preset, with arguments of its own in place of the preset's."""
-    data = yaml.safe_load(preset.read_text())["data"]
-    settings = data["init_args"] | place(data["class_path"], root) | changes
+    contents = yaml.safe_load(preset.read_text())
+    data, network = contents["data"], contents["model"]["network"]["init_args"]
+    # The prepared graphs are then train.py's, which have no DAGs where roots are drawn.
+    oriented = {"orientation": None} if network.get("roots") else {}
+    settings = data["init_args"] | place(data["class_path"], root) | oriented | changes
     return getattr(datasets, data["class_path"])(**settings)
 
 

@@ -127,6 +127,13 @@ def test_a_forest_has_the_fold_of_its_run():
     assert data_of(Run("mutag", FOREST, seed=0, fold=3), Path("data"), Path("cache")).fold == 3
 
 
+@pytest.mark.parametrize(("dataset", "orientation"), [("molhiv", None), ("molfreesolv", "center")])
+def test_a_forest_reads_the_graphs_that_were_prepared_for_the_network(dataset, orientation):
+    """molhiv's preset draws its roots, and the graphs of such a network are prepared without DAGs."""
+    run = Run(dataset, FOREST, seed=0, fold=None)
+    assert data_of(run, Path("data"), Path("cache")).orientation == orientation
+
+
 def test_graphs_that_are_no_molecules_have_a_forest_on_their_environments(place):
     """Rings of 3 to 8 nodes against paths of as many, all nodes alike: environments at the ends tell them."""
     folder = place / "tu" / "SHAPES" / "raw"
