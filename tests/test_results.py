@@ -1,0 +1,53 @@
+"""Results that are kept: tables say what the runs' files say, and the README what the tables say."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks.table import markdown
+from benchmarks.with_forest import RESULTS as WITH_FOREST
+from training.cli import ROOT
+from training.report import spread
+
+RESULTS = ROOT / "benchmarks" / "results"
+TABLES = sorted(RESULTS.rglob("table.md"))
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: str(table.parent.relative_to(RESULTS)))
+def test_a_table_follows_from_its_runs(table):
+    assert table.read_text() == markdown(table.parent.name, records(table.parent))
+
+
+def kept_figures() -> set[str]:
+    """Means and deviations of the suites' tables, and of networks beside forests."""
+    suites = [table for table in TABLES if table.parent.parent.name in ("tu", "ogb", "ogb_cross_validated")]
+    found = {figure for table in suites for figure in figures(table.read_text())}
+    for file in WITH_FOREST.rglob("*.json"):
+        scores = defaultdict(list)
+        for row in json.loads(file.read_text())["results"]:
+            for part in ("validation", "test"):
+                scores[row["predictions"], part].append(row[part])
+        found |= {spread(values) for values in scores.values()}
+    return found
+
+
+def figures(text: str) -> list[str]:
+    """Means with their deviations in the rows of tables."""
+    rows = "\n".join(re.findall(r"^\|.*\|$", text, flags=re.M))
+    return re.findall(r"\d+\.\d+ ± \d+\.\d+", rows)
+
+
+def test_accuracies_in_the_readme_are_those_of_the_results():
+    measured = re.search(
+        r"^\*\*Accuracy\.\*\*(.*?)^\*\*Time\.\*\*", (ROOT / "README.md").read_text(), re.M | re.S
+    )
+    stated = figures(measured[1])
+    assert len(stated) > 40
+    assert set(stated) <= kept_figures()
