@@ -351,7 +351,8 @@ def main(argv: Sequence[str]) -> None:
                 file.write(json.dumps(record, indent=1) + "\n")
             progress.console.print(
                 f"{run.name}: validation {result.metric} {result.val:.4f}, test {result.test:.4f}, "
-                f"{result.seconds:.0f} s"
+                f"{result.seconds:.0f} s",
+                soft_wrap=True,
             )
             progress.advance(bar)
     for dataset in options.datasets:
