@@ -1,4 +1,4 @@
-"""Results that are kept: tables say what the runs' files say, and the README what the tables say."""
+"""Results that are kept: tables say what the runs' files say, README and docs what the tables say."""
 
 import json
 import re
@@ -51,3 +51,5 @@ def test_accuracies_in_the_readme_are_those_of_the_results():
     stated = figures(measured[1])
     assert len(stated) > 40
     assert set(stated) <= kept_figures()
+    details = (ROOT / "docs" / "measured.md").read_text()  # which has the README's tables too
+    assert set(stated) <= set(figures(details))
