@@ -1,14 +1,24 @@
 """PLSTMConv: a layer whose linear recurrence crosses a whole molecule."""
 
-from typing import Literal, get_args, overload
+from collections.abc import Callable
+from typing import Literal, NoReturn, get_args, overload
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 from torch_geometric.nn import Linear, MessagePassing
 from torch_geometric.nn.inits import reset
 
+from plstm_graph.conv.arguments import (
+    build_dag,
+    check_dag,
+    check_features,
+    check_traceable,
+    columns_of,
+    one_set_of_nodes,
+)
 from plstm_graph.conv.explanation import GatingMatrix, mask_gates
 from plstm_graph.conv.gates import HeadMode, STMGates
-from plstm_graph.conv.shared_dag import shared_dag
 from plstm_graph.conv.states import StateGates
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.errors import InputError
@@ -21,18 +31,27 @@ class PLSTMConv(MessagePassing):
 
     .. math::
         C_e = S_e \, k_{src(e)} v_{src(e)}^T + \sum_{(e',e)} T_{e'e} \, C_{e'}, \qquad
-        x'_n = W_O \Big( \sum_{e: dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n \Big)
+        x'_n = W_O \, \eta \Big( \sum_{e: dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n \Big)
 
-    with :math:`q = W_Q x / \sqrt{K}`, :math:`k = W_K x`, :math:`v = W_V x` per head and gates from node
-    and bond features (:class:`~plstm_graph.conv.gates.STMGates`).
+    with :math:`q = \eta(W_Q x) / \sqrt{K}`, :math:`k = \eta(W_K x)`, :math:`v = W_V x` per head and gates
+    from node and bond features (:class:`~plstm_graph.conv.gates.STMGates`). The norm of a head's channels,
+
+    .. math:: \eta(h) = h / \sqrt{1 + \tfrac{1}{K} \sum_c h_c^2},
+
+    is the RMS norm with an ε of 1: small heads, sums over few ancestors among them, stay nearly as they are,
+    and no root mean square exceeds 1. So the output is bounded, whatever the input and however many
+    ancestors a node has: :math:`\lVert x'_n \rVert \le \lVert W_O \rVert \sqrt{H K} + \lVert b \rVert`.
 
     A graph with both directions of every bond is oriented to a DAG; a directed one must be acyclic and
     keeps its directions. An atom hears from its ancestors and, if ``bidirectional``, from its descendants.
     With the default orientation, atoms in different branches of the centre meet after two layers.
 
+    A plain call builds its DAG from its own arguments; a prepared one saves that. ``torch.compile`` builds it
+    outside of the compiled graph; ``fullgraph=True`` and ``torch.export`` need it prepared.
+
     Args:
         in_channels: width of the input, -1 to take it from the first call.
-        out_channels: width of the output.
+        out_channels: width of the output, any.
         heads: H.
         mode: ``"P"`` (propagation: what an edge holds is shared out among its successors), ``"D"``
             (distribution: it goes whole to each of them, along a multitree), or ``"PD"``: each in half of
@@ -41,14 +60,12 @@ class PLSTMConv(MessagePassing):
         edge_dim: width of the bond features, which feed the source, transition and mark gates.
         orientation: how undirected graphs become DAGs, see :func:`plstm_graph.dag.rank_nodes`.
         bias: additive biases of the query, key, value and output maps; the gates always have offsets.
-        head_dim: query, key and value channels of every head; by default out_channels / H.
+        head_dim: K, query, key and value channels of every head; by default out_channels / H, rounded up.
         backend: see :func:`plstm_graph.kernels.stm`.
         state_dim: J, components of a state, which matrix transitions rotate
             (:class:`~plstm_graph.conv.StateGates`); with 1, transitions are positive scalars.
-        qk_norm: bring every head's queries and keys to a root mean square of 1, times a learned scale a
-            channel (Henry et al., arXiv 2010.04245). Without it what an atom tells itself grows with the
-            fourth power of its features (query, key, value and direct gate), with it with the second.
-        **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`.
+        flow: ``"source_to_target"``, or ``"target_to_source"`` for directed graphs whose columns point from
+            the end to the start.
 
     Shapes:
         - **input:** node features :math:`(|V|, F_{in})`, edge indices :math:`(2, |E|)`, bond features
@@ -56,7 +73,8 @@ class PLSTMConv(MessagePassing):
         - **output:** node features :math:`(|V|, F_{out})`
 
     Raises:
-        InputError: shapes that do not fit, or a graph that cannot be oriented.
+        InputError: shapes that do not fit, a graph that cannot be oriented, or something that other layers of
+            PyG do and a scan cannot: two sets of nodes, aggregations, hooks on messages, ``torch.jit``.
 
     Complexity: see :func:`plstm_graph.kernels.stm`.
     """
@@ -74,19 +92,25 @@ class PLSTMConv(MessagePassing):
         head_dim: int | None = None,
         backend: Backend = "auto",
         state_dim: int = 1,
-        qk_norm: bool = False,
-        **kwargs: object,
+        flow: Literal["source_to_target", "target_to_source"] = "source_to_target",
+        **refused: object,
     ) -> None:
-        super().__init__(aggr="add", **kwargs)
-        if heads < 1 or out_channels < 1 or (head_dim is None and out_channels % heads):
+        for name in refused:
             raise InputError(
-                f"out_channels must be a multiple of heads, but {out_channels} is not one of {heads}; "
-                "or choose head_dim."
+                f"PLSTMConv takes no {name}: its scan is no message passing to be set up; leave it out."
             )
-        if head_dim is not None and head_dim < 1:
-            raise InputError(f"head_dim must be at least 1, not {head_dim}.")
-        if state_dim < 1:
-            raise InputError(f"state_dim must be at least 1, not {state_dim}.")
+        if isinstance(in_channels, tuple | list):
+            raise InputError(
+                f"in_channels must be one width, not {in_channels}: a scan walks one set of nodes, not from "
+                "one set to another (bipartite graphs)."
+            )
+        if flow not in ("source_to_target", "target_to_source"):
+            raise InputError(f"flow must be 'source_to_target' or 'target_to_source', not {flow!r}.")
+        super().__init__(aggr="add", flow=flow)
+        widths = {"out_channels": out_channels, "heads": heads, "head_dim": head_dim, "state_dim": state_dim}
+        for name, width in widths.items():
+            if width is not None and width < 1:
+                raise InputError(f"{name} must be at least 1, not {width}.")
         if mode not in get_args(HeadMode):
             raise InputError(f"mode must be 'P', 'D' or 'PD', not {mode!r}.")
         if mode == "PD" and heads % 2:
@@ -97,18 +121,14 @@ class PLSTMConv(MessagePassing):
         self.mode: HeadMode = mode
         self.bidirectional = bidirectional
         self.edge_dim = edge_dim
-        self.head_dim = out_channels // heads if head_dim is None else head_dim
+        self.head_dim = -(-out_channels // heads) if head_dim is None else head_dim
         self.state_dim = state_dim
-        self.qk_norm = qk_norm
         self.orientation = orientation
         self.backend: Backend = backend
         inner_channels = heads * self.head_dim
         self.lin_query = Linear(in_channels, inner_channels, bias=bias)
         self.lin_key = Linear(in_channels, inner_channels, bias=bias)
         self.lin_value = Linear(in_channels, inner_channels, bias=bias)
-        self.query_norm, self.key_norm = (
-            nn.RMSNorm(self.head_dim) if qk_norm else nn.Identity() for _ in range(2)
-        )
         self.gates = STMGates(in_channels, heads, mode, bidirectional, edge_dim)
         self.states = None
         if state_dim > 1:
@@ -119,14 +139,14 @@ class PLSTMConv(MessagePassing):
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
         super().reset_parameters()
-        inputs = (self.lin_query, self.lin_key, self.lin_value, self.query_norm, self.key_norm)
+        inputs = (self.lin_query, self.lin_key, self.lin_value)
         for module in (*inputs, self.gates, self.states, self.lin_out):  # in this order with every seed
             reset(module)
 
     @overload
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | tuple[Tensor, Tensor],
         edge_index: Tensor,
         edge_attr: Tensor | None = ...,
         batch: Tensor | None = ...,
@@ -137,7 +157,7 @@ class PLSTMConv(MessagePassing):
     @overload
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | tuple[Tensor, Tensor],
         edge_index: Tensor,
         edge_attr: Tensor | None = ...,
         batch: Tensor | None = ...,
@@ -148,7 +168,7 @@ class PLSTMConv(MessagePassing):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | tuple[Tensor, Tensor],
         edge_index: Tensor,
         edge_attr: Tensor | None = None,
         batch: Tensor | None = None,
@@ -158,56 +178,48 @@ class PLSTMConv(MessagePassing):
         """Run the layer.
 
         Args:
-            x: [N, in_channels].
-            edge_index: [2, C].
+            x: [N, in_channels], or the same tensor twice, (x, x).
+            edge_index: [2, C], or a matrix of ``torch.sparse`` with a row for every bond's end, as PyG has it
+                (``adj_t``), whose values are the bonds' features if the layer takes any.
             edge_attr: [C, edge_dim].
             batch: [N] sorted; never needed, checked against the bonds when a DAG is built.
-            dag: the prepared line graph of ``edge_index``. Without it one is built from ``edge_index``,
-                with ``x`` and ``edge_attr`` to break ties, and shared with the layers that are called
-                with the same ``edge_index`` afterwards.
-
+            dag: the prepared line graph of ``edge_index``, which is refused if it does not fit. Without it
+                one is built from ``edge_index``, with ``x`` and ``edge_attr`` to break ties.
             return_gating: return the gating matrix too, from the same gates.
 
         Returns:
-            [N, out_channels], or a tuple of that and the :class:`~plstm_graph.conv.GatingMatrix`.
+            [N, out_channels], or a tuple of that and the :class:`~plstm_graph.conv.GatingMatrix` of what the
+            last norm is given.
         """
-        if x.dim() != 2 or self.in_channels not in (-1, x.size(1)):
-            raise InputError(f"x needs the shape [num_nodes, {self.in_channels}], not {list(x.shape)}.")
-        if edge_attr is not None and edge_attr.shape[:1] != edge_index.shape[1:]:
-            rows, columns = sum(edge_attr.shape[:1]), edge_index.size(1)
-            raise InputError(f"edge_attr has {rows} rows, but edge_index has {columns} columns.")
-        for name, features in (("x", x), ("edge_attr", edge_attr)):
-            if features is None:
-                continue
-            if not features.is_floating_point():
-                raise InputError(f"{name} must be floating point, not {features.dtype}; encode it first.")
-            if features.device != edge_index.device:
-                raise InputError(
-                    f"{name} is on {features.device}, but edge_index is on {edge_index.device}; move one."
-                )
+        check_traceable(dag)
+        x = one_set_of_nodes(x, self.in_channels)
+        edge_index, edge_attr = columns_of(edge_index, edge_attr, self.edge_dim is not None)
+        check_features(x, edge_index, edge_attr)
+        if self.flow == "target_to_source":
+            edge_index = edge_index.flip(0)
         if dag is None:
-            dag = shared_dag(edge_index, x, edge_attr, batch, self.orientation)
-        elif dag.num_nodes != x.size(0):
-            raise InputError(f"the DAG has {dag.num_nodes} nodes, but x has {x.size(0)} rows.")
+            dag = build_dag(x, edge_index, edge_attr, batch, self.orientation)
+        else:
+            check_dag(dag, x, edge_index)
         query, key, value = (
             linear(x).unflatten(1, (self.heads, -1))
             for linear in (self.lin_query, self.lin_key, self.lin_value)
         )
-        query = self.query_norm(query) * self.head_dim**-0.5
-        key = self.key_norm(key)
+        # Float32 keeps what half precision could not hold before the last norm.
+        query = _norm(query).to(torch.promote_types(x.dtype, torch.float32)) * self.head_dim**-0.5
+        key = _norm(key)
         gates, direct = self.gates(x, edge_attr, dag)
         if self.states is not None:
             gates = self.states(x, edge_attr, dag, gates)
         if self.explain:  # one of PyG's explainers masks edges
-            mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
-            gates = mask_gates(gates, mask, edge_index, dag)
+            gates = mask_gates(gates, self._explained_columns(edge_index), edge_index, dag)
         (source, transition, mark), reverse = gates[0], gates[1] if self.bidirectional else None
         mode: Mode = "D" if self.mode == "D" else "P"  # with "PD", gates leave out the D heads' lines
         hidden = stm(
             query, key, value, source, transition, mark, direct, dag,
             mode=mode, reverse=reverse, backend=self.backend,
         )  # fmt: skip
-        out = self.lin_out(hidden.flatten(1))
+        out = self.lin_out(_norm(hidden).to(value.dtype).flatten(1))
         if not return_gating:
             return out
         receiver, sender, gating = gating_matrix(
@@ -216,6 +228,44 @@ class PLSTMConv(MessagePassing):
         scores = (query[receiver] * key[sender]).sum(-1)
         return out, GatingMatrix(sender, receiver, gating, scores)
 
+    def _explained_columns(self, edge_index: Tensor) -> Tensor:
+        """The mask of an explainer, one value for each column of edge_index."""
+        replaced = getattr(self.explain_message, "__func__", None) is not MessagePassing.explain_message
+        if replaced or self._edge_mask is None:
+            raise InputError(
+                "PLSTMConv has no messages to replace, only edges to mask: explain it by GNNExplainer or "
+                "CaptumExplainer, or set its explain to False."
+            )
+        if self._edge_mask.size(0) != edge_index.size(1):
+            raise InputError(
+                f"{self._edge_mask.size(0)} edges are masked, but edge_index has {edge_index.size(1)} "
+                "columns; give the layer the edges that are explained, or set its explain to False."
+            )
+        return self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
+
+    def _never_fires(self, hook: Callable[..., object]) -> NoReturn:
+        """Refuse a hook on a step of message passing, none of which a scan takes."""
+        raise InputError(
+            "PLSTMConv has no propagate, message, aggregate or edge_update that a hook could watch; use "
+            "register_forward_hook, or return_gating=True to see who hears whom."
+        )
+
+    register_propagate_forward_pre_hook = register_propagate_forward_hook = _never_fires
+    register_message_forward_pre_hook = register_message_forward_hook = _never_fires
+    register_aggregate_forward_pre_hook = register_aggregate_forward_hook = _never_fires
+    register_message_and_aggregate_forward_pre_hook = _never_fires
+    register_message_and_aggregate_forward_hook = _never_fires
+    register_edge_update_forward_pre_hook = register_edge_update_forward_hook = _never_fires
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by ``torch.jit.script``, on layers inside other modules too."""
+        raise InputError("torch.jit has no scan along a graph; use torch.export or torch.compile, with dag=.")
+
     def __repr__(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"
         return f"{type(self).__name__}({channels}, heads={self.heads}, mode={self.mode})"
+
+
+def _norm(heads: Tensor) -> Tensor:
+    """RMS norm of every head [N, H, K], whose ε of 1 leaves small ones nearly as they are."""
+    return F.rms_norm(heads, heads.shape[-1:], eps=1.0)

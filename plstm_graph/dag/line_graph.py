@@ -47,6 +47,8 @@ class LineGraphDAG:
         level: [E] longest path to an edge, in line edges.
         node_ptr, edge_ptr: [B+1] first node and edge of every block.
         lattice: the sequences (of height 1) or grids that the graphs are, if they are and have one size.
+        block_columns: [B] columns of edge_index (or of the list given) in every block, self loops and
+            repeated bonds among them: by their number, one that was added later is noticed.
 
     All index tensors are int64 and are validated when they are made; the structure is immutable.
     """
@@ -64,11 +66,14 @@ class LineGraphDAG:
     edge_ptr: Tensor
     succ: Tensor = field(default=None)  # type: ignore[assignment]
     lattice: Lattice | None = None
+    block_columns: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.succ is None:  # it follows from pred_ptr
             succ = torch.repeat_interleave(self.pred_ptr.diff(), output_size=self.pred.size(0))
             object.__setattr__(self, "succ", succ)
+        if self.block_columns is None:  # every bond is given once
+            object.__setattr__(self, "block_columns", self.edge_ptr.diff())
 
     @classmethod
     def from_edge_index(
@@ -121,6 +126,7 @@ class LineGraphDAG:
             line_id=np.arange(len(pred)),
             node_ptr=structure.node_ptr,
             edge_ptr=edge_ptr,
+            block_columns=structure.block_columns,
         ).to(edge_index.device)
 
     @classmethod
@@ -170,6 +176,7 @@ class LineGraphDAG:
             line_id=line_id,
             node_ptr=np.array([0, num_nodes]),
             edge_ptr=np.array([0, len(src)]),
+            block_columns=np.array([len(src)]),
         ).to(edges.device)
 
     @classmethod
@@ -192,6 +199,7 @@ class LineGraphDAG:
             graphs = sum(other.graphs for other in lattices if other is not None)
             lattice = lattice._replace(graphs=graphs) if alike else None
         keep = [dag.multitree for dag in dags] or [torch.zeros(0, dtype=torch.bool)]
+        columns = [dag.block_columns for dag in dags] or [torch.zeros(0, dtype=torch.int64)]
         return cls(
             num_nodes=nodes[-1],
             edge_id=join("edge_id", edges),
@@ -205,6 +213,7 @@ class LineGraphDAG:
             node_ptr=join("node_ptr", nodes, pointer=True),
             edge_ptr=join("edge_ptr", edges, pointer=True),
             lattice=lattice,
+            block_columns=torch.cat(columns),
         )
 
     @property
@@ -282,6 +291,7 @@ class LineGraphDAG:
             level=torch.from_numpy(level),
             node_ptr=dag.node_ptr,
             edge_ptr=dag.edge_ptr,
+            block_columns=dag.block_columns,
         ).to(self.device)
 
     def expand(self, state_dim: int) -> "LineGraphDAG":
@@ -316,11 +326,18 @@ class LineGraphDAG:
             level=self.level.repeat_interleave(size),
             node_ptr=self.node_ptr,
             edge_ptr=self.edge_ptr * size,
+            block_columns=self.block_columns * size,
         )
 
     def __repr__(self) -> str:
         sizes = f"nodes={self.num_nodes}, edges={self.num_edges}, lines={self.num_lines}"
         return f"{type(self).__name__}({sizes}, blocks={self.node_ptr.size(0) - 1})"
+
+
+# torch.export and other transforms take a DAG among a program's inputs apart, and put it together again.
+torch.export.register_dataclass(LineGraphDAG, serialized_type_name="plstm_graph.LineGraphDAG")
+# Saved programs hold one among their example inputs.
+torch.serialization.add_safe_globals([LineGraphDAG, Lattice])
 
 
 def _assemble(num_nodes: int, **arrays: NDArray[np.int64]) -> LineGraphDAG:

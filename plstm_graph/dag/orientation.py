@@ -147,6 +147,8 @@ class Structure:
         self.adjacency = Adjacency(*neighbour_lists(columns[0], columns[1], num_nodes, edge_keys))
         ptr, nbr, out_col, in_col, _ = self.adjacency
         self.node_ptr = contiguous_blocks(ptr, nbr)
+        block = np.repeat(np.arange(len(self.node_ptr) - 1), np.diff(self.node_ptr))
+        self.block_columns = np.bincount(block[columns[0]], minlength=len(self.node_ptr) - 1)
         self.component_ptr, self.members = connected_components(ptr, nbr)
         self.in_directed = in_directed_component(self.component_ptr, self.members, ptr, out_col, in_col)
         self.depth = np.zeros(num_nodes, np.int64)

@@ -22,6 +22,7 @@ DAG_LAYOUT: dict[str, tuple[str, str | None]] = {
     "dag_multitree": ("lines", None),
     "dag_block_nodes": ("blocks", None),
     "dag_block_edges": ("blocks", None),
+    "dag_block_columns": ("blocks", None),
 }
 
 
@@ -112,6 +113,7 @@ def dag_tensors(dag: LineGraphDAG) -> dict[str, Tensor]:
         "dag_multitree": dag.multitree,
         "dag_block_nodes": dag.node_ptr.diff(),
         "dag_block_edges": dag.edge_ptr.diff(),
+        "dag_block_columns": dag.block_columns,
     }
 
 
@@ -132,6 +134,7 @@ def dag_of(data: Data) -> LineGraphDAG | None:
         level=data.dag_level,
         node_ptr=_pointer(data.dag_block_nodes),
         edge_ptr=_pointer(data.dag_block_edges),
+        block_columns=data.dag_block_columns,
     )
 
 

@@ -1,6 +1,7 @@
 """Networks for images: square grids of patches, which are the nodes, numbered row by row."""
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -145,7 +146,8 @@ class _ScanBlock(nn.Module):
 @lru_cache(maxsize=8)
 def _grids(num_graphs: int, side: int, leftwards: bool, device: torch.device) -> LineGraphDAG:
     """The same for all blocks, and for all batches but the last of an epoch."""
-    return LineGraphDAG.batch([grid_dag(side, side, leftwards)] * num_graphs).to(device)
+    dag = LineGraphDAG.batch([grid_dag(side, side, leftwards)] * num_graphs)
+    return replace(dag, edge_id=torch.arange(dag.num_edges)).to(device)  # columns in the order of its edges
 
 
 class ViT(GridNetwork):

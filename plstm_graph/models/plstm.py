@@ -56,8 +56,6 @@ class PLSTM(GraphNetwork):
         fingerprint_radius: of its largest environments, in edges.
         fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
         fingerprint_hashes: ways of hashing its environments, each with counts and a head of its own.
-        qk_norm: norms of the scans' queries and keys, see :class:`~plstm_graph.PLSTMConv`; pays with
-            ``norm="batch"``, which leaves single nodes large.
 
     Raises:
         InputError: widths, heads, blocks or roots that do not fit.
@@ -91,7 +89,6 @@ class PLSTM(GraphNetwork):
         fingerprint_radius: int = RADIUS,
         fingerprint_channels: int = CHANNELS,
         fingerprint_hashes: int = HASHES,
-        qk_norm: bool = False,
     ) -> None:
         if roots < 0:
             raise InputError(f"roots must be at least 0, not {roots}.")
@@ -116,7 +113,6 @@ class PLSTM(GraphNetwork):
                     head_dim=head_dim,
                     orientation=orientation,
                     state_dim=state_dim,
-                    qk_norm=qk_norm,
                 )
             neighbours = gin_conv(hidden_channels, edge_width) if local else None
             return ResidualBlock(hidden_channels, scan, neighbours, dropout, norm)
@@ -147,7 +143,6 @@ class PLSTM(GraphNetwork):
         self.bidirectional = bidirectional
         self.local = local
         self.state_dim = state_dim
-        self.qk_norm = qk_norm
         self.roots = roots
 
     def dags(self, data: Data) -> Sequence[LineGraphDAG]:
