@@ -129,8 +129,9 @@ def test_repeated_bonds_count_once_and_self_loops_do_not():
     plain = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
     noisy = torch.tensor([[2, 0, 1, 0, 1, 2, 1, 1], [2, 1, 0, 1, 2, 1, 2, 1]])
     dag = LineGraphDAG.from_edge_index(noisy, 3, rank="index")
+    assert dag.block_columns.tolist() == [8]
     assert_same(
-        dataclasses.replace(dag, edge_id=torch.tensor([0, 2])),
+        dataclasses.replace(dag, edge_id=torch.tensor([0, 2]), block_columns=torch.tensor([4])),
         LineGraphDAG.from_edge_index(plain, 3, rank="index"),
     )
     assert dag.edge_id.tolist() == [1, 4]  # the first columns of their kind

@@ -335,7 +335,7 @@ def test_every_block_is_read_out_in_every_way(network, molecules):
 
 def test_batch_norm_is_one_of_the_batch_in_training_alone(molecules):
     torch.manual_seed(0)
-    model = PLSTM(hidden_channels=16, norm="batch", jk="cat", qk_norm=True).double()
+    model = PLSTM(hidden_channels=16, norm="batch", jk="cat").double()
     batch = Batch.from_data_list(molecules[:50])
     model(batch)
     assert model(smiles_to_data("C")).isfinite().all()  # one atom, as a last batch may be

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 
 from plstm_graph.dag import LineGraphDAG, Orientation
+from plstm_graph.dag.transform import STALE
 from plstm_graph.errors import InputError
 
 
@@ -113,10 +114,6 @@ def check_dag(dag: LineGraphDAG, x: Tensor, edge_index: Tensor) -> None:
         raise InputError(
             f"the DAG is on {dag.device}, but edge_index is on {edge_index.device}; move it with dag.to()."
         )
-    sentence = (
-        "The prepared DAG does not fit edge_index, which was changed after it was prepared; apply "
-        "ToLineGraphDAG after all other transforms, or leave dag out."
-    )
     count = edge_index.size(1)
     fits = dag.block_columns.sum() == count
     if count > 0:
@@ -124,6 +121,6 @@ def check_dag(dag: LineGraphDAG, x: Tensor, edge_index: Tensor) -> None:
         named = edge_index.index_select(1, dag.edge_id.clamp(max=count - 1))
         fits = fits & (named[0] == dag.src).all() & (named[1] == dag.dst).all()
     if fits.is_cuda or torch.compiler.is_compiling():
-        torch._assert_async(fits, sentence)
+        torch._assert_async(fits, STALE)
     elif not fits:
-        raise InputError(sentence)
+        raise InputError(STALE)

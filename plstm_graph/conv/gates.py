@@ -85,6 +85,8 @@ class STMGates(nn.Module):
             dag: its ``edge_id`` are columns of edge_index.
         """
         logits = self.lin_node(x) + self.offset.flatten()
+        # In half precision a gate that keeps 0.9997 would keep all, and a closed one have no share.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # Each gate looks at the atom at one end of its bond: S0 (M1 A1 C1) at src, (S1) M0 A0 C0 at dst.
         widths = [self.heads, 3 * self.heads] if self.ways == 1 else [4 * self.heads, 4 * self.heads]
         at_src, at_dst, direct = logits.split([*widths, self.heads], dim=1)

@@ -205,9 +205,8 @@ class PLSTMConv(MessagePassing):
             linear(x).unflatten(1, (self.heads, -1))
             for linear in (self.lin_query, self.lin_key, self.lin_value)
         )
-        # Float32 keeps what half precision could not hold before the last norm.
-        query = _norm(query).to(torch.promote_types(x.dtype, torch.float32)) * self.head_dim**-0.5
-        key = _norm(key)
+        # The op answers in the query's dtype: float32 holds what half precision could not before a norm.
+        query, key = _norm(query) * self.head_dim**-0.5, _norm(key).to(value.dtype)
         gates, direct = self.gates(x, edge_attr, dag)
         if self.states is not None:
             gates = self.states(x, edge_attr, dag, gates)
@@ -267,5 +266,6 @@ class PLSTMConv(MessagePassing):
 
 
 def _norm(heads: Tensor) -> Tensor:
-    """RMS norm of every head [N, H, K], whose ε of 1 leaves small ones nearly as they are."""
+    """RMS norm of every head [N, H, K], in float32 or better; an ε of 1 leaves small ones nearly alone."""
+    heads = heads.to(torch.promote_types(heads.dtype, torch.float32))  # squares in half precision overflow
     return F.rms_norm(heads, heads.shape[-1:], eps=1.0)

@@ -78,6 +78,7 @@ class StateGates(nn.Module):
         """
         shape = self.offset.shape
         at_node = (self.lin_node(x) + self.offset.flatten()).unflatten(1, shape)
+        at_node = at_node.to(torch.promote_types(at_node.dtype, torch.float32))  # as the scalar gates
         at_edge = None
         if edge_attr is not None:
             at_edge = edge_logits(self.lin_edge, edge_attr)[dag.edge_id].unflatten(1, shape)

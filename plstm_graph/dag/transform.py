@@ -10,6 +10,12 @@ from plstm_graph.dag.line_graph import LineGraphDAG
 from plstm_graph.dag.orientation import Orientation, Root, resolve, tie_breakers
 from plstm_graph.errors import InputError
 
+#: What a layer or :func:`dag_of` says of a graph that was changed behind its DAG's back.
+STALE = (
+    "The prepared DAG does not fit edge_index, which was changed after it was prepared; apply ToLineGraphDAG "
+    "after all other transforms, or leave dag out."
+)
+
 #: The tensors that hold a DAG in a graph: what their rows are, and what their entries number, if anything.
 DAG_LAYOUT: dict[str, tuple[str, str | None]] = {
     "dag_src": ("edges", "nodes"),
@@ -49,6 +55,15 @@ class LineGraphData(Data):
 
     def __cat_dim__(self, key: str, value: object, *args: object, **kwargs: object) -> object:
         return 0 if key in DAG_LAYOUT else super().__cat_dim__(key, value, *args, **kwargs)
+
+    # A subgraph would cut a DAG's tensors that happen to be as long as its nodes or columns are many.
+    def is_node_attr(self, key: str) -> bool:
+        """Whether an attribute has a row for every node, which those of the DAG have by chance alone."""
+        return key not in DAG_LAYOUT and super().is_node_attr(key)
+
+    def is_edge_attr(self, key: str) -> bool:
+        """Whether an attribute has a row for every column of edge_index, likewise."""
+        return key not in DAG_LAYOUT and super().is_edge_attr(key)
 
 
 # Data sets that were saved with their DAGs load without unpickling anything unsafe.
@@ -118,24 +133,35 @@ def dag_tensors(dag: LineGraphDAG) -> dict[str, Tensor]:
 
 
 def dag_of(data: Data) -> LineGraphDAG | None:
-    """The DAG that a graph or batch carries, put together without a look at its values."""
+    """The DAG that a graph or batch carries, put together without a look at its values; ``None`` without one.
+
+    Raises:
+        InputError: its tensors were cut since, by a transform.
+    """
     if data.get("dag_src") is None:  # `in` is not for torch.compile of torch 2.7
         return None
-    return LineGraphDAG(
-        # torch.compile can read a tensor's size, but not PyG's property.
-        num_nodes=data.num_nodes if data.x is None else data.x.size(0),
-        edge_id=data.dag_edge_id,
-        src=data.dag_src,
-        dst=data.dag_dst,
-        pred_ptr=_pointer(data.dag_num_preds),
-        pred=data.dag_pred,
-        line_id=data.dag_line_id,
-        multitree=data.dag_multitree,
-        level=data.dag_level,
-        node_ptr=_pointer(data.dag_block_nodes),
-        edge_ptr=_pointer(data.dag_block_edges),
-        block_columns=data.dag_block_columns,
-    )
+    rows: dict[str, int] = {}
+    for key, (what, _) in DAG_LAYOUT.items():
+        if data[key].size(0) != rows.setdefault(what, data[key].size(0)):
+            raise InputError(STALE)
+    try:
+        return LineGraphDAG(
+            # torch.compile can read a tensor's size, but not PyG's property.
+            num_nodes=data.num_nodes if data.x is None else data.x.size(0),
+            edge_id=data.dag_edge_id,
+            src=data.dag_src,
+            dst=data.dag_dst,
+            pred_ptr=_pointer(data.dag_num_preds),
+            pred=data.dag_pred,
+            line_id=data.dag_line_id,
+            multitree=data.dag_multitree,
+            level=data.dag_level,
+            node_ptr=_pointer(data.dag_block_nodes),
+            edge_ptr=_pointer(data.dag_block_edges),
+            block_columns=data.dag_block_columns,
+        )
+    except RuntimeError as error:  # there are not as many lines as the edges have predecessors
+        raise InputError(STALE) from error
 
 
 def _pointer(counts: Tensor) -> Tensor:
