@@ -1,6 +1,5 @@
 """What all data modules share: cache, split, loaders."""
 
-import os
 from abc import abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
@@ -16,10 +15,23 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset
 from datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
 from datasets.featurise import featurise
 from datasets.graphs import PackedGraphs, keep_batch
+from datasets.seeds import seed_of
 from datasets.splits import Split, random_split, scaffold_split
 from datasets.table import Table
 from plstm_graph.errors import InputError
 from plstm_graph.task import Task
+
+
+class Shuffled(DistributedSampler):
+    """Orders that follow from the run's seed and the epoch, so that a resumed run goes on as it would have.
+
+    All processes shuffle alike, and each takes its share.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take an epoch's order."""
+        # torch's own adds the epoch to the seed, so that runs of neighbouring seeds would share orders.
+        self.seed = seed_of("order", epoch)
 
 
 class GraphDataModule(LightningDataModule):
@@ -125,6 +137,8 @@ class GraphDataModule(LightningDataModule):
 
     def _loader(self, rows: Tensor, shuffle: bool = False) -> DataLoader:
         graphs = Subset(self.dataset, rows.tolist())
+        # With numbers of its own, an iterator's start takes nothing from torch's.
+        generator = torch.Generator().manual_seed(seed_of("loaders", self._epoch, self._share[1]))
         return DataLoader(
             graphs,
             batch_size=self.batch_size,
@@ -132,7 +146,7 @@ class GraphDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=keep_batch,
-            generator=torch.Generator(),  # an iterator's start then takes nothing from torch's own numbers
+            generator=generator,
         )
 
     @property
@@ -140,19 +154,20 @@ class GraphDataModule(LightningDataModule):
         """How many processes share the graphs, and which of them this is."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
+    @property
+    def _epoch(self) -> int:
+        return 0 if self.trainer is None else self.trainer.current_epoch
+
     def _in_order(self, graphs: Subset) -> DistributedSampler | None:
         """Each process its share, every graph once; torch's own sampler repeats some to even shares out."""
         replicas, rank = self._share
         return UnrepeatedDistributedSampler(graphs, replicas, rank, shuffle=False) if replicas > 1 else None
 
-    def _shuffled(self, graphs: Subset) -> DistributedSampler:
-        """An order that follows from seed and epoch, so that a resumed run goes on as it would have."""
+    def _shuffled(self, graphs: Subset) -> Shuffled:
+        """The order of this epoch; a trainer sets those that follow."""
         replicas, rank = self._share
-        epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        # The sampler adds the epoch: seeds lie far apart, or they would share orders.
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) << 32
-        sampler = DistributedSampler(graphs, replicas, rank, shuffle=True, seed=seed)
-        sampler.set_epoch(epoch)
+        sampler = Shuffled(graphs, replicas, rank)
+        sampler.set_epoch(self._epoch)
         return sampler
 
     def train_dataloader(self) -> DataLoader:

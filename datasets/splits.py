@@ -10,6 +10,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
+from datasets.seeds import check_seed
 from plstm_graph.errors import InputError
 
 FRACTIONS = (0.8, 0.1, 0.1)
@@ -107,7 +108,11 @@ def random_split(num_rows: int, seed: int, fractions: tuple[float, float, float]
         num_rows: Number of rows in the table.
         seed: Seed of the permutation; the global random state is neither read nor changed.
         fractions: Share of training, validation and test.
+
+    Raises:
+        InputError: A seed that is none of 0 to 2^32 - 1.
     """
+    check_seed(seed, "split_seed")
     order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
     train_end = round(fractions[0] * num_rows)
     val_end = round((fractions[0] + fractions[1]) * num_rows)

@@ -24,6 +24,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from datasets import GraphDataModule
+from datasets.seeds import check_seed
 from plstm_graph.checkpoint import NETWORKS, read_checkpoint
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
@@ -167,6 +168,7 @@ class GraphCLI(LightningCLI):
         arguments = map(str, sys.argv[1:] if args is None else args)
         typed = {part for argument in arguments for part in argument.split("=")}
         _check_names(config, typed)
+        check_seed(config.seed_everything, "--seed_everything")
         config.weights_only = True  # a checkpoint never runs code
         if config.ckpt_path is not None:
             trained = dict_to_namespace(read_checkpoint(config.ckpt_path)["hyper_parameters"])

@@ -1,6 +1,5 @@
 """What lets a run that was killed go on as it would have."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from datasets.seeds import seed_of
 from datasets.whole_file import whole_file
 
 
@@ -57,5 +57,4 @@ class SeedEpochs(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed torch, on every process in its own way."""
-        run = int(os.environ.get("PL_GLOBAL_SEED", 0)) * trainer.world_size + trainer.global_rank
-        torch.manual_seed((run % 2**32 << 32) + trainer.current_epoch)
+        torch.manual_seed(seed_of("training", trainer.current_epoch, trainer.global_rank))
