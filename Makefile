@@ -16,7 +16,7 @@ DOCS_READY := $(VENV)/.docs-ready
 TRAIN_COMMAND := train.py compare configs/freesolv.yaml configs/freesolv_gine.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all test-bounds test-lowest trust audit notebooks forget-kernels lint format bench gpu roofline scatter test-scatter docs wheel clean
+.PHONY: help train test test-all test-bounds test-lowest trust audit notebooks lint format bench gpu roofline scatter test-scatter docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -27,14 +27,10 @@ $(READY): pyproject.toml constraints.txt tools/setup_venv.py tools/install_torch
 train: $(READY) ## train on FreeSolv, compare with GINE and the mean
 	$(PYTHON) $(TRAIN_COMMAND)
 
-# Numba notices when a cached function changes, but not when one that it calls does.
-forget-kernels:
-	@find plstm_graph -name '*.nb[ci]' -delete
-
 # Side by side, as most of the tests' time goes into processes that they start and wait for. A worker takes 1.5 GB.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-test: lint forget-kernels ## lint, then every test but the slow ones and the notebooks
+test: lint ## lint, then every test but the slow ones and the notebooks
 	$(PYTHON) -m pytest $(PARALLEL) -m "not slow and not notebook"
 
 test-bounds: $(READY) ## the kernels' tests, with every index of compiled code checked
@@ -65,7 +61,7 @@ test-lowest: $(READY) ## the tests with the lowest releases that pyproject.toml 
 notebooks: $(READY) ## run every notebook from top to bottom
 	$(PYTHON) -m pytest -m notebook
 
-test-all: lint forget-kernels ## lint, then every test
+test-all: lint ## lint, then every test
 	$(PYTHON) -m pytest $(PARALLEL)
 
 lint: $(READY) ## ruff (lint and format) and mypy

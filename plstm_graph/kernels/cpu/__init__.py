@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plstm_graph.compiled import as_python
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels.cost import (
     WHOLE_STATE_BLOCK,
@@ -63,8 +64,8 @@ def _run(
     counts, edges, lines = np.diff(node_ptr), np.diff(edge_ptr), np.diff(pred_ptr[edge_ptr])
     _, heads, key_dim = nodes[1].shape
     dims = (key_dim, nodes[2].size(2), gates[0].size(0))
-    dense = gating_operations.py_func(counts, edges, lines, *dims)
-    states = state_operations.py_func(edges, lines, *dims)
+    dense = as_python(gating_operations)(counts, edges, lines, *dims)
+    states = as_python(state_operations)(edges, lines, *dims)
     work = factor * np.minimum(dense, states).astype(np.float64)  # of a head
     long = [
         b
