@@ -2,6 +2,7 @@ import datamol
 import numpy as np
 import pytest
 import torch
+from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from ogb.utils.features import get_atom_feature_dims, get_bond_feature_dims
 from ogb.utils.mol import smiles2graph
 from rdkit import Chem
@@ -14,6 +15,7 @@ from plstm_graph.chem import (
     smiles_to_data,
 )
 from plstm_graph.errors import InputError
+from plstm_graph.models.embedding import CategoryEncoder
 
 # Categories that ordinary molecules do not reach: stereo bonds, salts, no bond at all, hydrogen,
 # large charges and degrees, a dummy atom, radicals, a dative bond, square planar platinum.
@@ -114,3 +116,35 @@ def test_unreadable_smiles_is_named(smiles, capfd):
 def test_missing_molecule_is_refused():
     with pytest.raises(InputError, match="None"):
         mol_to_data(None)
+
+
+@pytest.mark.parametrize(
+    ("dims", "of_ogb"),
+    [(ATOM_FEATURE_DIMS, AtomEncoder), (BOND_FEATURE_DIMS, BondEncoder)],
+    ids=["atoms", "bonds"],
+)
+def test_categories_are_encoded_as_ogb_does(dims, of_ogb):
+    categories = torch.stack([torch.arange(200) % dim for dim in dims], dim=1)
+    torch.manual_seed(0)
+    theirs = of_ogb(24)
+    next_number = torch.rand(())
+    torch.manual_seed(0)
+    ours = CategoryEncoder(dims, 24)
+    assert torch.equal(torch.rand(()), next_number)
+    encoded = ours(categories)
+    assert torch.equal(encoded, theirs(categories))
+    encoded.square().sum().backward()
+    theirs(categories).square().sum().backward()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one.grad, other.grad)
+    assert ours(categories[:0]).shape == (0, 24)
+    assert torch.equal(torch.compile(ours, fullgraph=True, backend="aot_eager")(categories), encoded)
+
+
+@pytest.mark.parametrize("category", [-1, 5])
+def test_a_category_that_is_none_is_named(category):
+    categories = torch.zeros(4, len(ATOM_FEATURE_DIMS), dtype=torch.long)
+    categories[2, 1] = category
+    with pytest.raises(InputError, match=rf"Column 1 .* takes 0 to 4, but row 2 has {category};"):
+        CategoryEncoder(ATOM_FEATURE_DIMS, 8)(categories)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args, overload
 
 import torch
-from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -13,6 +12,7 @@ from plstm_graph.conv import GatingMatrix
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock, make_norm
+from plstm_graph.models.embedding import CategoryEncoder
 from plstm_graph.models.fingerprint import CHANNELS, HASHES, RADIUS, CircularFingerprint
 from plstm_graph.models.readout import make_readout
 from plstm_graph.models.walks import return_probabilities
@@ -113,8 +113,8 @@ class GraphNetwork(nn.Module):
         self.node_encoder: nn.Module
         self.edge_encoder: nn.Module | None = None
         if in_channels is None:
-            self.node_encoder = AtomEncoder(hidden_channels)
-            self.edge_encoder = BondEncoder(hidden_channels)
+            self.node_encoder = CategoryEncoder(ATOM_FEATURE_DIMS, hidden_channels)
+            self.edge_encoder = CategoryEncoder(BOND_FEATURE_DIMS, hidden_channels)
         else:
             self.node_encoder = nn.Linear(in_channels, hidden_channels)
             if edge_dim is not None:

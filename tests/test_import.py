@@ -1,0 +1,72 @@
+"""What ``import plstm_graph`` does to a process, and where it works."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from unwritable import forbid, power_is_lost, run
+
+import plstm_graph
+
+ROOT = Path(plstm_graph.__file__).resolve().parent.parent
+
+#: What stays out of a process that imports the package: what reads data, trains, draws or asks a network.
+STRANGERS = ["ogb", "outdated", "datasets", "training", "lightning", "torchmetrics", "datamol", "matplotlib"]
+
+WATCHED = f"""
+import sys, threading
+seen = []
+watched = ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.fork")
+sys.addaudithook(lambda event, arguments: seen.append((event, arguments)) if event in watched else None)
+threading.Thread.start = lambda thread: seen.append(thread)
+import plstm_graph
+print(seen, [name for name in {STRANGERS} if name in sys.modules])
+"""
+
+LAYER = """
+import sys, torch
+from plstm_graph import PLSTMConv
+from plstm_graph.chem import smiles_to_data
+data = smiles_to_data("CC(=O)Oc1ccccc1C(=O)O")
+results = []
+for mode in ("P", "D"):
+    torch.manual_seed(0)
+    conv, x = PLSTMConv(9, 8, heads=2, mode=mode), data.x.float().requires_grad_()
+    output = conv(x, data.edge_index)
+    results += [output, *torch.autograd.grad(output.square().sum(), [x, *conv.parameters()])]
+torch.save([result.detach() for result in results], sys.argv[1])
+"""
+
+
+def test_it_starts_no_thread_asks_no_network_and_loads_no_stranger():
+    assert run(WATCHED, ROOT, [])[0] == ["[] []"]
+
+
+def test_without_compilation_the_numbers_are_the_same(tmp_path):
+    files = {name: tmp_path / f"{name}.pt" for name in ("compiled", "python")}
+    for name, settings in (("compiled", {}), ("python", {"NUMBA_DISABLE_JIT": "1"})):
+        script = f"import sys\nsys.argv.append({str(files[name])!r})\n{LAYER}"
+        assert run(script, ROOT, [], **settings)[1].count("RuntimeWarning") == 0
+    for one, other in zip(*(torch.load(file) for file in files.values()), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """The package in a folder that nobody can write to."""
+    left_out = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "plstm_graph", tmp_path / "packages" / "plstm_graph", ignore=left_out)
+    return forbid(tmp_path / "packages")
+
+
+def test_neither_its_folder_nor_a_home_need_be_writable(installed, tmp_path):
+    prefix = power_is_lost()
+    home = forbid(tmp_path / "home")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir(mode=0o700)
+    script = "import plstm_graph\nprint(plstm_graph.__file__)"
+    lines, complaint = run(script, installed, prefix, HOME=home / "missing", TMPDIR=temporary)
+    assert Path(lines[0]).is_relative_to(installed)
+    assert complaint.count(f"keeps its compiled kernels in {temporary / f'plstm_graph-{os.geteuid()}'},") == 1
