@@ -96,6 +96,12 @@ def test_a_damaged_file_is_made_anew(packages, tmp_path):
     assert run(CALL, packages, [], **place)[0][:2] == ["2", "0"]
 
 
+def test_code_that_checks_bounds_is_kept_apart(packages):
+    for settings in ({}, {"NUMBA_BOUNDSCHECK": "1"}):
+        assert run(CALL, packages, [], **settings)[0][:2] == ["2", "0"]
+    assert run(CALL, packages, [])[0][:2] == ["2", "1"]
+
+
 def test_processes_that_start_at_once_share_what_they_compile(packages):
     calls = "from small.caller import call\nprint(*map(call, {}), sum(call.stats.cache_hits.values()))"
     started = [
