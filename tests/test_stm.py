@@ -136,7 +136,7 @@ def test_gradients_equal_finite_differences(backend, mode):
 
 
 @pytest.mark.parametrize("both", [True, False])
-@pytest.mark.parametrize("backend", ["gating", "cpu"])
+@pytest.mark.parametrize("backend", ["gating", "chunkwise", "cpu"])
 def test_registration_passes_opcheck(backend, both):
     dag = LineGraphDAG.from_edge_index(both_directions(path(5)), 6)
     inputs, reverse = random_inputs(dag)

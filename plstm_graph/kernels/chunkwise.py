@@ -13,7 +13,7 @@ makes the borders anew and goes back chunk by chunk, so that memory grows with t
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -107,74 +107,133 @@ def _read(
     )
 
 
+class _Resolved(NamedTuple):
+    """A chunk's (I - T)^{-1}, applied to what starts at its n nodes and what enters from its p borders."""
+
+    matrix: Tensor  # [H, c, c], I - T
+    rows: Tensor  # [H, c, n + p], states of edges by where they come from
+    gating: Tensor  # [H, n, n + p], what nodes read
+
+
+def _resolve(
+    chunk: _Chunk, nodes: int, source: Tensor, inner: Tensor, entering: Tensor, mark: Tensor
+) -> _Resolved:
+    """Solve for the states of a chunk's edges."""
+    edges, heads = source.shape
+    matrix = torch.eye(edges, dtype=source.dtype, device=source.device).repeat(heads, 1, 1)
+    matrix[:, chunk.inner_succ, chunk.inner_pred] = -inner.mT
+    given = source.new_zeros(heads, edges, nodes + chunk.entering.size(0))
+    given[:, torch.arange(edges, device=source.device), chunk.start] = source.mT
+    given[:, chunk.entering_succ, nodes + chunk.entering_pred] = entering.mT
+    rows = torch.linalg.solve_triangular(matrix, given, upper=False, unitriangular=True)
+    gating = rows.new_zeros(heads, nodes, rows.size(2))
+    gating.index_add_(1, chunk.end, mark.mT.unsqueeze(-1) * rows)
+    return _Resolved(matrix, rows, gating)
+
+
 def _cross(
     chunk: _Chunk,
     query: Tensor, key: Tensor, value: Tensor,
     source: Tensor, inner: Tensor, entering: Tensor, mark: Tensor, states: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What the chunk adds to its nodes [n, H, V], and the states of its borders [k, H, K, V]."""
-    heads, edges, nodes = source.size(1), source.size(0), query.size(0)
-    matrix = torch.eye(edges, dtype=source.dtype, device=source.device).repeat(heads, 1, 1)
-    matrix = matrix.index_put((_all(heads, matrix), chunk.inner_succ, chunk.inner_pred), -inner.mT)
-    given = source.new_zeros(heads, edges, nodes + states.size(0))
-    places = (_all(heads, given), torch.arange(edges, device=source.device), chunk.start)
-    given = given.index_put(places, source.mT)
-    places = (_all(heads, given), chunk.entering_succ, nodes + chunk.entering_pred)
-    given = given.index_put(places, entering.mT)
-    rows = torch.linalg.solve_triangular(matrix, given, upper=False, unitriangular=True)  # [H, c, n + p]
-    gating = torch.zeros_like(rows[:, :1]).expand(-1, nodes, -1)
-    gating = gating.index_add(1, chunk.end, mark.mT.unsqueeze(-1) * rows)
+    nodes = query.size(0)
+    _, rows, gating = _resolve(chunk, nodes, source, inner, entering, mark)
     query, key, value = (x.transpose(0, 1) for x in (query, key, value))  # [H, n, K or V]
     arrived = (gating[:, :, :nodes] * (query @ key.mT)) @ value
     before = states.transpose(0, 1).flatten(2)  # [H, p, K V]
-    shape = (heads, -1, key.size(2), value.size(2))
-    arrived = arrived + torch.einsum("hnk,hnkv->hnv", query, (gating[:, :, nodes:] @ before).view(shape))
-    outer = (key.unsqueeze(-1) * value.unsqueeze(-2)).flatten(2)  # [H, n, K V]
+    shape = key.size(2), value.size(2)
+    read = (gating[:, :, nodes:] @ before).unflatten(2, shape)
+    arrived = arrived + torch.einsum("hnk,hnkv->hnv", query, read)
     kept = rows[:, chunk.kept]
-    left = (kept[:, :, :nodes] @ outer + kept[:, :, nodes:] @ before).view(shape)
-    return arrived.transpose(0, 1), left.transpose(0, 1)
+    left = kept[:, :, :nodes] @ _outer(key, value) + kept[:, :, nodes:] @ before
+    return arrived.transpose(0, 1), left.unflatten(2, shape).transpose(0, 1)
 
 
-def _all(heads: int, like: Tensor) -> Tensor:
-    """Index of all heads before two others of one length."""
-    return torch.arange(heads, device=like.device).unsqueeze(1)
+def _cross_backward(
+    chunk: _Chunk, grad: Tensor, grad_left: Tensor,
+    query: Tensor, key: Tensor, value: Tensor,
+    source: Tensor, inner: Tensor, entering: Tensor, mark: Tensor, states: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Gradients of what :func:`_cross` takes, for those of what it returns."""
+    nodes = query.size(0)
+    matrix, rows, gating = _resolve(chunk, nodes, source, inner, entering, mark)
+    query, key, value, grad = (x.transpose(0, 1) for x in (query, key, value, grad))  # [H, n, K or V]
+    before, grad_left = (x.transpose(0, 1).flatten(2) for x in (states, grad_left))  # [H, p or k, K V]
+    shape = key.size(2), value.size(2)
+    # What nodes read of each other, and of the borders.
+    within, across = gating[:, :, :nodes], gating[:, :, nodes:]
+    scores, grad_weights = query @ key.mT, grad @ value.mT
+    grad_scores, grad_read = within * grad_weights, _outer(query, grad)
+    read = (across @ before).unflatten(2, shape)
+    grad_query = grad_scores @ key + torch.einsum("hnv,hnkv->hnk", grad, read)
+    grad_gating = torch.cat([scores * grad_weights, grad_read @ before.mT], dim=2)
+    # What is left at the borders.
+    kept = rows[:, chunk.kept]
+    grad_outer = (kept[:, :, :nodes].mT @ grad_left).unflatten(2, shape)
+    grad_key = grad_scores.mT @ query + torch.einsum("hnkv,hnv->hnk", grad_outer, value)
+    grad_value = (within * scores).mT @ grad + torch.einsum("hnkv,hnk->hnv", grad_outer, key)
+    grad_before = across.mT @ grad_read + kept[:, :, nodes:].mT @ grad_left
+    # Through the solve.
+    at_end = grad_gating[:, chunk.end]  # [H, c, n + p]
+    grad_rows = mark.mT.unsqueeze(-1) * at_end
+    grad_rows[:, chunk.kept] += torch.cat([grad_left @ _outer(key, value).mT, grad_left @ before.mT], dim=2)
+    grad_given = torch.linalg.solve_triangular(matrix.mT, grad_rows, upper=True, unitriangular=True)
+    edges = torch.arange(source.size(0), device=source.device)
+    return (
+        *(x.transpose(0, 1) for x in (grad_query, grad_key, grad_value)),
+        grad_given[:, edges, chunk.start].mT,
+        (grad_given @ rows.mT)[:, chunk.inner_succ, chunk.inner_pred].mT,
+        grad_given[:, chunk.entering_succ, nodes + chunk.entering_pred].mT,
+        (at_end * rows).sum(-1).mT,
+        grad_before.unflatten(2, shape).transpose(0, 1),
+    )
 
 
-class _Chunkwise(torch.autograd.Function):
-    """The scan of (query, key, value) and (source, transition, mark) of W ways, without the direct part."""
-
-    @staticmethod
-    def forward(dag: LineGraphDAG, *inputs: Tensor) -> Tensor:
-        output = torch.zeros_like(inputs[2])
-        for way, gates in enumerate(zip(*inputs[3:], strict=True)):
-            plan = _plan(dag, way)
-            states = _no_states(plan, inputs)
-            for chunk in plan.chunks:
-                arrived, states[chunk.borders] = _cross(chunk, *_read(chunk, inputs[:3], gates, states))
-                output.index_add_(0, chunk.nodes, arrived)
-        return output
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.dag = inputs[0]
-        ctx.save_for_backward(*inputs[1:])  # the inputs only: everything else is computed anew
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        grads = [torch.zeros_like(x) for x in inputs]
-        for way, gates in enumerate(zip(*inputs[3:], strict=True)):
-            plan = _plan(ctx.dag, way)
-            states = _no_states(plan, inputs)
-            for chunk in plan.chunks:
-                _, states[chunk.borders] = _cross(chunk, *_read(chunk, inputs[:3], gates, states))
-            _walk_back(plan, states, grad, inputs[:3], gates, grads[:3], [x[way] for x in grads[3:]])
-        return None, *grads
+def _outer(rows: Tensor, columns: Tensor) -> Tensor:
+    """Outer products of [H, n, K] and [H, n, V] as rows [H, n, K V]."""
+    return (rows.unsqueeze(-1) * columns.unsqueeze(-2)).flatten(2)
 
 
-def _no_states(plan: _Plan, inputs: Sequence[Tensor]) -> Tensor:
+def chunkwise_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
+    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
+
+    Complexity: O(E H (c + p) (c + K + V) + B H K V) time and O(B H K V) memory beside inputs and output, for
+    chunks of c edges that p borders enter, and B borders in all. Source: arXiv 2506.11997, Appendix A.
+    """
+    query, key, value, direct = nodes
+    output = (direct * (query * key).sum(-1)).unsqueeze(-1) * value
+    for way, one_way in enumerate(zip(*gates, strict=True)):
+        plan = _plan(dag, way)
+        states = _no_states(plan, nodes)
+        for chunk in plan.chunks:
+            arrived, states[chunk.borders] = _cross(chunk, *_read(chunk, nodes[:3], one_way, states))
+            output.index_add_(0, chunk.nodes, arrived)
+    return output
+
+
+def chunkwise_backward(
+    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG
+) -> list[Tensor]:
+    """Gradients of ``nodes`` and ``gates`` (see :func:`chunkwise_forward`) for the gradient of the output."""
+    query, key, value, direct = nodes
+    scores, grad_weights = (query * key).sum(-1), (grad * value).sum(-1)  # of nodes with themselves
+    grad_scores = (direct * grad_weights).unsqueeze(-1)
+    grad_value = (direct * scores).unsqueeze(-1) * grad
+    node_grads = [grad_scores * key, grad_scores * query, grad_value, scores * grad_weights]
+    gate_grads = [torch.zeros_like(x) for x in gates]
+    for way, one_way in enumerate(zip(*gates, strict=True)):
+        plan = _plan(dag, way)
+        states = _no_states(plan, nodes)
+        for chunk in plan.chunks:
+            _, states[chunk.borders] = _cross(chunk, *_read(chunk, nodes[:3], one_way, states))
+        _walk_back(plan, states, grad, nodes[:3], one_way, node_grads[:3], [x[way] for x in gate_grads])
+    return [*node_grads, *gate_grads]
+
+
+def _no_states(plan: _Plan, nodes: Sequence[Tensor]) -> Tensor:
     """Room for the states of all borders, [B, H, K, V]."""
-    return inputs[2].new_zeros(plan.num_borders, *inputs[1].shape[1:], inputs[2].size(2))
+    return nodes[2].new_zeros(plan.num_borders, *nodes[1].shape[1:], nodes[2].size(2))
 
 
 def _walk_back(
@@ -186,10 +245,8 @@ def _walk_back(
     grad_states = torch.zeros_like(states)
     grad_source, grad_transition, grad_mark = gate_grads
     for chunk in reversed(plan.chunks):
-        read = [x.detach().requires_grad_() for x in _read(chunk, nodes, gates, states)]
-        with torch.enable_grad():
-            written = _cross(chunk, *read)
-        found = torch.autograd.grad(written, read, (grad[chunk.nodes], grad_states[chunk.borders]))
+        read = _read(chunk, nodes, gates, states)
+        found = _cross_backward(chunk, grad[chunk.nodes], grad_states[chunk.borders], *read)
         for total, part in zip(node_grads, found[:3], strict=True):
             total.index_add_(0, chunk.nodes, part)
         grad_source[chunk.edges] = found[3]
@@ -197,14 +254,3 @@ def _walk_back(
         grad_transition[chunk.entering_lines] = found[5]
         grad_mark[chunk.edges] = found[6]
         grad_states.index_add_(0, chunk.entering, found[7])
-
-
-def stm_chunkwise(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
-    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
-
-    Complexity: O(E H (c + p) (c + K + V) + B H K V) time and O(B H K V) memory beside inputs and output, for
-    chunks of c edges that p borders enter, and B borders in all. Source: arXiv 2506.11997, Appendix A.
-    """
-    query, key, value, direct = nodes
-    own = (direct * (query * key).sum(-1)).unsqueeze(-1) * value
-    return own + _Chunkwise.apply(dag, query, key, value, *gates)

@@ -1,6 +1,5 @@
 """The source-transition-mark op: one differentiable function in front of all backends."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -8,12 +7,12 @@ from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels.checks import check_backend, check_gates, check_names, check_nodes
-from plstm_graph.kernels.chunkwise import stm_chunkwise
+from plstm_graph.kernels.components import expand_gates
 from plstm_graph.kernels.cost import Backend, choose_backend
-from plstm_graph.kernels.cpu import cpu_backward, cpu_forward
-from plstm_graph.kernels.gating import gating_backward, gating_entries, gating_forward
+from plstm_graph.kernels.gating import gating_entries
 from plstm_graph.kernels.lattice import stm_lattice
 from plstm_graph.kernels.reference import stm_reference
+from plstm_graph.kernels.scan import scan
 
 Mode = Literal["P", "D"]
 Gates = tuple[Tensor, Tensor, Tensor]
@@ -81,12 +80,9 @@ def stm(
         inputs = [x.to(dtype) for x in inputs]
     if backend == "reference":
         return stm_reference(inputs[:4], inputs[4:], dag).to(query.dtype)
-    if backend == "chunkwise":
-        return stm_chunkwise(inputs[:4], inputs[4:], dag).to(query.dtype)
     if backend == "lattice" and dag.lattice is not None:
         return stm_lattice(inputs[:4], inputs[4:], dag, dag.lattice).to(query.dtype)
-    structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.succ, dag.level, dag.node_ptr, dag.edge_ptr)
-    return _stm(*inputs, *structure, backend).to(query.dtype)
+    return scan(inputs, dag, backend).to(query.dtype)
 
 
 def gating_matrix(
@@ -129,13 +125,12 @@ def _stack_gates(
     """
     state_dim = gates[0].size(2) if gates[0].dim() == 3 else None
     check_gates("", *gates, heads, state_dim, dag)
-    ways = [gates]
+    ways: list[tuple[Tensor, ...]] = [gates]
     if reverse is not None:
         check_gates("reverse ", *reverse, heads, state_dim, dag)
         ways.append(reverse)
     if state_dim is not None:
-        dag = dag.expand(state_dim)
-        ways = [_components(way, dag, reversed_way=i == 1) for i, way in enumerate(ways)]
+        ways, dag = expand_gates(ways, dag)
     # A view of one way's gates, which need no copy.
     stacked = [
         kind[0].unsqueeze(0) if len(kind) == 1 else torch.stack(kind) for kind in zip(*ways, strict=True)
@@ -143,78 +138,3 @@ def _stack_gates(
     if mode == "D":
         stacked[1] = torch.where(dag.multitree.unsqueeze(1), stacked[1], 0)
     return stacked, dag
-
-
-def _components(gates: Gates, dag: LineGraphDAG, reversed_way: bool) -> Gates:
-    """Gates of states with J components as those of the expanded line graph: [E·J or L·J², H]."""
-    source, transition, mark = gates
-    # The reversed line leads to the component that the line comes from.
-    transition = transition.permute(0, 3, 2, 1) if reversed_way else transition.permute(0, 2, 3, 1)
-    return source.mT.flatten(0, 1), transition.flatten(0, 2)[dag.line_id], mark.mT.flatten(0, 1)
-
-
-@torch.library.custom_op("plstm_graph::stm", mutates_args=())
-def _stm(
-    query: Tensor, key: Tensor, value: Tensor, direct: Tensor,
-    source: Tensor, transition: Tensor, mark: Tensor,
-    src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, succ: Tensor, level: Tensor,
-    node_ptr: Tensor, edge_ptr: Tensor, backend: str,
-) -> Tensor:  # fmt: skip
-    """Output [N, H, V]; gates are [ways, E or L, H], the second way on the reversed DAG."""
-    dag = _dag(query.size(0), src, dst, pred_ptr, pred, succ, level, node_ptr, edge_ptr)
-    forward, _ = _passes(backend)
-    return forward((query, key, value, direct), (source, transition, mark), dag)
-
-
-@_stm.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(value, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("plstm_graph::stm_backward", mutates_args=())
-def _stm_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, direct: Tensor,
-    source: Tensor, transition: Tensor, mark: Tensor,
-    src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, succ: Tensor, level: Tensor,
-    node_ptr: Tensor, edge_ptr: Tensor, backend: str,
-) -> list[Tensor]:  # fmt: skip
-    """Gradients of the seven inputs."""
-    dag = _dag(query.size(0), src, dst, pred_ptr, pred, succ, level, node_ptr, edge_ptr)
-    _, backward = _passes(backend)
-    return backward(grad, (query, key, value, direct), (source, transition, mark), dag)
-
-
-@_stm_backward.register_fake
-def _(grad: Tensor, *inputs: Tensor) -> list[Tensor]:
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:7]]
-
-
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs[:-1])  # the inputs only: everything else is computed anew
-    ctx.backend = inputs[-1]
-
-
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    return (*_stm_backward(grad, *ctx.saved_tensors, ctx.backend), *[None] * 9)
-
-
-_stm.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _passes(backend: str) -> tuple[Callable[..., Tensor], Callable[..., list[Tensor]]]:
-    """Forward and backward pass of a backend with a backward pass of its own."""
-    if backend == "cpu":
-        return cpu_forward, cpu_backward
-    if backend == "gating":
-        return gating_forward, gating_backward
-    from plstm_graph.kernels.triton import triton_backward, triton_forward  # not installed everywhere
-
-    return triton_forward, triton_backward
-
-
-def _dag(
-    num_nodes: int, src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, succ: Tensor, level: Tensor,
-    node_ptr: Tensor, edge_ptr: Tensor,
-) -> LineGraphDAG:  # fmt: skip
-    """The structure again inside the op, which takes tensors only; ids and multitree play no part there."""
-    return LineGraphDAG(num_nodes, src, src, dst, pred_ptr, pred, pred, pred, level, node_ptr, edge_ptr, succ)

@@ -27,9 +27,12 @@ def cell_states(key: Tensor, value: Tensor, source: Tensor, transition: Tensor, 
     """
     outer = key.unsqueeze(-1) * value.unsqueeze(-2)  # [N, H, K, V]
     states = source[..., None, None] * outer[dag.src]  # [E, H, K, V]
+    # Levels add to the states in place, which need the tangents and the batch that transitions have.
+    states = states + transition.new_zeros(())
     num_preds = dag.pred_ptr.diff()
-    for level in range(1, dag.num_levels):
-        edges = dag.level_order[dag.level_ptr[level] : dag.level_ptr[level + 1]]
+    # Not level_order: what transforms of torch.func make must not stay with the DAG when they are over.
+    in_order = torch.argsort(dag.level, stable=True)
+    for edges in in_order.split(torch.bincount(dag.level).tolist())[1:]:
         ptr = torch.cat([dag.pred_ptr[:1], num_preds[edges].cumsum(0)])
         # Lines of edge i of the level: pred_ptr[edge] onwards.
         lines = torch.repeat_interleave(dag.pred_ptr[edges] - ptr[:-1], ptr.diff())
@@ -62,10 +65,31 @@ def stm_reference(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGra
     query, key, value, direct = nodes
     output = (direct * (query * key).sum(-1)).unsqueeze(-1) * value
     for way, (source, transition, mark) in enumerate(zip(*gates, strict=True)):
-        if way == 1:  # ids of the turned dag are positions in this one, where the gates stand
-            edges, lines = (torch.arange(n, device=dag.device) for n in (dag.num_edges, dag.num_lines))
-            dag = replace(dag, edge_id=edges, line_id=lines).reverse()
-            source, transition, mark = source[dag.edge_id], transition[dag.line_id], mark[dag.edge_id]
+        if way == 1:
+            dag, lines = _turned(dag)
+            transition = transition[lines]
         states = cell_states(key, value, source, transition, dag)
         output = output + marked_sums(query, states, mark, dag)
     return output
+
+
+def _turned(dag: LineGraphDAG) -> tuple[LineGraphDAG, Tensor]:
+    """The DAG with every edge turned round, by level; and which line every line of it was.
+
+    Edges keep their numbers: a scan by level needs no other order than that levels go from last to first.
+    Unlike :meth:`LineGraphDAG.reverse`, it has no part that transforms of :mod:`torch.func` do not take.
+    """
+    lines = torch.argsort(dag.pred, stable=True)
+    pred = dag.pred[lines]
+    turned = replace(
+        dag,
+        src=dag.dst,
+        dst=dag.src,
+        pred_ptr=torch.searchsorted(pred, torch.arange(dag.num_edges + 1, device=dag.device)),
+        pred=dag.succ[lines],
+        succ=pred,
+        line_id=dag.line_id[lines],
+        multitree=dag.multitree[lines],
+        level=torch.bincount(dag.level).size(0) - 1 - dag.level,
+    )
+    return turned, lines
