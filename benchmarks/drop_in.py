@@ -1,6 +1,6 @@
 """PLSTMConv where others have their layer: in OGB's own network for molecules, in place of GINConv.
 
-    python -m benchmarks.drop_in --root path/to/data        # hours on two cores
+    python -m benchmarks.drop_in --root path/to/data        # an hour or two on two cores
     python -m benchmarks.drop_in --root path/to/data --datasets molesol --seeds 1 --epochs 1
 
 The network is that of OGB's example: five layers of width 300 with a batch norm after each, ReLU after all
