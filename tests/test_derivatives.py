@@ -15,6 +15,8 @@ from torch_geometric.utils import total_influence
 
 from plstm_graph import LineGraphDAG, PLSTMConv, stm
 from plstm_graph.dag import grid_dag, sequence_dag
+from plstm_graph.errors import InputError
+from plstm_graph.kernels import gating_matrix
 from plstm_graph.kernels.segments import segment_sum
 
 BACKENDS = [pytest.param("reference", marks=pytest.mark.level_path), "gating", "chunkwise", "cpu"]
@@ -272,3 +274,11 @@ def test_influence_of_nodes_on_nodes():
     assert reach == pytest.approx(wanted)
     assert fast[0] == 1
     assert (fast > 0).all()
+
+
+def test_gating_matrices_are_made_sample_by_sample():
+    dag = sequence_dag(4)
+    inputs, _ = random_inputs(dag)
+    source, transition, mark, direct = inputs[3:]
+    with pytest.raises(InputError, match="sample by sample"):
+        torch.func.vmap(lambda x: gating_matrix(source, transition, mark, x, dag))(torch.stack([direct] * 2))

@@ -10,7 +10,14 @@ from oracle import random_inputs
 from rdkit import Chem
 from torch import nn
 from torch_geometric.data import Batch
-from torch_geometric.explain import CaptumExplainer, Explainer, GNNExplainer
+from torch_geometric.explain import (
+    AttentionExplainer,
+    CaptumExplainer,
+    Explainer,
+    GNNExplainer,
+    GraphMaskExplainer,
+    PGExplainer,
+)
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import summary
 
@@ -148,6 +155,72 @@ def test_pygs_explainers_mask_nodes_and_bonds(algorithm, ours):
     assert explanation.edge_mask.ne(0).all()
     assert explanation.edge_mask.std() > 1e-5
     torch.testing.assert_close(model(x, graph.edge_index, edge_attr), before)  # masks are taken off again
+
+
+REGRESSION = {"mode": "regression", "task_level": "node", "return_type": "raw"}
+
+
+def test_an_explainer_that_learns_masks_of_bonds_reaches_the_scan():
+    torch.manual_seed(0)
+    conv, graph = PLSTMConv(9, 1), smiles_to_data("CC(=O)Nc1ccc(O)cc1")
+    x, target = graph.x.float(), torch.zeros(graph.num_nodes, 1)
+    explainer = Explainer(
+        conv,
+        PGExplainer(epochs=2),
+        explanation_type="phenomenon",
+        edge_mask_type="object",
+        model_config=REGRESSION,
+    )
+    for epoch in range(2):
+        explainer.algorithm.train(epoch, conv, x, graph.edge_index, target=target, index=3)
+    explanation = explainer(x, graph.edge_index, target=target, index=3)
+    assert explanation.edge_mask.shape == (graph.num_edges,)
+    assert explanation.edge_mask.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "sentence"),
+    [(AttentionExplainer(), "no propagate, message"), (GraphMaskExplainer(1, log=False), "GNNExplainer")],
+    ids=["attention", "graph mask"],
+)
+def test_explainers_of_messages_are_refused_and_those_of_others_pass_by(algorithm, sentence):
+    conv, graph = PLSTMConv(9, 4), smiles_to_data("CCO")
+    explainer = Explainer(
+        conv,
+        algorithm,
+        explanation_type="model",
+        edge_mask_type="object",
+        node_mask_type="object" if isinstance(algorithm, GraphMaskExplainer) else None,
+        model_config=REGRESSION,
+    )
+    with pytest.raises(InputError, match=sentence):
+        explainer(graph.x.float(), graph.edge_index)
+
+
+def test_masks_and_messages_of_ones_own_are_refused_if_they_do_not_fit():
+    graph = smiles_to_data("CCO")
+    x = graph.x.float()
+    conv = PLSTMConv(9, 4)
+    free = conv(x, graph.edge_index)
+    conv.explain = True
+    with pytest.raises(InputError, match="only edges to mask"):
+        conv(x, graph.edge_index)
+    conv._edge_mask = torch.ones(3)
+    with pytest.raises(InputError, match="3 edges are masked, but edge_index has 4 columns"):
+        conv(x, graph.edge_index)
+    conv._edge_mask, conv._apply_sigmoid = torch.ones(4), False
+    torch.testing.assert_close(conv(x, graph.edge_index), free)
+
+    class Own(PLSTMConv):
+        def explain_message(self, inputs, dim_size):
+            return inputs
+
+    own = Own(9, 4)
+    own.explain, own._edge_mask = True, torch.ones(4)
+    with pytest.raises(InputError, match="no messages to replace"):
+        own(x, graph.edge_index)
+    own.explain = False
+    assert own(x, graph.edge_index).isfinite().all()
 
 
 @pytest.mark.parametrize("walk_length", [0, 8])

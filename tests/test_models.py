@@ -210,10 +210,10 @@ def test_one_graph_and_one_atom():
     assert model(smiles_to_data("C")).isfinite().all()
 
 
-@pytest.mark.parametrize("fingerprint_size", [0, 64])
-def test_a_prepared_network_compiles_without_a_break(molecules, fingerprint_size):
+@pytest.mark.parametrize("arguments", [{}, {"fingerprint_size": 64}, {"walk_length": 16}])
+def test_a_prepared_network_compiles_without_a_break(molecules, arguments):
     torch.manual_seed(0)
-    model = PLSTM(hidden_channels=16, num_layers=2, fingerprint_size=fingerprint_size).eval()
+    model = PLSTM(hidden_channels=16, num_layers=2, **arguments).eval()
     batch = Batch.from_data_list([ToLineGraphDAG()(data) for data in molecules[:8]])
     wanted = model(batch)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(batch)

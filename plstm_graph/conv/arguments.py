@@ -11,7 +11,7 @@ from plstm_graph.errors import InputError
 
 def check_traceable(dag: LineGraphDAG | None) -> None:
     """Refuse tracers that would keep one graph's DAG as a constant, or cannot follow how one is built."""
-    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined]
         raise InputError(
             "torch.jit and ONNX have no scan along a graph; use torch.export or torch.compile, with dag=."
         )

@@ -232,8 +232,8 @@ class PLSTMConv(MessagePassing):
         replaced = getattr(self.explain_message, "__func__", None) is not MessagePassing.explain_message
         if replaced or self._edge_mask is None:
             raise InputError(
-                "PLSTMConv has no messages to replace, only edges to mask: explain it by GNNExplainer or "
-                "CaptumExplainer, or set its explain to False."
+                "PLSTMConv has no messages to replace, only edges to mask: explain it by GNNExplainer, "
+                "PGExplainer or CaptumExplainer, or set its explain to False."
             )
         if self._edge_mask.size(0) != edge_index.size(1):
             raise InputError(

@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import torch
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
@@ -67,6 +68,15 @@ def check_gates(
         if gate.shape != shape:
             raise InputError(f"{prefix}{name} needs the shape {list(shape)}, not {list(gate.shape)}.")
         _check_tensor(prefix + name, gate, dag)
+
+
+def check_unbatched(*tensors: Tensor) -> None:
+    """Refuse the samples of ``torch.func.vmap``, whose results would differ in size."""
+    if any(torch.func.debug_unwrap(x).shape != x.shape for x in tensors):
+        raise InputError(
+            "gating_matrix does not run under torch.func.vmap, since it depends on the numbers how many pairs "
+            "of nodes it returns; call it sample by sample."
+        )
 
 
 def _check_tensor(name: str, tensor: Tensor, dag: LineGraphDAG) -> None:

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
-from plstm_graph.kernels.checks import check_backend, check_gates, check_names, check_nodes
+from plstm_graph.kernels.checks import (
+    check_backend,
+    check_gates,
+    check_names,
+    check_nodes,
+    check_unbatched,
+)
 from plstm_graph.kernels.components import expand_gates
 from plstm_graph.kernels.cost import Backend, choose_backend
 from plstm_graph.kernels.gating import gating_entries
@@ -112,6 +118,7 @@ def gating_matrix(
     Complexity: O(s³ H log depth) for a block of s edges. Source: arXiv 2506.11997, Appendix A.
     """
     check_names(mode, "gating")
+    check_unbatched(source, transition, mark, direct)
     gates, dag = _stack_gates((source, transition, mark), reverse, direct.size(1), dag, mode)
     return gating_entries(direct, gates, dag)
 

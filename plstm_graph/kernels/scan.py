@@ -51,7 +51,7 @@ def _stm(
 
 @_stm.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(value, memory_format=torch.contiguous_format)
+    return torch.empty_like(value, dtype=query.dtype, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("plstm_graph::stm_backward", mutates_args=())

@@ -32,17 +32,30 @@ def return_probabilities(data: Data, walk_length: int) -> Tensor:
     Complexity: O(N · walk_length · bonds within walk_length / 2 steps), on the CPU.
     Source: Dwivedi et al., arXiv 2110.07875.
     """
+    # torch.compile can read a tensor's size, but not PyG's property.
+    num_nodes = data.num_nodes if data.x is None else data.x.size(0)
     prepared = data.get("random_walk_pe")
-    if prepared is not None:
-        if prepared.dim() != 2 or prepared.size(0) != data.num_nodes or prepared.size(1) < walk_length:
-            raise InputError(
-                f"random_walk_pe needs the shape [{data.num_nodes}, at least {walk_length}], "
-                f"not {list(prepared.shape)}."
-            )
-        return prepared[:, :walk_length]
-    row, col = data.edge_index.cpu().numpy()
-    ptr, nbr, *_ = neighbour_lists(row, col, data.num_nodes, np.zeros(len(row)))
-    return torch.from_numpy(_return_probabilities(ptr, nbr, walk_length)).to(data.edge_index.device)
+    if prepared is None:
+        return _from_edge_index(data.edge_index, num_nodes, walk_length)
+    if prepared.dim() != 2 or prepared.size(0) != num_nodes or prepared.size(1) < walk_length:
+        raise InputError(
+            f"random_walk_pe needs the shape [{num_nodes}, at least {walk_length}], "
+            f"not {list(prepared.shape)}."
+        )
+    return prepared[:, :walk_length]
+
+
+# An op, so that compiled networks call it without a break.
+@torch.library.custom_op("plstm_graph::return_probabilities", mutates_args=())
+def _from_edge_index(edge_index: Tensor, num_nodes: int, walk_length: int) -> Tensor:
+    row, col = edge_index.cpu().numpy()
+    ptr, nbr, *_ = neighbour_lists(row, col, num_nodes, np.zeros(len(row)))
+    return torch.from_numpy(_return_probabilities(ptr, nbr, walk_length)).to(edge_index.device)
+
+
+@_from_edge_index.register_fake
+def _(edge_index: Tensor, num_nodes: int, walk_length: int) -> Tensor:
+    return edge_index.new_empty(num_nodes, walk_length, dtype=torch.float64)
 
 
 @structure

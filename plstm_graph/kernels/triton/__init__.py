@@ -15,10 +15,10 @@ from plstm_graph.kernels.triton.plan import Levels, plan_of
 def triton_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
 
-    Inputs may be of any floating dtypes; sums are kept in float32 or better.
+    Inputs may be of any floating dtypes, the output is of the query's; sums are kept in float32 or better.
     """
     nodes, gates = _contiguous(nodes), _contiguous(gates)
-    out = torch.empty_like(nodes[2])
+    out = torch.empty_like(nodes[2], dtype=nodes[0].dtype)
     plan = plan_of(dag, nodes[1].size(2), nodes[2].size(2))
     with _on_device(out):
         for bucket in plan.buckets:
