@@ -74,8 +74,8 @@ def check_unbatched(*tensors: Tensor) -> None:
     """Refuse the samples of ``torch.func.vmap``, whose results would differ in size."""
     if any(torch.func.debug_unwrap(x).shape != x.shape for x in tensors):
         raise InputError(
-            "gating_matrix does not run under torch.func.vmap, since it depends on the numbers how many pairs "
-            "of nodes it returns; call it sample by sample."
+            "gating_matrix does not run under torch.func.vmap: how many pairs it returns depends on the "
+            "numbers; call it sample by sample."
         )
 
 
