@@ -20,7 +20,7 @@ from plstm_graph.dag.adjacency import (
     topological_depth,
 )
 from plstm_graph.dag.distance import distance_from, distance_from_extremal_node
-from plstm_graph.dag.refinement import canonical_rank
+from plstm_graph.dag.refinement import canonical_rank, weighted_sums
 from plstm_graph.errors import InputError
 
 OrientationName = Literal["center", "bfs", "canonical", "index"]
@@ -112,11 +112,14 @@ def label_keys(values: Tensor | None, count: int, what: str) -> NDArray[np.float
         return np.zeros(count)
     if values.size(0) != count:
         raise InputError(f"{what} has {values.size(0)} rows, but the graph has {count}.")
-    rows = values.detach().cpu().to(torch.float64)
-    rows = rows.flatten(1) if rows.dim() > 1 else rows.unsqueeze(1)
-    weights = 1 + torch.frac(torch.arange(1, rows.size(1) + 1, dtype=torch.float64) * 0.6180339887498949)
-    mantissa, exponent = torch.frexp((rows * weights).sum(-1) if rows.size(1) > 1 else rows.sum(-1))
-    return torch.ldexp(torch.round(mantissa * 2**20), exponent).numpy()
+    values = values.detach().cpu()
+    if values.dtype not in (torch.float32, torch.int64):  # which compiled code takes as they are
+        values = values.to(torch.float64)
+    rows = values.contiguous().numpy().reshape(count, -1) if count else np.zeros((0, 1))
+    width = rows.shape[1]
+    weights = 1 + np.modf(np.arange(1, width + 1) * 0.6180339887498949)[0] if width > 1 else np.ones(width)
+    mantissa, exponent = np.frexp(weighted_sums(rows, weights))
+    return np.ldexp(np.rint(mantissa * 2**20), exponent)
 
 
 class Structure:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from plstm_graph.compiled import structure, structure_inner
+from plstm_graph.compiled import kernel, structure, structure_inner
 
 
 def mix(value):
@@ -16,6 +16,18 @@ def mix(value):
 
 
 _mix = structure_inner(mix)
+
+
+@kernel
+def weighted_sums(rows, weights):
+    """Σ_j rows[i, j] weights[j] in float64, bitwise alike for rows alike: [rows]."""
+    sums = np.zeros(len(rows))
+    for i in range(len(rows)):
+        total = 0.0
+        for j in range(len(weights)):
+            total += rows[i, j] * weights[j]
+        sums[i] = total
+    return sums
 
 
 @structure_inner
