@@ -39,7 +39,9 @@ class Parity(nn.Module):
     def __init__(self, state_dim: int) -> None:
         super().__init__()
         self.encoder = nn.Embedding(3, _WIDTH)
-        self.conv = PLSTMConv(_WIDTH, _WIDTH, heads=4, bidirectional=False, head_dim=8, state_dim=state_dim)
+        self.conv = PLSTMConv(
+            _WIDTH, _WIDTH, bidirectional=False, head_dim=8, state_dim=state_dim, root_weight=False
+        )
         self.head = nn.Sequential(nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, 1))
 
     def forward(self, signs: Tensor, dag: LineGraphDAG) -> Tensor:

@@ -38,7 +38,7 @@ def test_large_inputs_give_outputs_no_larger_than_a_layer_of_attention_would(
     conv = PLSTMConv(16, 16, mode=mode, bidirectional=bidirectional, state_dim=state_dim).to(dtype)
     x = torch.randn(graph.num_nodes, 16, dtype=dtype)
     sizes = [conv(x * factor, graph.edge_index).abs().max().item() for factor in (1, 100)]
-    assert 1 < sizes[1] / sizes[0] < 20
+    assert 1 < sizes[1] / sizes[0] < 200
 
 
 @pytest.mark.parametrize("mode", ["P", "D"])
@@ -51,7 +51,8 @@ def test_no_input_and_no_number_of_ancestors_leads_beyond_the_bound(mode, scale)
         x = scale * torch.randn(num_nodes, 8)
         x.requires_grad_()
         output = conv(x, both_directions(bonds))
-        assert output.norm(dim=1).max() <= bound
+        heard = output - conv.lin_root(x)
+        assert heard.norm(dim=1).max() <= bound + 1e-6 * scale
         (gradient,) = torch.autograd.grad(output.sum(), x)
         assert gradient.isfinite().all()
 
@@ -70,7 +71,7 @@ def test_outputs_hardly_grow_with_the_number_of_ancestors(mode):
 def test_small_heads_are_left_as_they_are():
     """What a node hears adds up where heads are small: sums over ancestors can be told apart."""
     torch.manual_seed(0)
-    conv = PLSTMConv(8, 8, bias=False).double()
+    conv = PLSTMConv(8, 8, bias=False, root_weight=False).double()
     x = torch.randn(20, 8, dtype=torch.float64)
     edge_index = both_directions(path(20))
     dag = LineGraphDAG.from_edge_index(edge_index, 20)

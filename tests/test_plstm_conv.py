@@ -130,12 +130,12 @@ def weights_of(heads: slice, name: str, value: torch.Tensor) -> torch.Tensor:
 def test_heads_of_both_modes_are_those_of_two_layers(backend):
     """Half of the heads do what a P-layer with their weights does, the others what a D-layer does."""
     torch.manual_seed(0)
-    both = PLSTMConv(9, 12, heads=4, mode="PD", edge_dim=3, backend=backend).double()
+    both = PLSTMConv(9, 12, 4, "PD", edge_dim=3, backend=backend, root_weight=False).double()
     graph = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
     x, edge_attr = graph.x.double() / 10, graph.edge_attr.double()
     total = both.lin_out.bias.clone()
     for heads, mode in ((slice(0, 2), "P"), (slice(2, 4), "D")):
-        half = PLSTMConv(9, 12, heads=2, head_dim=3, mode=mode, edge_dim=3, backend=backend).double()
+        half = PLSTMConv(9, 12, 2, mode, edge_dim=3, head_dim=3, backend=backend, root_weight=False).double()
         half.load_state_dict(
             {name: weights_of(heads, name, value) for name, value in both.state_dict().items()}
         )

@@ -30,8 +30,9 @@ class PLSTMConv(MessagePassing):
     <https://arxiv.org/abs/2506.11997>`_ paper: a linear recurrence along the line graph of an oriented graph.
 
     .. math::
-        C_e = S_e \, k_{src(e)} v_{src(e)}^T + \sum_{(e',e)} T_{e'e} \, C_{e'}, \qquad
-        x'_n = W_O \, \eta \Big( \sum_{e: dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n \Big)
+        C_e = S_e \, k_{src(e)} v_{src(e)}^T + \sum_{(e',e)} T_{e'e} \, C_{e'}
+
+        x'_n = W_O \, \eta \Big( \sum_{dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n \Big) + W_R x_n
 
     with :math:`q = \eta(W_Q x) / \sqrt{K}`, :math:`k = \eta(W_K x)`, :math:`v = W_V x` per head and gates
     from node and bond features (:class:`~plstm_graph.conv.gates.STMGates`). The norm of a head's channels,
@@ -39,8 +40,8 @@ class PLSTMConv(MessagePassing):
     .. math:: \eta(h) = h / \sqrt{1 + \tfrac{1}{K} \sum_c h_c^2},
 
     is the RMS norm with an ε of 1: small heads, sums over few ancestors among them, stay nearly as they are,
-    and no root mean square exceeds 1. So the output is bounded, whatever the input and however many
-    ancestors a node has: :math:`\lVert x'_n \rVert \le \lVert W_O \rVert \sqrt{H K} + \lVert b \rVert`.
+    and no root mean square exceeds 1. So what a node hears is bounded, whatever the input and however many
+    ancestors it has: :math:`\lVert x'_n - W_R x_n \rVert \le \lVert W_O \rVert \sqrt{H K} + \lVert b \rVert`.
 
     A graph with both directions of every bond is oriented to a DAG; a directed one must be acyclic and
     keeps its directions. An atom hears from its ancestors and, if ``bidirectional``, from its descendants.
@@ -64,6 +65,8 @@ class PLSTMConv(MessagePassing):
         backend: see :func:`plstm_graph.kernels.stm`.
         state_dim: J, components of a state, which matrix transitions rotate
             (:class:`~plstm_graph.conv.StateGates`); with 1, transitions are positive scalars.
+        root_weight: add :math:`W_R x_n`. A scan alone keeps of a node's own features what its query and key
+            agree on; set it to ``False`` where the layer stands in a residual block.
         flow: ``"source_to_target"``, or ``"target_to_source"`` for directed graphs whose columns point from
             the end to the start.
 
@@ -92,6 +95,7 @@ class PLSTMConv(MessagePassing):
         head_dim: int | None = None,
         backend: Backend = "auto",
         state_dim: int = 1,
+        root_weight: bool = True,
         flow: Literal["source_to_target", "target_to_source"] = "source_to_target",
         **refused: object,
     ) -> None:
@@ -123,6 +127,7 @@ class PLSTMConv(MessagePassing):
         self.edge_dim = edge_dim
         self.head_dim = -(-out_channels // heads) if head_dim is None else head_dim
         self.state_dim = state_dim
+        self.root_weight = root_weight
         self.orientation = orientation
         self.backend: Backend = backend
         inner_channels = heads * self.head_dim
@@ -134,13 +139,15 @@ class PLSTMConv(MessagePassing):
         if state_dim > 1:
             self.states = StateGates(in_channels, heads, state_dim, bidirectional, edge_dim)
         self.lin_out = Linear(inner_channels, out_channels, bias=bias)
+        self.lin_root = Linear(in_channels, out_channels, bias=False) if root_weight else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
         super().reset_parameters()
         inputs = (self.lin_query, self.lin_key, self.lin_value)
-        for module in (*inputs, self.gates, self.states, self.lin_out):  # in this order with every seed
+        # In this order with every seed.
+        for module in (*inputs, self.gates, self.states, self.lin_out, self.lin_root):
             reset(module)
 
     @overload
@@ -219,6 +226,8 @@ class PLSTMConv(MessagePassing):
             mode=mode, reverse=reverse, backend=self.backend,
         )  # fmt: skip
         out = self.lin_out(_norm(hidden).to(value.dtype).flatten(1))
+        if self.lin_root is not None:
+            out = out + self.lin_root(x)
         if not return_gating:
             return out
         receiver, sender, gating = gating_matrix(

@@ -126,7 +126,9 @@ class _ScanBlock(nn.Module):
         super().__init__()
         self.norm = make_norm("layer", channels)
         # Each goes down and, on the reversed DAG, up; one to the right and back, one to the left and back.
-        scans = [PLSTMConv(channels, channels, heads, mode, head_dim=head_dim) for _ in range(2)]
+        scans = [
+            PLSTMConv(channels, channels, heads, mode, head_dim=head_dim, root_weight=False) for _ in range(2)
+        ]
         self.scans = nn.ModuleList(scans)
         self.dropout = nn.Dropout(dropout)
         self.feed_forward = nn.Sequential(make_norm("layer", channels), feed_forward(channels, 2 * channels))

@@ -113,6 +113,7 @@ class PLSTM(GraphNetwork):
                     head_dim=head_dim,
                     orientation=orientation,
                     state_dim=state_dim,
+                    root_weight=False,  # the block adds what it is given
                 )
             neighbours = gin_conv(hidden_channels, edge_width) if local else None
             return ResidualBlock(hidden_channels, scan, neighbours, dropout, norm)
