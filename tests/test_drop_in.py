@@ -5,13 +5,14 @@ from contextlib import suppress
 import pytest
 import torch
 from graphs import both_directions, path
+from rdkit import Chem
 from torch_geometric import transforms
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn import GATv2Conv, HeteroConv, MessagePassing
 from torch_geometric.utils import to_torch_coo_tensor, to_torch_csc_tensor, to_torch_csr_tensor
 
 from plstm_graph import LineGraphDAG, PLSTMConv, ToLineGraphDAG
-from plstm_graph.chem import smiles_to_data
+from plstm_graph.chem import mol_to_data, smiles_to_data
 from plstm_graph.dag import build_dag, dag_of
 from plstm_graph.errors import InputError
 
@@ -59,13 +60,18 @@ def test_no_input_and_no_number_of_ancestors_leads_beyond_the_bound(mode, scale)
 
 @pytest.mark.parametrize("mode", ["P", "D"])
 def test_outputs_hardly_grow_with_the_number_of_ancestors(mode):
-    """By a factor of 4 at most, from a bond to a thousand atoms."""
+    """By a factor of 4 at most, from a bond to a thousand atoms, and from a drug to a protein."""
     torch.manual_seed(0)
-    conv = PLSTMConv(8, 8, mode=mode)
+    conv = PLSTMConv(8, 8, mode=mode, root_weight=False)
     x = torch.randn(8).expand(1000, 8)  # all alike, which adds up to the most
     small = conv(x[:2], both_directions(path(2))).norm(dim=1).max()
     for bonds in (path(1000), star(999)):
         assert conv(x, both_directions(bonds)).norm(dim=1).max() < 4 * small
+    atoms = torch.randn(120, 8)
+    drug, protein = smiles_to_data(SMILES[3]), mol_to_data(Chem.MolFromSequence("GAVLIFWYSTNQDEKRHMPC" * 32))
+    assert protein.num_nodes > 5000
+    sizes = [conv(atoms[data.x[:, 0]], data.edge_index).norm(dim=1).max() for data in (drug, protein)]
+    assert sizes[1] < 4 * sizes[0]
 
 
 def test_small_heads_are_left_as_they_are():
