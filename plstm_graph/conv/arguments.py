@@ -1,5 +1,7 @@
 """What a layer is called with: nodes, bonds and a DAG that fit each other, or a sentence."""
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
@@ -7,14 +9,20 @@ from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.dag.transform import STALE
 from plstm_graph.errors import InputError
+from plstm_graph.kernels.checks import is_batched
+
+
+def refuse_torchscript() -> NoReturn:
+    """Refuse to become TorchScript or an ONNX graph."""
+    raise InputError(
+        "torch.jit and ONNX have no scan along a graph; use torch.export or torch.compile, with dag=."
+    )
 
 
 def check_traceable(dag: LineGraphDAG | None) -> None:
     """Refuse tracers that would keep one graph's DAG as a constant, or cannot follow how one is built."""
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():  # type: ignore[attr-defined]
-        raise InputError(
-            "torch.jit and ONNX have no scan along a graph; use torch.export or torch.compile, with dag=."
-        )
+        refuse_torchscript()
     if dag is None and torch.compiler.is_exporting():
         raise InputError(
             "torch.export cannot follow how a DAG is built; pass dag=, from plstm_graph.dag.build_dag(data)."
@@ -72,7 +80,7 @@ def check_features(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> N
 
 # What compiles ends here and goes on afterwards: the structure is the work of compiled code of its own.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def build_dag(
+def dag_of_arguments(
     x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None, orientation: Orientation
 ) -> LineGraphDAG:
     """Orient the bonds, ties by x and edge_attr, and build the line graph.
@@ -94,13 +102,12 @@ def build_dag(
 
 def _values(name: str, features: Tensor) -> Tensor:
     """The numbers that ``torch.func`` has wrapped, of one sample."""
-    values = torch.func.debug_unwrap(features)
-    if values.shape != features.shape:
+    if is_batched(features):
         raise InputError(
             f"Under torch.func.vmap, {name} would orient every sample in its own way; pass dag=, from "
             "plstm_graph.dag.build_dag(data)."
         )
-    return values
+    return torch.func.debug_unwrap(features)
 
 
 def check_dag(dag: LineGraphDAG, x: Tensor, edge_index: Tensor) -> None:

@@ -84,9 +84,8 @@ class STMGates(nn.Module):
             edge_attr: [C, edge_dim] for the columns of edge_index.
             dag: its ``edge_id`` are columns of edge_index.
         """
-        logits = self.lin_node(x) + self.offset.flatten()
         # In half precision a gate that keeps 0.9997 would keep all, and a closed one have no share.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = in_float32(self.lin_node(x) + self.offset.flatten())
         # Each gate looks at the atom at one end of its bond: S0 (M1 A1 C1) at src, (S1) M0 A0 C0 at dst.
         widths = [self.heads, 3 * self.heads] if self.ways == 1 else [4 * self.heads, 4 * self.heads]
         at_src, at_dst, direct = logits.split([*widths, self.heads], dim=1)
@@ -111,6 +110,11 @@ class STMGates(nn.Module):
                 transition = torch.cat([shares, rest], dim=1)
             gates.append((opened[s], transition, opened[m]))
         return gates, direct
+
+
+def in_float32(x: Tensor) -> Tensor:
+    """The same numbers in float32 or better."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def edge_logits(lin_edge: Linear | None, edge_attr: Tensor) -> Tensor:

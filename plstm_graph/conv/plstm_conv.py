@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from typing import Literal, NoReturn, get_args, overload
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.nn import Linear, MessagePassing
 from torch_geometric.nn.inits import reset
 
 from plstm_graph.conv.arguments import (
-    build_dag,
     check_dag,
     check_features,
     check_traceable,
     columns_of,
+    dag_of_arguments,
     one_set_of_nodes,
+    refuse_torchscript,
 )
 from plstm_graph.conv.explanation import GatingMatrix, mask_gates
-from plstm_graph.conv.gates import HeadMode, STMGates
+from plstm_graph.conv.gates import HeadMode, STMGates, in_float32
 from plstm_graph.conv.states import StateGates
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.errors import InputError
@@ -99,9 +99,10 @@ class PLSTMConv(MessagePassing):
         flow: Literal["source_to_target", "target_to_source"] = "source_to_target",
         **refused: object,
     ) -> None:
-        for name in refused:
+        if refused:
             raise InputError(
-                f"PLSTMConv takes no {name}: its scan is no message passing to be set up; leave it out."
+                f"PLSTMConv takes no {', '.join(refused)}: its scan is no message passing to be set up; "
+                "leave it out."
             )
         if isinstance(in_channels, tuple | list):
             raise InputError(
@@ -205,7 +206,7 @@ class PLSTMConv(MessagePassing):
         if self.flow == "target_to_source":
             edge_index = edge_index.flip(0)
         if dag is None:
-            dag = build_dag(x, edge_index, edge_attr, batch, self.orientation)
+            dag = dag_of_arguments(x, edge_index, edge_attr, batch, self.orientation)
         else:
             check_dag(dag, x, edge_index)
         query, key, value = (
@@ -267,7 +268,7 @@ class PLSTMConv(MessagePassing):
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Called by ``torch.jit.script``, on layers inside other modules too."""
-        raise InputError("torch.jit has no scan along a graph; use torch.export or torch.compile, with dag=.")
+        refuse_torchscript()
 
     def __repr__(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"
@@ -276,5 +277,5 @@ class PLSTMConv(MessagePassing):
 
 def _norm(heads: Tensor) -> Tensor:
     """RMS norm of every head [N, H, K], in float32 or better; an ε of 1 leaves small ones nearly alone."""
-    heads = heads.to(torch.promote_types(heads.dtype, torch.float32))  # squares in half precision overflow
+    heads = in_float32(heads)  # squares in half precision overflow
     return F.rms_norm(heads, heads.shape[-1:], eps=1.0)

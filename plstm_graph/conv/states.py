@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import Linear
 
-from plstm_graph.conv.gates import edge_logits
+from plstm_graph.conv.gates import edge_logits, in_float32
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels import Gates
 
@@ -77,8 +77,7 @@ class StateGates(nn.Module):
             gates: source [E, H], transition [L, H] and mark [E, H] of every way.
         """
         shape = self.offset.shape
-        at_node = (self.lin_node(x) + self.offset.flatten()).unflatten(1, shape)
-        at_node = at_node.to(torch.promote_types(at_node.dtype, torch.float32))  # as the scalar gates
+        at_node = in_float32(self.lin_node(x) + self.offset.flatten()).unflatten(1, shape)
         at_edge = None
         if edge_attr is not None:
             at_edge = edge_logits(self.lin_edge, edge_attr)[dag.edge_id].unflatten(1, shape)

@@ -1,5 +1,6 @@
 """Orientation: rankings of the nodes, from the lower to the higher of which every bond points."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -112,13 +113,12 @@ def label_keys(values: Tensor | None, count: int, what: str) -> NDArray[np.float
         return np.zeros(count)
     if values.size(0) != count:
         raise InputError(f"{what} has {values.size(0)} rows, but the graph has {count}.")
-    values = values.detach().cpu()
+    values = values.detach().cpu().contiguous()
     if values.dtype not in (torch.float32, torch.int64):  # which compiled code takes as they are
         values = values.to(torch.float64)
-    rows = values.contiguous().numpy().reshape(count, -1) if count else np.zeros((0, 1))
-    width = rows.shape[1]
-    weights = 1 + np.modf(np.arange(1, width + 1) * 0.6180339887498949)[0] if width > 1 else np.ones(width)
-    mantissa, exponent = np.frexp(weighted_sums(rows, weights))
+    width = math.prod(values.shape[1:])
+    weights = 1 + np.arange(1, width + 1) * 0.6180339887498949 % 1 if width > 1 else np.ones(width)
+    mantissa, exponent = np.frexp(weighted_sums(values.numpy().reshape(count, width), weights))
     return np.ldexp(np.rint(mantissa * 2**20), exponent)
 
 

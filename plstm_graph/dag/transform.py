@@ -146,8 +146,7 @@ def dag_of(data: Data) -> LineGraphDAG | None:
             raise InputError(STALE)
     try:
         return LineGraphDAG(
-            # torch.compile can read a tensor's size, but not PyG's property.
-            num_nodes=data.num_nodes if data.x is None else data.x.size(0),
+            num_nodes=node_count(data),
             edge_id=data.dag_edge_id,
             src=data.dag_src,
             dst=data.dag_dst,
@@ -162,6 +161,11 @@ def dag_of(data: Data) -> LineGraphDAG | None:
         )
     except RuntimeError as error:  # there are not as many lines as the edges have predecessors
         raise InputError(STALE) from error
+
+
+def node_count(data: Data) -> int:
+    """N; torch.compile can read a tensor's size, but not PyG's property."""
+    return data.num_nodes if data.x is None else data.x.size(0)
 
 
 def _pointer(counts: Tensor) -> Tensor:

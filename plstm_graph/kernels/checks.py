@@ -70,9 +70,14 @@ def check_gates(
         _check_tensor(prefix + name, gate, dag)
 
 
+def is_batched(tensor: Tensor) -> bool:
+    """Whether ``torch.func.vmap`` has wrapped several samples."""
+    return torch.func.debug_unwrap(tensor).shape != tensor.shape
+
+
 def check_unbatched(*tensors: Tensor) -> None:
     """Refuse the samples of ``torch.func.vmap``, whose results would differ in size."""
-    if any(torch.func.debug_unwrap(x).shape != x.shape for x in tensors):
+    if any(map(is_batched, tensors)):
         raise InputError(
             "gating_matrix does not run under torch.func.vmap: how many pairs it returns depends on the "
             "numbers; call it sample by sample."

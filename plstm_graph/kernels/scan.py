@@ -89,8 +89,11 @@ def _dag(
     num_nodes: int, src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, succ: Tensor, level: Tensor,
     node_ptr: Tensor, edge_ptr: Tensor,
 ) -> LineGraphDAG:  # fmt: skip
-    """The structure again inside the op, which takes tensors only; ids and multitree play no part there."""
-    return LineGraphDAG(num_nodes, src, src, dst, pred_ptr, pred, pred, pred, level, node_ptr, edge_ptr, succ)
+    """The structure again inside the op, which takes tensors only; where it came from plays no part there."""
+    return LineGraphDAG(
+        num_nodes, src, src, dst, pred_ptr, pred, pred, pred, level, node_ptr, edge_ptr, succ,
+        block_columns=edge_ptr,
+    )  # fmt: skip
 
 
 class _Scan(torch.autograd.Function):

@@ -7,6 +7,7 @@ from torch_geometric.data import Data
 
 from plstm_graph.compiled import structure
 from plstm_graph.dag.adjacency import neighbour_lists
+from plstm_graph.dag.transform import node_count
 from plstm_graph.errors import InputError
 
 
@@ -32,8 +33,7 @@ def return_probabilities(data: Data, walk_length: int) -> Tensor:
     Complexity: O(N · walk_length · bonds within walk_length / 2 steps), on the CPU.
     Source: Dwivedi et al., arXiv 2110.07875.
     """
-    # torch.compile can read a tensor's size, but not PyG's property.
-    num_nodes = data.num_nodes if data.x is None else data.x.size(0)
+    num_nodes = node_count(data)
     prepared = data.get("random_walk_pe")
     if prepared is None:
         return _from_edge_index(data.edge_index, num_nodes, walk_length)
