@@ -21,7 +21,6 @@ Source: Hu et al., Open Graph Benchmark, arXiv 2005.00687.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import os
@@ -29,7 +28,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -47,9 +45,8 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
 
 from benchmarks.measure import environment
-from benchmarks.table import commit, data_module, known, preset_file
+from benchmarks.table import commit, data_module, keep, known, preset_file
 from datasets import GraphDataModule
-from datasets.whole_file import whole_file
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.errors import InputError
@@ -250,11 +247,8 @@ def main(argv: Sequence[str]) -> int:
     calls = [partial(train, run, options.epochs, options.root, options.cache) for run in waiting]
     setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
     for number, result in track(side_by_side(calls, options.jobs), "Runs", total=len(calls)):
-        made = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {"made": made, "environment": setting, "run": dataclasses.asdict(waiting[number])}
-        record |= {"settings": settings, "result": result}
-        with whole_file(files[waiting[number]]) as file:
-            file.write(json.dumps(record, indent=1) + "\n")
+        run = waiting[number]
+        keep(files[run], setting, run, settings, result)
     results = {
         row: [json.loads(files[Run(*row, seed)].read_text())["result"] for seed in range(options.seeds)]
         for row in rows

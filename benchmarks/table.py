@@ -240,6 +240,20 @@ def known(path: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
+def keep(path: Path, setting: dict[str, Any], run: Any, settings: dict[str, Any], result: Any) -> None:
+    """Write a run's outcome down, for :func:`known` to find.
+
+    Args:
+        setting: what the run was made with and on, which does not decide on its outcome as settings do.
+        run: a dataclass.
+    """
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"made": made, "environment": setting, "run": dataclasses.asdict(run)}
+    record |= {"settings": settings, "result": result}
+    with whole_file(path) as file:
+        file.write(json.dumps(record, indent=1) + "\n")
+
+
 def markdown(dataset: str, records: Sequence[dict[str, Any]]) -> str:
     """A table of all models that were run on a data set, and what the figures were made with."""
     grouped: dict[str, list[Result]] = defaultdict(list)
@@ -344,11 +358,7 @@ def main(argv: Sequence[str]) -> None:
         bar = progress.add_task("Runs", total=len(runs), completed=len(runs) - len(calls))
         for number, result in side_by_side(calls, options.jobs):
             run, path, settings = waiting[number]
-            made = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"made": made, "environment": setting, "run": dataclasses.asdict(run)}
-            record |= {"settings": settings, "result": dataclasses.asdict(result)}
-            with whole_file(path) as file:
-                file.write(json.dumps(record, indent=1) + "\n")
+            keep(path, setting, run, settings, dataclasses.asdict(result))
             progress.console.print(
                 f"{run.name}: validation {result.metric} {result.val:.4f}, test {result.test:.4f}, "
                 f"{result.seconds:.0f} s",
