@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Literal, NoReturn, get_args, overload
 
 from torch import Tensor
-from torch.nn import functional as F
 from torch_geometric.nn import Linear, MessagePassing
 from torch_geometric.nn.inits import reset
 
@@ -23,6 +22,7 @@ from plstm_graph.conv.states import StateGates
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import Backend, Mode, gating_matrix, stm
+from plstm_graph.kernels.norm import rms_norm
 
 
 class PLSTMConv(MessagePassing):
@@ -214,7 +214,10 @@ class PLSTMConv(MessagePassing):
             for linear in (self.lin_query, self.lin_key, self.lin_value)
         )
         # The op answers in the query's dtype: float32 holds what half precision could not before a norm.
-        query, key = _norm(query) * self.head_dim**-0.5, _norm(key).to(value.dtype)
+        query, key = (
+            rms_norm(in_float32(query)) * self.head_dim**-0.5,
+            rms_norm(in_float32(key)).to(value.dtype),
+        )
         gates, direct = self.gates(x, edge_attr, dag)
         if self.states is not None:
             gates = self.states(x, edge_attr, dag, gates)
@@ -226,7 +229,7 @@ class PLSTMConv(MessagePassing):
             query, key, value, source, transition, mark, direct, dag,
             mode=mode, reverse=reverse, backend=self.backend,
         )  # fmt: skip
-        out = self.lin_out(_norm(hidden).to(value.dtype).flatten(1))
+        out = self.lin_out(rms_norm(in_float32(hidden)).to(value.dtype).flatten(1))
         if self.lin_root is not None:
             out = out + self.lin_root(x)
         if not return_gating:
@@ -273,9 +276,3 @@ class PLSTMConv(MessagePassing):
     def __repr__(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"
         return f"{type(self).__name__}({channels}, heads={self.heads}, mode={self.mode})"
-
-
-def _norm(heads: Tensor) -> Tensor:
-    """RMS norm of every head [N, H, K], in float32 or better; an ε of 1 leaves small ones nearly alone."""
-    heads = in_float32(heads)  # squares in half precision overflow
-    return F.rms_norm(heads, heads.shape[-1:], eps=1.0)

@@ -3,8 +3,7 @@
 A derivative of a scan is made of scans again, by the same backend: one recurrence, whatever the order.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels.chunkwise import chunkwise_backward, chunkwise_forward
 from plstm_graph.kernels.components import expand_gates
 from plstm_graph.kernels.cpu import cpu_backward, cpu_forward
+from plstm_graph.kernels.forward_mode import lower_tangents
 from plstm_graph.kernels.gating import gating_backward, gating_forward
 
 #: Inputs: query, key, value and direct of nodes, then source, transition and mark of [ways, E or L, H].
@@ -118,7 +118,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        with _lower_tangents(ctx.saved_tensors) as saved:
+        with lower_tangents(ctx.saved_tensors) as saved:
             return _tangent(saved, tangents[:_INPUTS], ctx.backend)
 
     @staticmethod
@@ -147,7 +147,7 @@ class _ScanBackward(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, grad_tangent: Tensor, *tangents: Tensor) -> tuple[Tensor, ...]:
         """Linear in the gradient; along the inputs, the derivatives of a gradient are symmetric."""
-        with _lower_tangents(ctx.saved_tensors) as (grad, *saved):
+        with lower_tangents(ctx.saved_tensors) as (grad, *saved):
             along_grad = _ScanBackward.apply(grad_tangent, *saved, ctx.backend)
             _, pull = _tangent_vjp(saved, tangents[:_INPUTS], ctx.backend)
             return tuple(a + b for a, b in zip(along_grad, pull(grad), strict=True))
@@ -190,17 +190,6 @@ def _fold(
             x = x.movedim(dim, axis)
         folded.append(x.flatten(axis, axis + 1))
     return folded
-
-
-@contextmanager
-def _lower_tangents(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Let a ``jvp`` have tangents of its own, along those of transforms around the one that it serves.
-
-    Around a ``jvp``, torch turns tangents off at all levels, and jvp of jvp would lack terms silently. The
-    tensors come back without those of the level itself.
-    """
-    with forward_ad._set_fwd_grad_enabled(True):
-        yield [forward_ad.unpack_dual(x).primal for x in tensors]
 
 
 def _tangent(tensors: Sequence[Tensor], tangents: Sequence[Tensor], backend: str) -> Tensor:
