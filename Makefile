@@ -13,7 +13,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SCATTER_READY := $(VENV)/.scatter-ready
 DOCS_READY := $(VENV)/.docs-ready
-TRAIN_COMMAND := train.py compare configs/freesolv.yaml configs/freesolv_gine.yaml
+TRAIN_COMMAND := train.py compare freesolv freesolv_gine
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-all test-bounds test-lowest trust audit notebooks lint format bench gpu roofline scatter test-scatter docs wheel clean

@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 
 from benchmarks.outcome import outcome
-from datasets import GraphDataModule
+from plstm_graph.commands.fit import Result
+from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
-from training.cli import Result
 
 #: chemprop's default, written down with the result.
 EPOCHS = 50

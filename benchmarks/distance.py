@@ -4,9 +4,9 @@
     python -m benchmarks.distance arrows
     python -m benchmarks.distance peptides --models plstm gine8 --seeds 1
 
-peptides (configs/peptide_ends.yaml): do the residues at both ends of a peptide match? PLSTM, GINE of 4 and of
+peptides (preset `peptide_ends`): do the residues at both ends of a peptide match? PLSTM, GINE of 4 and of
 8 layers, GINE with a virtual node and GPS (GINE beside multi-head attention), with two readouts.
-arrows (configs/arrow_pointing.yaml): does an arrow point at a disc? Scans in four directions and a vision
+arrows (preset `arrow_pointing`): does an arrow point at a disc? Scans in four directions and a vision
 transformer.
 
 Networks of a task have as many parameters as its preset's, the same skeleton and training. What is tested is
@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py has it
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
 
 import torch
 import yaml
@@ -37,18 +37,18 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch_geometric.nn import GINEConv, GPSConv, global_add_pool
 
-from benchmarks.measure import environment
+from benchmarks.measure import ROOT, environment
 from benchmarks.table import data_module
-from datasets import GraphDataModule
-from datasets.whole_file import whole_file
+from plstm_graph.commands.pool import side_by_side
+from plstm_graph.commands.presets import preset_file
+from plstm_graph.commands.report import spread
 from plstm_graph.dag import LineGraphDAG
+from plstm_graph.datasets import GraphDataModule
+from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.models import GINE, PLSTM, GraphNetwork, GridPLSTM, ViT
 from plstm_graph.models.block import feed_forward
 from plstm_graph.task import GraphTask
-from training.pool import side_by_side
-from training.report import spread
 
-ROOT = Path(__file__).parent.parent
 HELD_OUT = "validation"
 #: Seed of all data here. The presets draw with seed 0, on which their settings were chosen.
 DRAWN = 1
@@ -123,7 +123,7 @@ class Distance:
 
 TASKS = {
     "peptides": Distance(
-        ROOT / "configs" / "peptide_ends.yaml",
+        preset_file("peptide_ends"),
         {
             "plstm": ("PLSTM", PLSTM, 4),
             "gine4": ("GINE, 4 layers", GINE, 4),
@@ -135,7 +135,7 @@ TASKS = {
         {f"{length} residues": {"test_residues": length} for length in (15, 30, 60)},
     ),
     "arrows": Distance(
-        ROOT / "configs" / "arrow_pointing.yaml",
+        preset_file("arrow_pointing"),
         {"plstm": ("pLSTM", GridPLSTM, 4), "vit": ("ViT", ViT, 4)},
         ("max",),
         {f"{pixels} pixels": {"test_resolution": pixels} for pixels in (40, 80)},

@@ -34,7 +34,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py has it
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
 
 import torch
 from lightning.pytorch import seed_everything
@@ -44,16 +44,16 @@ from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
 
-from benchmarks.measure import environment
-from benchmarks.table import commit, data_module, keep, known, preset_file
-from datasets import GraphDataModule
+from benchmarks.measure import ROOT, environment
+from benchmarks.table import commit, data_module, keep, known
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
+from plstm_graph.commands.pool import side_by_side
+from plstm_graph.commands.presets import preset_file
+from plstm_graph.commands.report import spread
+from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from plstm_graph.models.embedding import CategoryEncoder
-from training.cli import ROOT
-from training.pool import side_by_side
-from training.report import spread
 
 RESULTS = ROOT / "benchmarks" / "results" / "drop_in"
 DATASETS = ("molesol", "molfreesolv")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py has it
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
 
 import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
@@ -33,12 +33,11 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GIN, GINEConv, GPSConv, global_mean_pool
 
-from benchmarks.measure import environment, quartiles, write_results
+from benchmarks.measure import ROOT, environment, quartiles, write_results
 from benchmarks.workload import NETWORK
-from datasets import OGB
+from plstm_graph.datasets import OGB
 from plstm_graph.models import PLSTM
 
-ROOT = Path(__file__).parent.parent
 BATCHES = 8  # of every network in a round
 HEADS = 4
 TOLERANCE = 1e-5

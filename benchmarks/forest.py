@@ -12,12 +12,12 @@ from rdkit.Chem import rdFingerprintGenerator
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from benchmarks.outcome import outcome
-from datasets import GraphDataModule
-from datasets.graphs import PackedGraphs
 from plstm_graph.chem import read_smiles
+from plstm_graph.commands.fit import Result
+from plstm_graph.datasets import GraphDataModule
+from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.errors import InputError
 from plstm_graph.models.fingerprint import environment_counts
-from training.cli import Result
 
 RADIUS, BITS, TREES, SMALLEST_LEAF = 2, 1024, 300, 2
 #: Size of the fingerprints of graphs that are no molecules, which the table's networks read out too.

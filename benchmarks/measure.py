@@ -23,6 +23,8 @@ import torch
 
 import plstm_graph
 
+ROOT = Path(__file__).resolve().parent.parent
+
 WARM_UP = 2
 SLOW = 2.0  # seconds; such a call is warm after one
 SHORTEST_SAMPLE = 5e-3  # seconds; a quicker call is repeated until a sample lasts this long

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from datasets import GraphDataModule
+from plstm_graph.commands.fit import Result
+from plstm_graph.datasets import GraphDataModule
 from plstm_graph.metrics import mean_prediction, metrics_of
-from training.cli import Result
 
 
 def outcome(

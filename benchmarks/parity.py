@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from benchmarks.measure import environment, write_results
 from plstm_graph import LineGraphDAG, PLSTMConv
+from plstm_graph.commands.report import spread
 from plstm_graph.dag import sequence_dag
-from training.report import spread
 
 RESULTS = Path(__file__).parent / "results" / "parity.json"
 SHORTEST, LONGEST, TESTED = 2, 20, (20, 50, 100, 200)

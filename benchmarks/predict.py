@@ -1,4 +1,4 @@
-"""Speed and memory of `train.py predict`, process start included, and of `chemprop predict` beside it.
+"""Speed and memory of `plstm-graph predict`, process start included, and of `chemprop predict` beside it.
 
     python -m benchmarks.predict --smiles HIV.csv --rows 100000
     python -m benchmarks.predict --smiles HIV.csv --rows 100000 --chemprop path/to/venv/bin/chemprop
@@ -32,14 +32,13 @@ from rdkit.Chem import CanonSmiles
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import environment, write_results
+from benchmarks.measure import ROOT, environment, write_results
 from benchmarks.workload import NETWORK
 from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.errors import InputError
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
-ROOT = Path(__file__).parent.parent
 SAMPLE, TOLERANCE = 50, 1e-5
 FEW = 200  # rows that Chemprop is trained on
 # Its checkpoint names its classes, and opens where these are.
@@ -127,12 +126,12 @@ def plstm(folder: Path, table: Path, workers: int | None) -> tuple[Candidate, Gr
     task = GraphTask(PLSTM(**NETWORK), "classification", target_names=["active"])
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     checkpoint = save(task, folder / "plstm.ckpt")
-    command = [sys.executable, str(ROOT / "train.py"), "predict", "--test-path", str(table)]
-    command += ["--model-paths", str(checkpoint), "--preds-path", str(folder / "plstm.csv")]
+    command = [sys.executable, "-m", "plstm_graph", "predict", "--data.path", str(table)]
+    command += ["--ckpt_path", str(checkpoint), "--output", str(folder / "plstm.csv")]
     if workers is not None:
-        command += ["--num-workers", str(workers)]
+        command += ["--data.num_workers", str(workers)]
     size = sum(parameter.numel() for parameter in task.network.parameters())
-    return Candidate("train.py predict, PLSTM", command, folder / "plstm.csv", size), task.eval()
+    return Candidate("plstm-graph predict, PLSTM", command, folder / "plstm.csv", size), task.eval()
 
 
 def check(candidate: Candidate, task: GraphTask, smiles: list[str]) -> str:
@@ -175,7 +174,7 @@ def main() -> None:
     parser.add_argument("--column", default="smiles")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--num-workers", type=int, help="of train.py predict; by default its own choice")
+    parser.add_argument("--num-workers", type=int, help="of plstm-graph predict; by default its own choice")
     parser.add_argument("--chemprop", type=Path, help="the program, in an environment of its own")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "predict.json")
     options = parser.parse_args()

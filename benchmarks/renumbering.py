@@ -23,14 +23,14 @@ from rich.table import Table
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from benchmarks.measure import environment, write_results
+from benchmarks.measure import ROOT, environment, write_results
 from benchmarks.outcome import score
-from benchmarks.table import data_module, preset_file
-from datasets import GraphDataModule
+from benchmarks.table import data_module
+from plstm_graph.commands.presets import preset_file
+from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import renumber_nodes
-from training.cli import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "renumbering"
 _BATCH = 256

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py has it
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
 
 import numpy as np
 import torch
@@ -31,9 +31,9 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measure import Candidate, environment, peak_memory, time_interleaved, write_results
-from datasets.peptides import RESIDUES
 from plstm_graph import LineGraphDAG, stm
 from plstm_graph.dag import grid_dag, sequence_dag
+from plstm_graph.datasets.peptides import RESIDUES
 
 RESULTS = Path(__file__).parent / "results"
 HEADS, CHANNELS = 4, 16

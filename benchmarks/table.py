@@ -4,14 +4,14 @@
     python -m benchmarks.table --suite ogb --datasets molesol,mollipo --seeds 3 --root path/to/data
     python -m benchmarks.table --suite tu --datasets nci1 --models plstm,plstm-p,plstm-d,plstm-index ...
 
-``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset in configs/, whose
+``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset, whose
 network is PLSTM; other networks take width, depth, dropout, norms and readout from it, but have no walk
 encodings and read the last block out alone. ``gin-sum`` and so on read the sums of every block out, as GIN
 was published, ``gin-encoded`` and so on have all that the preset says, which leaves the scan as the only
 difference, and ``plstm-...`` are PLSTM without one of its parts. ``...-fingerprint`` read circular
 fingerprints of 4,096 counts out beside the nodes. ``chemprop`` is that package's default network, trained by
-its own program from an environment of its own (``--chemprop``). Further options are those of ``train.py fit``
-and hold for all runs of this package's networks.
+its own program from an environment of its own (``--chemprop``). Further options are those of ``fit`` and
+hold for all runs of this package's networks.
 
 Each run is tested once, at the epoch that validation selects, of equally good ones the last, or at its last
 where the preset says so (``test_epoch``). TU sets are run on ten folds, which all networks share, and OGB's,
@@ -43,20 +43,21 @@ from typing import Any
 import yaml
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-import datasets
 from benchmarks.chemprop import fit_chemprop
 from benchmarks.forest import COUNTS, fit_forest
-from benchmarks.measure import environment
-from datasets import GraphDataModule
-from datasets.splits import SCAFFOLD_FOLDS
-from datasets.tu import FOLDS as TU_FOLDS
-from datasets.whole_file import whole_file
+from benchmarks.measure import ROOT, environment
+from plstm_graph import datasets
 from plstm_graph.checkpoint import NETWORKS
+from plstm_graph.commands.fit import Result
+from plstm_graph.commands.pool import fit, side_by_side
+from plstm_graph.commands.presets import preset_file
+from plstm_graph.commands.report import spread
+from plstm_graph.datasets import GraphDataModule
+from plstm_graph.datasets.splits import SCAFFOLD_FOLDS
+from plstm_graph.datasets.tu import FOLDS as TU_FOLDS
+from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 from plstm_graph.models import LocalNetwork
-from training.cli import ROOT, Result
-from training.pool import fit, side_by_side
-from training.report import spread
 
 SUITES = {
     "tu": ("mutag", "nci1", "proteins"),
@@ -78,7 +79,7 @@ class Model:
 
     @property
     def options(self) -> list[str]:
-        """The changes as options of ``train.py fit``."""
+        """The changes as options of ``plstm-graph fit``."""
         return [f"--model.network.init_args.{name}={value}" for name, value in self.changes.items()]
 
 
@@ -140,18 +141,6 @@ class Run:
         return preset_file(self.dataset)
 
 
-def preset_file(name: str) -> Path:
-    """The preset of that name.
-
-    Raises:
-        InputError: There is none.
-    """
-    path = ROOT / "configs" / f"{name}.yaml"
-    if not path.is_file():
-        raise InputError(f"There is no preset {name!r} in configs/.")
-    return path
-
-
 def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str], chemprop: Path) -> Result:
     """Train a run in its folder, from its last checkpoint if there is one."""
     if run.model not in MODELS:
@@ -174,7 +163,7 @@ def data_module(preset: Path, root: Path, **changes: object) -> GraphDataModule:
     """The data of a preset, with arguments of its own in place of the preset's."""
     contents = yaml.safe_load(preset.read_text())
     data, network = contents["data"], contents["model"]["network"]["init_args"]
-    # The prepared graphs are then train.py's, which have no DAGs where roots are drawn.
+    # The prepared graphs are then the command line's, which have no DAGs where roots are drawn.
     oriented = {"orientation": None} if network.get("roots") else {}
     settings = data["init_args"] | place(data["class_path"], root) | oriented | changes
     return getattr(datasets, data["class_path"])(**settings)
@@ -187,7 +176,7 @@ def data_of(run: Run, root: Path, cache: Path) -> GraphDataModule:
 
 
 def command(run: Run, root: Path, cache: Path, overrides: list[str]) -> list[str]:
-    """Arguments of ``train.py fit``."""
+    """Arguments of ``plstm-graph fit``."""
     data_class = yaml.safe_load(run.preset.read_text())["data"]["class_path"]
     arguments = ["--config", str(run.preset), "--seed_everything", str(run.seed)]
     arguments += ["--model.network", MODELS[run.model].network]

@@ -4,7 +4,7 @@
 
 The first checkpoint stands beside the forest of seed 0, the second beside that of seed 1, ... Both saw the
 training rows of the preset's data alone, and have the same weight in the mean, which nothing is fitted for.
-Of several checkpoints the mean of what all predict, as ``train.py predict`` gives it, is scored too, and that
+Of several checkpoints the mean of what all predict, as the verb ``predict`` gives it, is scored too, and that
 of as many forests. Results go to benchmarks/results/with_forest/PRESET/, a file for each kind of network.
 """
 
@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.forest import features_of, forest_predictions
-from benchmarks.measure import environment, write_results
+from benchmarks.measure import ROOT, environment, write_results
 from benchmarks.outcome import score
-from benchmarks.table import MODELS, data_module, preset_file
-from datasets import GraphDataModule
+from benchmarks.table import MODELS, data_module
+from plstm_graph.commands.presets import preset_file
+from plstm_graph.commands.report import print_table, spread
+from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
-from training.cli import ROOT
-from training.report import print_table, spread
 
 #: Values or probabilities [molecules, T] float64 of the "validation" and the "test" molecules.
 Predictions = dict[str, Tensor]

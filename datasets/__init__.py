@@ -1,12 +1,12 @@
-"""Lightning data modules for molecules and other graphs; run from the repository, not part of the wheel."""
+"""Lightning data modules for molecules and other graphs: the package ``plstm_graph.datasets``."""
 
-from datasets.arrows import ArrowPointing
-from datasets.base import GraphDataModule, MoleculeDataModule
-from datasets.builtin import FreeSolv, Solubility
-from datasets.ogb_mol import OGB
-from datasets.peptides import PeptideEnds
-from datasets.tables import CSV, MoleculeNet
-from datasets.tu import TU
+from plstm_graph.datasets.arrows import ArrowPointing
+from plstm_graph.datasets.base import GraphDataModule, MoleculeDataModule
+from plstm_graph.datasets.builtin import FreeSolv, Solubility
+from plstm_graph.datasets.ogb_mol import OGB
+from plstm_graph.datasets.peptides import PeptideEnds
+from plstm_graph.datasets.tables import CSV, MoleculeNet
+from plstm_graph.datasets.tu import TU
 
 __all__ = [
     "CSV",

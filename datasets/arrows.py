@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import grid
 
-from datasets.base import GraphDataModule
-from datasets.graphs import PackedGraphs
-from datasets.splits import Split, consecutive_split
+from plstm_graph.datasets.base import GraphDataModule
+from plstm_graph.datasets.graphs import PackedGraphs
+from plstm_graph.datasets.splits import Split, consecutive_split
 from plstm_graph.errors import InputError
 from plstm_graph.task import Task
 
@@ -36,7 +36,7 @@ class ArrowPointing(GraphDataModule):
         patch: Pixels along a side of a patch.
         train_size, val_size, test_size: How many images there are.
         seed: Of the images; training and validation do not depend on what is tested.
-        **kwargs: Arguments of :class:`~datasets.GraphDataModule`.
+        **kwargs: Arguments of :class:`~plstm_graph.datasets.GraphDataModule`.
 
     Raises:
         InputError: A resolution that patches do not fill, or too small for arrow and disc.

@@ -1,6 +1,6 @@
 """What all data modules share: cache, split, loaders."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +12,12 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
-from datasets.featurise import featurise
-from datasets.graphs import PackedGraphs, keep_batch
-from datasets.seeds import seed_of
-from datasets.splits import Split, random_split, scaffold_split
-from datasets.table import Table
+from plstm_graph.datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
+from plstm_graph.datasets.featurise import featurise
+from plstm_graph.datasets.graphs import PackedGraphs, keep_batch
+from plstm_graph.datasets.seeds import seed_of
+from plstm_graph.datasets.splits import Split, random_split, scaffold_split
+from plstm_graph.datasets.table import Table
 from plstm_graph.errors import InputError
 from plstm_graph.task import Task
 
@@ -34,7 +34,7 @@ class Shuffled(DistributedSampler):
         self.seed = seed_of("order", epoch)
 
 
-class GraphDataModule(LightningDataModule):
+class GraphDataModule(LightningDataModule, ABC):
     """Graphs, prepared once and split into training, validation and test.
 
     Nothing is read, written or fetched before ``prepare_data``.

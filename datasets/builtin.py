@@ -5,8 +5,8 @@ from typing import Any, Literal
 import datamol
 from rdkit import Chem
 
-from datasets.base import MoleculeDataModule
-from datasets.table import Table
+from plstm_graph.datasets.base import MoleculeDataModule
+from plstm_graph.datasets.table import Table
 
 
 class FreeSolv(MoleculeDataModule):

@@ -13,10 +13,10 @@ import rdkit
 import torch
 
 import plstm_graph
-from datasets.featurise import Unreadable
-from datasets.graphs import PackedGraphs
-from datasets.harmless_csv import write_rows
-from datasets.whole_file import whole_file
+from plstm_graph.datasets.featurise import Unreadable
+from plstm_graph.datasets.graphs import PackedGraphs
+from plstm_graph.datasets.harmless_csv import write_rows
+from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 
 # Files whose code decides what a cached graph looks like.
@@ -73,14 +73,7 @@ def load_graphs(path: Path) -> PackedGraphs:
             damaged = archive.testzip()
         if damaged is None:
             return PackedGraphs(**torch.load(path, weights_only=True, mmap=True))
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        UnpicklingError,
-        TypeError,
-    ) as error:
+    except _DAMAGES as error:
         damaged, *_ = str(error).splitlines()
     raise InputError(
         f"The prepared graphs in {path} are damaged ({damaged}); delete the file and start again."

@@ -1,4 +1,4 @@
-"""Public data from the net, which nothing vouches for but a checksum."""
+"""Download public data and verify its SHA-256."""
 
 import re
 import tempfile

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 from rich.progress import Progress
 
-from datasets.graphs import PackedGraphs, concatenate
-from datasets.splits import murcko_scaffold
-from datasets.table import Table
-from datasets.workers import in_order
 from plstm_graph.chem import mols_to_arrays, read_smiles
+from plstm_graph.datasets.graphs import PackedGraphs, concatenate
+from plstm_graph.datasets.splits import murcko_scaffold
+from plstm_graph.datasets.table import Table
+from plstm_graph.datasets.workers import in_order
 from plstm_graph.errors import InputError
 
 #: Molecules that a worker takes at once, and how many are worth the seconds in which workers start.
 _CHUNK, _MANY = 512, 8192
 
-#: What a SMILES may spend on an atom. RDKit's time grows with the square of a string: a minute for 10⁶.
+#: Longest SMILES per atom: RDKit's parser is quadratic in it and takes a minute for 10⁶ characters.
 _CHARACTERS_AN_ATOM = 20
 
 

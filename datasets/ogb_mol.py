@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from datasets.base import GraphDataModule
-from datasets.download import fetch_folder
-from datasets.featurise import featurise
-from datasets.graphs import PackedGraphs
-from datasets.splits import SCAFFOLD_FOLDS, Split, check_fold, murcko_scaffold, scaffold_fold
-from datasets.table import Table, read_csv
 from plstm_graph.chem import read_smiles
 from plstm_graph.dag import rank_nodes
+from plstm_graph.datasets.base import GraphDataModule
+from plstm_graph.datasets.download import fetch_folder
+from plstm_graph.datasets.featurise import featurise
+from plstm_graph.datasets.graphs import PackedGraphs
+from plstm_graph.datasets.splits import SCAFFOLD_FOLDS, Split, check_fold, murcko_scaffold, scaffold_fold
+from plstm_graph.datasets.table import Table, read_csv
 from plstm_graph.errors import InputError
 
 _RAW = ("num-node-list", "num-edge-list", "edge", "node-feat", "edge-feat", "graph-label")

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from datasets.base import MoleculeDataModule
-from datasets.splits import Split, consecutive_split
-from datasets.table import Table
+from plstm_graph.datasets.base import MoleculeDataModule
+from plstm_graph.datasets.splits import Split, consecutive_split
+from plstm_graph.datasets.table import Table
 from plstm_graph.errors import InputError
 from plstm_graph.task import Task
 
@@ -26,7 +26,7 @@ class PeptideEnds(MoleculeDataModule):
         residues: Kinds that are drawn from, in one-letter codes.
         train_size, val_size, test_size: How many there are.
         seed: Of the sequences; training and validation do not depend on what is tested.
-        **kwargs: Arguments of :class:`~datasets.GraphDataModule`.
+        **kwargs: Arguments of :class:`~plstm_graph.datasets.GraphDataModule`.
 
     Raises:
         InputError: Peptides of fewer than two residues, or residues that are none.

@@ -10,7 +10,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
-from datasets.seeds import check_seed
+from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
 
 FRACTIONS = (0.8, 0.1, 0.1)

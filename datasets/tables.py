@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from torch_geometric.datasets import MoleculeNet as PyGMoleculeNet
 
-from datasets.base import MoleculeDataModule
-from datasets.download import fetch
-from datasets.splits import Split
-from datasets.table import Table, read_csv
-from datasets.whole_file import whole_file
+from plstm_graph.datasets.base import MoleculeDataModule
+from plstm_graph.datasets.download import fetch
+from plstm_graph.datasets.splits import Split
+from plstm_graph.datasets.table import Table, read_csv
+from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 
 _REGRESSION = ("esol", "freesolv", "lipo")

@@ -12,10 +12,10 @@ from torch_geometric.data import Data
 from torch_geometric.datasets import TUDataset
 from torch_geometric.io import read_tu_data
 
-from datasets.base import GraphDataModule
-from datasets.download import fetch_folder
-from datasets.graphs import PackedGraphs
-from datasets.splits import Split, check_fold
+from plstm_graph.datasets.base import GraphDataModule
+from plstm_graph.datasets.download import fetch_folder
+from plstm_graph.datasets.graphs import PackedGraphs
+from plstm_graph.datasets.splits import Split, check_fold
 from plstm_graph.errors import InputError
 
 #: Parts of every set, each of them the test set once.

@@ -15,6 +15,9 @@ NETWORKS: dict[str, type[GraphNetwork]] = {
     network.__name__: network for network in (PLSTM, GIN, GINE, GCN, GAT, MPNN, GridPLSTM, ViT)
 }
 
+#: Changes when an older release could not build what a newer one writes down, or the other way round.
+FORMAT = 1
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of :class:`~plstm_graph.task.GraphTask` without unpickling code.
@@ -23,7 +26,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: The file.
 
     Raises:
-        InputError: The file is missing, unreadable, or no checkpoint of a :class:`GraphTask`.
+        InputError: The file is missing, unreadable, no checkpoint of a :class:`GraphTask`, or one of another
+            format.
     """
     if not Path(path).is_file():
         raise InputError(f"There is no checkpoint file {str(path)!r}.")
@@ -34,6 +38,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     parts = checkpoint if isinstance(checkpoint, dict) else {}
     if "state_dict" not in parts or "network" not in parts.get("hyper_parameters", {}):
         raise InputError(f"The file {str(path)!r} is no checkpoint of a GraphTask.")
+    found = parts.get("plstm_graph_format", 0)
+    if found != FORMAT:
+        age = "An older" if found < FORMAT else "A newer"
+        raise InputError(
+            f"{age} release of plstm_graph has written the checkpoint {str(path)!r}: its format is {found}, "
+            f"and this release reads {FORMAT}. Use that release, or train again."
+        )
     return parts
 
 

@@ -1,9 +1,9 @@
 """How this package compiles with Numba: cached on disk, without the GIL, and in seconds.
 
-Functions that only compiled code calls go without the wrappers that Python would need, which halves
-the time that compilation takes. What a kernel calls becomes part of it: LLVM can then keep what an inner
-function reads of its arrays in registers, a quarter of the time on a batch of molecules. So the cache goes
-by the sources of all compiled code, not of the function alone.
+Functions that only compiled code calls are compiled without wrappers for Python, which halves the time of
+compilation. They are inlined into the kernels that call them: LLVM then keeps array elements in registers,
+which saves 25 % of a kernel's time on a batch of molecules. Therefore the cache depends on the sources of all
+compiled code, and not on the function's source alone.
 """
 
 import hashlib

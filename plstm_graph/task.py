@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 from torchmetrics import MeanMetric, MetricCollection
 
-from plstm_graph.checkpoint import build_network, describe_network, read_checkpoint
+from plstm_graph.checkpoint import FORMAT, build_network, describe_network, read_checkpoint
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
@@ -35,8 +35,8 @@ class GraphTask(LightningModule):
     error of standardised targets :math:`(y - \mu) / \sigma`, with mean and deviation of the
     training targets, which travel in the checkpoint; predictions and metrics are in the targets'
     own unit. Classification minimises binary cross-entropy, multiclass cross-entropy among the classes,
-    and both predict probabilities. Of a network that reads a fingerprint out beside its nodes, the loss of
-    every head is minimised.
+    and both predict probabilities. If the network has several heads, the sum of their losses is minimised
+    and their mean is logged.
 
     AdamW; the learning rate rises linearly over the first ``warmup`` share of all steps and then
     falls as half a cosine to zero.
@@ -55,18 +55,31 @@ class GraphTask(LightningModule):
         warmup: Share of the training steps, 0 to 1.
         target_names: Names of the T targets or classes.
         unit: Unit of the targets, for reports.
-        fingerprint_weight: In training, add this many times the loss of a second task: the network's
-            embedding is to tell the graph's circular fingerprint, which predictions do not read
-            (:class:`~plstm_graph.models.fingerprint.FingerprintTask`). For few or one-sided labels, and
-            features that are categories.
-        mixup: In training, mix the embeddings of a batch's graphs in pairs, and their losses likewise, by a
-            share :math:`\lambda \sim \mathrm{Beta}(\text{mixup}, \text{mixup})` that is drawn in every step
-            (manifold mixup, Verma et al., arXiv 1806.05236); 0 for not, 1 for all shares alike. For networks
-            that learn their training graphs by heart.
+        fingerprint_weight: Weight of an auxiliary loss in training: predict the graph's circular fingerprint
+            from the embedding (:class:`~plstm_graph.models.fingerprint.FingerprintTask`). Helps where labels
+            are few or one-sided; for categorical features only. 0 disables it.
+        mixup: Parameter of manifold mixup (Verma et al., arXiv 1806.05236): in training, embeddings are mixed
+            in pairs, and their losses too, by a share
+            :math:`\lambda \sim \mathrm{Beta}(\text{mixup}, \text{mixup})` that is drawn in every step.
+            Reduces overfitting. 0 disables it; 1 draws λ uniformly.
 
     Raises:
-        InputError: A metric that the task does not have, a negative weight or ``mixup``, or one of these for
-            a network that is no :class:`~plstm_graph.models.GraphNetwork`.
+        InputError: An unknown task, a metric that it does not have, a negative weight or ``mixup``, or one of
+            these for a network that is no :class:`~plstm_graph.models.GraphNetwork`.
+
+    Example:
+        >>> import torch
+        >>> from torch_geometric.data import Batch
+        >>> from plstm_graph import PLSTM
+        >>> from plstm_graph.chem import smiles_to_data
+        >>> from plstm_graph.task import GraphTask
+        >>> network = PLSTM(out_channels=1, hidden_channels=32, num_layers=2)
+        >>> task = GraphTask(network, "regression", target_names=["logS"], learning_rate=2e-3)
+        >>> batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in ("CCO", "c1ccccc1O")])
+        >>> batch.y = torch.tensor([[1.1], [0.0]])
+        >>> task.fit_target_scale(batch.y)
+        >>> task(batch).shape  # in the unit of the targets
+        torch.Size([2, 1])
     """
 
     target_mean: Tensor
@@ -89,6 +102,8 @@ class GraphTask(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": describe_network(network)})
+        if task not in get_args(Task):
+            raise InputError(f"task must be {', '.join(map(repr, get_args(Task)))}, not {task!r}.")
         self.network = network
         self.task: Task = task
         self.learning_rate = learning_rate
@@ -294,6 +309,10 @@ class GraphTask(LightningModule):
             "row": getattr(batch, "row", None),
             "smiles": getattr(batch, "smiles", None),
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write down the format of the checkpoint."""
+        checkpoint["plstm_graph_format"] = FORMAT
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay, stepped every batch."""

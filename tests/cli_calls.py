@@ -1,7 +1,5 @@
 """Calls of the command line in this process, by the fixture ``run``."""
 
-from training.cli import ROOT
-
 #: Options of a network that trains in a second.
 SMALL = [
     "--model.network.init_args.hidden_channels",
@@ -12,8 +10,7 @@ SMALL = [
 
 
 def fit(run, preset: str = "freesolv", epochs: int = 2, *more: str) -> tuple[int, str, str]:
-    config = ROOT / "configs" / f"{preset}.yaml"
-    result = run("fit", "--config", config, "--trainer.max_epochs", str(epochs), *SMALL, *more)
+    result = run("fit", "--config", preset, "--trainer.max_epochs", str(epochs), *SMALL, *more)
     assert result[0] == 0, result[2]
     return result
 

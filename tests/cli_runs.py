@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 #: Whether to try as much as `make trust` does, in place of a quick slice.
 FULL = os.environ.get("TRUST") == "full"
 
 
 def start(verb: str, folder: Path, *more: object, **settings: object) -> subprocess.Popen:
     """Train or evaluate a small network on FreeSolv; the cache lies beside the folder."""
-    command = [sys.executable, "train.py", verb, "--config", "configs/freesolv.yaml", "--threads", 1]
+    command = [sys.executable, "train.py", verb, "--config", "freesolv", "--threads", 1]
     command += ["--data.cache", folder.parent / "cache", "--trainer.default_root_dir", folder]
     command += ["--trainer.enable_progress_bar", "false", "--model.network.hidden_channels", 32, *more]
     return subprocess.Popen(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from datasets import GraphDataModule
+from plstm_graph.datasets import GraphDataModule
 
 
 def prepared(module: GraphDataModule) -> GraphDataModule:

@@ -15,10 +15,10 @@ import torch
 from cli_runs import FULL
 from rdkit import Chem, rdBase
 
-import train
 from benchmarks.predict import save
-from datasets.featurise import featurise_smiles
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.commands.main import main
+from plstm_graph.datasets.featurise import featurise_smiles
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
@@ -110,9 +110,9 @@ def test_every_row_has_a_prediction_or_a_reason(checkpoint, tmp_path, monkeypatc
     rows = drawn(ROWS)
     table, out = tmp_path / "in.csv", tmp_path / "out.csv"
     pd.DataFrame({"row": range(len(rows)), "smiles": rows}).to_csv(table, index=False)
-    files = ["-i", str(table), "--model-paths", str(checkpoint), "-o", str(out)]
-    monkeypatch.setattr(sys, "argv", ["train.py", "predict", *files])
-    assert train.main() == 0, capsys.readouterr().err
+    files = ["-i", str(table), "--ckpt_path", str(checkpoint), "-o", str(out)]
+    monkeypatch.setattr(sys, "argv", ["plstm-graph", "predict", *files])
+    assert main() == 0, capsys.readouterr().err
     found = pd.read_csv(out)
     assert found["row"].tolist() == list(range(len(rows)))
     predicted, reason = found["predicted_energy"].notna(), found["error"].notna()

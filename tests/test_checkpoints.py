@@ -10,7 +10,6 @@ from cli_calls import SMALL, fit, refused
 
 from plstm_graph.models import GINE
 from plstm_graph.task import GraphTask
-from training.cli import ROOT
 
 
 def test_a_run_resumes_where_it_stopped(run, tmp_path):
@@ -30,7 +29,7 @@ def test_a_run_resumes_where_it_stopped(run, tmp_path):
 def test_a_checkpoint_keeps_its_model(run, tmp_path):
     fit(run, "freesolv", 1)
     [last] = tmp_path.rglob("last.ckpt")
-    known = ["fit", "--config", ROOT / "configs" / "freesolv.yaml", "--ckpt_path", last]
+    known = ["fit", "--config", "freesolv", "--ckpt_path", last]
     for other in (["learning_rate", "0.5"], ["network.hidden_channels", "8"], ["network", "GIN"]):
         message = refused(run(*known, f"--model.{other[0]}", other[1]))
         assert f"--model.{other[0]} is {other[1]}, but the checkpoint's model has " in message
@@ -59,7 +58,7 @@ def test_a_checkpoint_brings_its_own_network(run, tmp_path):
     fit(run, "freesolv_gine", 1)
     best = next((tmp_path / "runs" / "freesolv-gine").rglob("best*.ckpt"))
     assert type(GraphTask.load_from_checkpoint(best).network) is GINE
-    code, _, err = run("validate", "--config", ROOT / "configs/freesolv.yaml", "--ckpt_path", best)
+    code, _, err = run("validate", "--config", "freesolv", "--ckpt_path", best)
     assert code == 0, err
 
 
@@ -105,6 +104,6 @@ def test_the_last_epoch_is_tested_if_asked(run, tmp_path, average):
 
 
 def test_the_last_epoch_is_tested_from_the_runs_own_checkpoints(run):
-    config = ROOT / "configs" / "freesolv.yaml"
+    config = "freesolv"
     own = ["--trainer.callbacks", "ModelCheckpoint", "--test_epoch", "last"]
     assert "leave ModelCheckpoint out" in refused(run("fit", "--config", config, *SMALL, *own))

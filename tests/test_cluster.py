@@ -13,13 +13,13 @@ import psutil
 import pyarrow.dataset as pads
 import pytest
 import torch
+from cli_runs import ROOT
 
-import train
 from benchmarks.predict import save
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.commands.main import main
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
-from training.cli import ROOT
 
 ray = pytest.importorskip("ray")
 SMILES = ["CCO", "c1ccccc1O", "C(C", "CC(=O)[O-].[Na+]", "", "C", "CC(=O)Nc1ccc(O)cc1", None]
@@ -67,7 +67,7 @@ def workers(process: subprocess.Popen) -> list[psutil.Process]:
 def test_every_row_is_predicted_once_though_a_worker_is_killed(model, table, tmp_path):
     folder, frame = table
     output = tmp_path / "out"
-    process = start("-i", folder, "-o", output, "--model-paths", model)
+    process = start("-i", folder, "-o", output, "--ckpt_path", model)
     deadline = time.monotonic() + 300
     while not (alive := workers(process)):
         assert process.poll() is None, process.stdout.read()
@@ -106,9 +106,9 @@ def test_every_row_is_predicted_once_though_a_worker_is_killed(model, table, tmp
         (["-s", "structure"], "no column 'structure'; it has 'smiles', 'row', 'note'"),
         (["-o", "table"], "is there already"),
         (["-o", "nowhere/out"], "no folder"),
-        (["--model-paths", "nothing.ckpt"], "nothing.ckpt"),
+        (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
         (["--resume"], "--resume has no meaning with --ray"),
-        (["--devices", "2"], "--devices has no meaning with --ray"),
+        (["--trainer.devices", "2"], "--trainer.devices has no meaning with --ray"),
     ],
 )
 def test_wrong_inputs_get_one_sentence_before_ray_starts(
@@ -123,9 +123,9 @@ def test_wrong_inputs_get_one_sentence_before_ray_starts(
     pd.DataFrame({"smiles": ["C"]}).to_parquet(tmp_path / "mixed" / "a.parquet")
     pd.DataFrame({"smiles": pd.Series([], dtype=str)}).to_parquet(tmp_path / "empty.parquet")
     pd.DataFrame({"structure": ["C"]}).to_parquet(tmp_path / "mixed" / "b.parquet")
-    given = ["-i", "table", "-o", "out", "--model-paths", str(model)]
-    monkeypatch.setattr(sys, "argv", ["train.py", "predict", "--ray", "local", *given, *arguments])
-    assert train.main() == 2
+    given = ["-i", "table", "-o", "out", "--ckpt_path", str(model)]
+    monkeypatch.setattr(sys, "argv", ["plstm-graph", "predict", "--ray", "local", *given, *arguments])
+    assert main() == 2
     message = capsys.readouterr().err
     assert part in message
     assert message.count("\n") == 1
@@ -137,7 +137,7 @@ def test_a_cluster_that_does_not_answer_is_named(model, table, tmp_path, monkeyp
         raise ConnectionError
 
     monkeypatch.setattr(ray, "init", refuse)
-    arguments = ["-i", table[0], "-o", tmp_path / "out", "--model-paths", model, "--ray", "10.0.0.1:6379"]
-    monkeypatch.setattr(sys, "argv", ["train.py", "predict", *map(str, arguments)])
-    assert train.main() == 2
+    arguments = ["-i", table[0], "-o", tmp_path / "out", "--ckpt_path", model, "--ray", "10.0.0.1:6379"]
+    monkeypatch.setattr(sys, "argv", ["plstm-graph", "predict", *map(str, arguments)])
+    assert main() == 2
     assert "No Ray cluster answers at '10.0.0.1:6379'" in capsys.readouterr().err

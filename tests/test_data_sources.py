@@ -14,9 +14,9 @@ from torch_geometric.data import Data
 from torch_geometric.datasets import TUDataset
 
 from benchmarks import epoch
-from datasets import CSV, OGB, TU, MoleculeNet
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import ToLineGraphDAG, rank_nodes
+from plstm_graph.datasets import CSV, OGB, TU, MoleculeNet
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import classification_metrics, regression_metrics
 from plstm_graph.models import PLSTM

@@ -13,13 +13,13 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 from torch_geometric.data import Batch
 
-from datasets import FreeSolv, MoleculeDataModule, Solubility
-from datasets.cache import fingerprint
-from datasets.featurise import featurise
-from datasets.splits import Split, murcko_scaffold, random_split, scaffold_fold, scaffold_split
-from datasets.table import Table
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import ToLineGraphDAG
+from plstm_graph.datasets import FreeSolv, MoleculeDataModule, Solubility
+from plstm_graph.datasets.cache import fingerprint
+from plstm_graph.datasets.featurise import featurise
+from plstm_graph.datasets.splits import Split, murcko_scaffold, random_split, scaffold_fold, scaffold_split
+from plstm_graph.datasets.table import Table
 from plstm_graph.errors import InputError
 
 
@@ -165,7 +165,7 @@ def test_without_orientation_there_is_no_dag(tmp_path):
 
 def test_second_start_reads_the_file(tmp_path, monkeypatch):
     Few(cache=tmp_path).prepare_data()
-    monkeypatch.setattr("datasets.base.featurise", lambda *_: pytest.fail("featurised twice"))
+    monkeypatch.setattr("plstm_graph.datasets.base.featurise", lambda *_: pytest.fail("featurised twice"))
     module = prepared(Few(cache=tmp_path))
     assert module.train_targets.shape == (len(module.rows.train), 1)
 
@@ -260,8 +260,8 @@ def test_worker_processes_make_the_same_graphs(tmp_path, monkeypatch):
     module = Few(cache=tmp_path)
     module.smiles[4] = "C(C"
     alone, unreadable = featurise(module.read_table(), "few", scaffolds=True)
-    monkeypatch.setattr("datasets.featurise._MANY", 0)
-    monkeypatch.setattr("datasets.featurise._CHUNK", 6)
+    monkeypatch.setattr("plstm_graph.datasets.featurise._MANY", 0)
+    monkeypatch.setattr("plstm_graph.datasets.featurise._CHUNK", 6)
     shared, again = featurise(module.read_table(), "few", scaffolds=True)
     assert [row.row for row in unreadable] == [row.row for row in again] == [4]
     assert (shared.smiles, shared.scaffolds) == (alone.smiles, alone.scaffolds)

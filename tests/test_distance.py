@@ -7,9 +7,9 @@ from data_modules import prepared
 from rdkit import Chem
 from torch_geometric.data import Batch, Data
 
-from datasets import ArrowPointing, PeptideEnds
-from datasets.arrows import draw_arrows
 from plstm_graph.checkpoint import build_network, describe_network
+from plstm_graph.datasets import ArrowPointing, PeptideEnds
+from plstm_graph.datasets.arrows import draw_arrows
 from plstm_graph.errors import InputError
 from plstm_graph.models import GridPLSTM, ViT
 
@@ -103,6 +103,9 @@ def test_images_do_not_depend_on_their_batch(network, tmp_path):
     again.load_state_dict(model.state_dict())
     torch.testing.assert_close(again(graphs[0]), alone[:1])
     module.dataset.tensors["x"] = module.dataset.tensors["x"].double()
+    if network is GridPLSTM:
+        with pytest.raises(InputError, match="no gating matrices"):
+            model(graphs[0], return_gating=True)
     with pytest.raises(InputError, match="square grids of one size"):
         model(module.dataset.__getitems__([0, 99]))
 

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import drop_in
 from benchmarks.drop_in import CONVS, Network, Run, failures, main, markdown, train
-from datasets import MoleculeDataModule
-from datasets.table import Table
+from plstm_graph.datasets import MoleculeDataModule
+from plstm_graph.datasets.table import Table
 from plstm_graph.errors import InputError
 
 ROW = {"epoch": 1, "val": 1.0, "test": 2.0, "largest": 3.0, "finite": True, "parameters": 7, "seconds": 5.0}

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cli_runs import ROOT
 from rdkit import Chem
 from torch_geometric.data import Batch
 
-import train
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.commands.main import main
 from plstm_graph.explain import contributions
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
-from training.cli import ROOT
 
 SMALL = ["--model.network.init_args.hidden_channels", "16", "--model.network.init_args.num_layers", "2"]
 ROWS = ["CCO", "c1ccccc1O", "C(C", "CC(=O)[O-].[Na+]", "", "C", "CC(=O)Nc1ccc(O)cc1"]
@@ -42,7 +42,7 @@ def trained(folder: Path, *arguments: object) -> Path:
 
 @pytest.fixture(scope="module")
 def solvation(tmp_path_factory) -> Path:
-    return trained(tmp_path_factory.mktemp("solvation"), "--config", "configs/freesolv.yaml")
+    return trained(tmp_path_factory.mktemp("solvation"), "--config", "freesolv")
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,10 @@ def explain(monkeypatch, capsys, tmp_path):
     """Run the verb in this process; returns exit code, standard output and error."""
 
     def call(*arguments: object, folder: Path = tmp_path / "out") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train.py", "explain", *map(str, arguments)])
-        if not {"--preds-path", "-o"} & set(sys.argv):
-            sys.argv += ["--preds-path", str(folder)]
-        code = train.main()
+        monkeypatch.setattr(sys, "argv", ["plstm-graph", "explain", *map(str, arguments)])
+        if not {"--output", "-o"} & set(sys.argv):
+            sys.argv += ["--output", str(folder)]
+        code = main()
         return code, *capsys.readouterr()
 
     return call
@@ -96,7 +96,7 @@ def gained(checkpoint: Path, smiles: str) -> torch.Tensor:
 
 def test_the_command_explains_a_table(solvation, table, tmp_path):
     folder = tmp_path / "new" / "folder"
-    arguments = ["--test-path", table, "--model-paths", solvation, "--preds-path", folder]
+    arguments = ["--data.path", table, "--ckpt_path", solvation, "--output", folder]
     result = command("explain", *arguments)
     frame = pd.read_csv(folder / "contributions.csv")
     assert ",".join(frame) == "row,smiles,target,prediction,kind,index,begin,end,symbol,contribution"
@@ -134,7 +134,7 @@ def test_the_command_explains_a_table(solvation, table, tmp_path):
 
 
 def test_bonds_have_what_both_their_columns_have(solvation, table, explain, tmp_path):
-    code, _, err = explain("--test-path", table, "--model-paths", solvation)
+    code, _, err = explain("--data.path", table, "--ckpt_path", solvation)
     assert code == 0, err
     frame = pd.read_csv(tmp_path / "out" / "contributions.csv")
     task = GraphTask.load_from_checkpoint(solvation).eval()
@@ -148,7 +148,7 @@ def test_bonds_have_what_both_their_columns_have(solvation, table, explain, tmp_
 def test_every_target_is_explained_by_its_log_odds_or_the_one_that_is_asked_for(toxicity, explain, tmp_path):
     table = tmp_path / "other.csv"
     pd.DataFrame({"structure": ["CCO", "CCN"]}).to_csv(table, index=False)
-    arguments = ["--test-path", table, "--model-paths", toxicity, "--smiles-column", "structure"]
+    arguments = ["--data.path", table, "--ckpt_path", toxicity, "--data.smiles_column", "structure"]
     code, out, err = explain(*arguments, folder=tmp_path / "all")
     assert code == 0, err
     assert "4 drawings" in out
@@ -174,7 +174,7 @@ def test_every_target_is_explained_by_its_log_odds_or_the_one_that_is_asked_for(
 def test_tables_longer_than_a_batch_keep_their_rows(solvation, explain, tmp_path):
     smiles = ["C" * (1 + n % 7) + "O" for n in range(150)]
     pd.DataFrame({"smiles": smiles}).to_csv(tmp_path / "long.csv", index=False)
-    code, _, err = explain("--test-path", tmp_path / "long.csv", "--model-paths", solvation)
+    code, _, err = explain("--data.path", tmp_path / "long.csv", "--ckpt_path", solvation)
     assert code == 0, err
     frame = pd.read_csv(tmp_path / "out" / "contributions.csv")
     assert len(list((tmp_path / "out").glob("*.svg"))) == 150
@@ -184,19 +184,19 @@ def test_tables_longer_than_a_batch_keep_their_rows(solvation, explain, tmp_path
 
 
 def options(**changed: object) -> list[object]:
-    return [part for name, value in changed.items() for part in (f"--{name.replace('_', '-')}", value)]
+    return [part for name, value in changed.items() for part in (f"--{name}", value)]
 
 
 @pytest.mark.parametrize(
     ("changed", "part"),
     [
-        ({"test_path": "nope.csv"}, "There is no file 'nope.csv'"),
-        ({"smiles_column": "SMILES"}, "no column 'SMILES'; it has 'name', 'smiles'"),
-        ({"model_paths": "nope.ckpt"}, "nope.ckpt"),
-        ({"model_paths": "README.md"}, "cannot be read as a checkpoint"),
+        ({"data.path": "nope.csv"}, "There is no file 'nope.csv'"),
+        ({"data.smiles_column": "SMILES"}, "no column 'SMILES'; it has 'name', 'smiles'"),
+        ({"ckpt_path": "nope.ckpt"}, "nope.ckpt"),
+        ({"ckpt_path": "README.md"}, "cannot be read as a checkpoint"),
         ({"target": "logP"}, "no target 'logP'; targets are expt"),
-        ({"preds_path": "README.md"}, "README.md cannot be made a folder"),
-        ({"test_path": None}, "--test-path"),
+        ({"output": "README.md"}, "README.md cannot be made a folder"),
+        ({"data.path": None}, "--data.path"),
         ({"nosuch": 1}, "nosuch"),
     ],
 )
@@ -204,7 +204,7 @@ def test_what_cannot_be_done_gets_one_sentence(
     solvation, table, explain, monkeypatch, tmp_path, changed, part
 ):
     monkeypatch.chdir(ROOT)
-    given = {"test_path": table, "model_paths": solvation, "preds_path": tmp_path / "out", **changed}
+    given = {"data.path": table, "ckpt_path": solvation, "output": tmp_path / "out", **changed}
     code, _, err = explain(*options(**{name: value for name, value in given.items() if value is not None}))
     assert code == 2
     assert part in err
@@ -215,7 +215,7 @@ def test_what_cannot_be_done_gets_one_sentence(
 
 def test_tables_and_networks_that_do_not_fit_are_refused(solvation, table, explain, tmp_path):
     pd.DataFrame({"smiles": ["C(C", "xyz"]}).to_csv(tmp_path / "bad.csv", index=False)
-    code, _, err = explain("--test-path", tmp_path / "bad.csv", "--model-paths", solvation)
+    code, _, err = explain("--data.path", tmp_path / "bad.csv", "--ckpt_path", solvation)
     assert (code, err.count("\n")) == (2, 1)
     assert "None of the 2 SMILES" in err
     checkpoint = torch.load(solvation, weights_only=True)
@@ -223,7 +223,7 @@ def test_tables_and_networks_that_do_not_fit_are_refused(solvation, table, expla
     task = GraphTask(network)
     checkpoint |= {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
     torch.save(checkpoint, tmp_path / "other.ckpt")
-    code, _, err = explain("--test-path", table, "--model-paths", tmp_path / "other.ckpt")
+    code, _, err = explain("--data.path", table, "--ckpt_path", tmp_path / "other.ckpt")
     assert (code, err.count("\n")) == (2, 1)
     assert "4 features a node, not SMILES" in err
 
@@ -238,7 +238,7 @@ def test_several_checkpoints_are_averaged(solvation, explain, tmp_path):
     frames = []
     for models in ([solvation], [tmp_path / "other.ckpt"], [solvation, tmp_path / "other.ckpt"]):
         folder = tmp_path / f"out{len(frames)}"
-        code, _, err = explain("-i", tmp_path / "one.smi", "--model-paths", *models, "-o", folder)
+        code, _, err = explain("-i", tmp_path / "one.smi", "--ckpt_path", *models, "-o", folder)
         assert code == 0, err
         frames.append(pd.read_csv(folder / "contributions.csv"))
     first, second, both = frames

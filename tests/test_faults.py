@@ -17,9 +17,9 @@ import pytest
 import torch
 from cli_runs import FULL, finish, refusal, start
 
-from datasets import FreeSolv
-from datasets.cache import load_graphs
 from plstm_graph.checkpoint import read_checkpoint
+from plstm_graph.datasets import FreeSolv
+from plstm_graph.datasets.cache import load_graphs
 from plstm_graph.errors import InputError
 
 #: Roots are drawn in every step, as dropout is: a run that goes on has to draw what it would have drawn.

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,16 @@ import plstm_graph
 
 ROOT = Path(plstm_graph.__file__).resolve().parent.parent
 
-#: What stays out of a process that imports the package: what reads data, trains, draws or asks a network.
-STRANGERS = ["ogb", "outdated", "datasets", "training", "lightning", "torchmetrics", "datamol", "matplotlib"]
+#: What stays out of a process that imports the layer: what reads data, trains, draws or asks a network.
+STRANGERS = [
+    "ogb",
+    "outdated",
+    "sklearn",
+    "lightning",
+    "torchmetrics",
+    "datamol",
+    "matplotlib",
+]
 
 WATCHED = f"""
 import sys, threading
@@ -22,6 +32,8 @@ watched = ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.fork"
 sys.addaudithook(lambda event, arguments: seen.append((event, arguments)) if event in watched else None)
 threading.Thread.start = lambda thread: seen.append(thread)
 import plstm_graph
+assert not {{"torch", "pandas", *{STRANGERS}}} & sys.modules.keys()
+from plstm_graph import LineGraphDAG, PLSTMConv, ToLineGraphDAG, stm
 print(seen, [name for name in {STRANGERS} if name in sys.modules])
 """
 
@@ -42,6 +54,37 @@ torch.save([result.detach() for result in results], sys.argv[1])
 
 def test_it_starts_no_thread_asks_no_network_and_loads_no_stranger():
     assert run(WATCHED, ROOT, [])[0] == ["[] []"]
+
+
+def test_names_are_loaded_when_they_are_asked_for():
+    for name in plstm_graph.__all__:
+        assert name in dir(plstm_graph)
+        assert getattr(plstm_graph, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'PLTSM'"):
+        plstm_graph.PLTSM  # noqa: B018
+
+
+def test_a_checkout_leaves_the_name_datasets_to_its_owner(tmp_path):
+    owner = tmp_path / "datasets"
+    owner.mkdir()
+    (owner / "__init__.py").write_text("OWNER = 'another package'\n")
+    script = """
+import runpy, sys
+sys.argv = ["train.py", "--help"]
+try:
+    runpy.run_path("train.py", run_name="__main__")
+except SystemExit:
+    import datasets, plstm_graph.datasets
+    print(datasets.OWNER, plstm_graph.datasets.OGB.__name__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1:] == ["another package OGB"], done.stderr
 
 
 def test_without_compilation_the_numbers_are_the_same(tmp_path):
@@ -66,7 +109,7 @@ def test_neither_its_folder_nor_a_home_need_be_writable(installed, tmp_path):
     home = forbid(tmp_path / "home")
     temporary = tmp_path / "temporary"
     temporary.mkdir(mode=0o700)
-    script = "import plstm_graph\nprint(plstm_graph.__file__)"
+    script = "from plstm_graph import PLSTMConv\nimport plstm_graph\nprint(plstm_graph.__file__)"
     lines, complaint = run(script, installed, prefix, HOME=home / "missing", TMPDIR=temporary)
     assert Path(lines[0]).is_relative_to(installed)
     assert complaint.count(f"keeps its compiled kernels in {temporary / f'plstm_graph-{os.geteuid()}'},") == 1

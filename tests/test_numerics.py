@@ -15,9 +15,9 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import scatter
 
-from datasets.peptides import RESIDUES
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import mol_to_data
+from plstm_graph.datasets.peptides import RESIDUES
 
 COUNT = 10_000 if FULL else 400
 BATCH = 200

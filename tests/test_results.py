@@ -6,11 +6,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from cli_runs import ROOT
 
 from benchmarks.table import markdown
 from benchmarks.with_forest import RESULTS as WITH_FOREST
-from training.cli import ROOT
-from training.report import spread
+from plstm_graph.commands.report import spread
 
 RESULTS = ROOT / "benchmarks" / "results"
 TABLES = sorted(RESULTS.rglob("table.md"))
@@ -49,7 +49,25 @@ def test_accuracies_in_the_readme_are_those_of_the_results():
         r"^\*\*Accuracy\.\*\*(.*?)^\*\*Time\.\*\*", (ROOT / "README.md").read_text(), re.M | re.S
     )
     stated = figures(measured[1])
-    assert len(stated) > 40
+    assert len(stated) > 25
     assert set(stated) <= kept_figures()
     details = (ROOT / "docs" / "measured.md").read_text()  # which has the README's tables too
     assert set(stated) <= set(figures(details))
+
+
+def test_the_table_of_a_network_of_others_follows_from_its_runs():
+    runs = defaultdict(list)
+    for file in (RESULTS / "drop_in").rglob("*.json"):
+        record = json.loads(file.read_text())
+        assert record["result"]["finite"]
+        row = record["run"]
+        runs[row["dataset"], row["conv"], row["virtual"]].append((row["seed"], record["result"]))
+    expected = set()
+    for seeds in runs.values():
+        results = [result for _, result in sorted(seeds, key=lambda run: run[0])]
+        assert len(results) == 3
+        expected |= {spread([result[part] for result in results]) for part in ("val", "test")}
+    details = (ROOT / "docs" / "measured.md").read_text()
+    section = re.search(r"^### The layer in a network of others(.*?)^###", details, re.M | re.S)
+    assert len(figures(section[1])) == 32
+    assert set(figures(section[1])) == expected

@@ -14,17 +14,17 @@ from drawn import Drawn
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datasets import FreeSolv
-from datasets.base import Shuffled
-from datasets.seeds import seed_of
-from datasets.splits import random_split
+from plstm_graph.commands.resumption import SeedEpochs
+from plstm_graph.datasets import FreeSolv
+from plstm_graph.datasets.base import Shuffled
+from plstm_graph.datasets.seeds import seed_of
+from plstm_graph.datasets.splits import random_split
 from plstm_graph.errors import InputError
 from plstm_graph.models import GINE
 from plstm_graph.task import GraphTask
-from training.resumption import SeedEpochs
 
 SEEDS, EPOCHS = (0, 1, 7), 4
-CODE = ("plstm_graph", "datasets", "training", "benchmarks", "examples", "tools")
+CODE = ("plstm_graph", "datasets", "benchmarks", "examples", "tools")
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def test_runs_of_other_seeds_differ_in_all_they_draw_and_those_of_one_seed_in_no
 
 def test_two_processes_draw_other_dropout_for_other_rows_from_the_same_weights(tmp_path):
     folder = tmp_path / "run"
-    options = ["--config", "configs/freesolv_gine.yaml", "--trainer.callbacks+", "drawn.Drawn"]
+    options = ["--config", "freesolv_gine", "--trainer.callbacks+", "drawn.Drawn"]
     options += ["--trainer.accelerator", "cpu", "--trainer.devices", 2, "--trainer.strategy", "ddp"]
     options += ["--trainer.max_epochs", 2, "--trainer.limit_train_batches", 2]
     finish(start("fit", folder, *options, env=os.environ | {"PYTHONPATH": str(ROOT / "tests")}))
@@ -139,7 +139,7 @@ def test_two_processes_draw_other_dropout_for_other_rows_from_the_same_weights(t
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_that_torch_would_cut_are_refused(run, seed):
-    arguments = ["fit", "--config", ROOT / "configs" / "freesolv.yaml", "--seed_everything", seed]
+    arguments = ["fit", "--config", "freesolv", "--seed_everything", seed]
     sentence = f"must be from 0 to 4294967295, not {seed}."
     assert f"--seed_everything {sentence}" in refused(run(*arguments))
     with pytest.raises(InputError, match=f"split_seed {sentence}"):

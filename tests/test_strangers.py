@@ -14,16 +14,15 @@ import torch
 from cli_runs import finish, refusal, start
 
 from benchmarks.predict import save
-from datasets import OGB, TU, MoleculeNet
-from datasets.cache import UNREADABLE_COLUMNS, load_graphs
-from datasets.download import fetch, fetch_folder
-from datasets.harmless_csv import write_rows
 from plstm_graph.checkpoint import read_checkpoint
+from plstm_graph.commands.main import main
+from plstm_graph.datasets import OGB, TU, MoleculeNet
+from plstm_graph.datasets.cache import UNREADABLE_COLUMNS, load_graphs
+from plstm_graph.datasets.download import fetch, fetch_folder
+from plstm_graph.datasets.harmless_csv import write_rows
 from plstm_graph.errors import InputError
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
-from training.explain import main as explain
-from training.predict import main as predict
 
 
 class Bomb:
@@ -56,16 +55,16 @@ def trained(tmp_path) -> Path:
     return last
 
 
-def test_a_checkpoint_holds_tensors_and_primitives_and_runs_no_code(trained, tmp_path):
+def test_a_checkpoint_holds_tensors_and_primitives_and_runs_no_code(trained, capsys, tmp_path):
     content = read_checkpoint(trained)
     assert kinds(content) - {torch.Tensor, str, int, float, bool, type(None)} == set()
     file, went_off = tmp_path / "bomb.ckpt", tmp_path / "went-off"
     torch.save(content | {"loops": Bomb(went_off)}, file)
     table = tmp_path / "in.csv"
     table.write_text("smiles\nCCO\n")
-    files = ["-i", str(table), "--model-paths", str(file), "-o", str(tmp_path / "out.csv")]
-    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
-        predict("predict", files)
+    files = ["-i", str(table), "--ckpt_path", str(file), "-o", str(tmp_path / "out.csv")]
+    assert main(["predict", *files]) == 2
+    assert "cannot be read as a checkpoint" in capsys.readouterr().err
     assert "cannot be read as a checkpoint" in refusal(start("fit", tmp_path / "run", "--ckpt_path", file))
     with pytest.raises(InputError):
         GraphTask.load_from_checkpoint(file)
@@ -94,7 +93,7 @@ def test_prepared_graphs_run_no_code(tmp_path):
 )
 def test_a_configuration_names_no_code_of_others(tmp_path, config, part):
     (tmp_path / "stranger.py").write_text(
-        "from lightning.pytorch import Callback\nfrom datasets import FreeSolv\n"
+        "from lightning.pytorch import Callback\nfrom plstm_graph.datasets import FreeSolv\n"
         "class Call(Callback): pass\nclass Data(FreeSolv): pass\n"
     )
     file = tmp_path / "stranger.Data stranger.Call.yaml"  # whose own name is no leave
@@ -184,9 +183,9 @@ def test_tables_that_are_written_hold_no_formulas(tmp_path, capsys):
     rows = ["CCO", "C=C", *FORMULAS]
     frame = pd.DataFrame({"smiles": rows, "=note": FORMULAS[0], "@number": [-1.5] * len(rows)})
     frame.to_csv(table, index=False)
-    files = ["-i", str(table), "--model-paths", str(checkpoint)]
-    predict("predict", [*files, "-o", str(tmp_path / "out.csv")])
-    explain([*files, "-o", str(tmp_path / "folder")])
+    files = ["-i", str(table), "--ckpt_path", str(checkpoint)]
+    assert main(["predict", *files, "-o", str(tmp_path / "out.csv")]) == 0
+    assert main(["explain", *files, "-o", str(tmp_path / "folder")]) == 0
     written = pd.read_csv(tmp_path / "out.csv")
     assert len(written) == len(rows)
     assert written["'@number"].eq(-1.5).all()

@@ -10,19 +10,21 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from cli_runs import ROOT
 from sklearn.ensemble import RandomForestRegressor
 
 from benchmarks.chemprop import fit_chemprop
 from benchmarks.forest import features_of, fingerprints, fit_forest, forest_predictions
 from benchmarks.table import FOREST, MODELS, Run, command, data_of
 from benchmarks.with_forest import measure, model_of
-from datasets import TU, FreeSolv
 from plstm_graph import PLSTM
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.commands.fit import GraphCLI
+from plstm_graph.commands.presets import PRESETS
+from plstm_graph.datasets import TU, FreeSolv
 from plstm_graph.errors import InputError
 from plstm_graph.models import ViT
 from plstm_graph.task import GraphTask
-from training.cli import ROOT, GraphCLI
 
 SMALL = ["--model.network.hidden_channels", "16", "--model.network.num_layers", "2"]
 
@@ -88,7 +90,7 @@ def test_every_row_is_the_network_that_it_says(name, capsys):
     with pytest.raises(SystemExit):
         GraphCLI(["fit", *arguments, "--print_config"])
     network = yaml.safe_load(capsys.readouterr().out)["model"]["network"]
-    preset = yaml.safe_load((ROOT / "configs/freesolv.yaml").read_text())["model"]["network"]["init_args"]
+    preset = yaml.safe_load(PRESETS["freesolv"].read_text())["model"]["network"]["init_args"]
     assert network["class_path"].rpartition(".")[2] == MODELS[name].network
     for argument, text in MODELS[name].changes.items():
         assert network["init_args"][argument] == yaml.safe_load(text)

@@ -9,11 +9,11 @@ from torch import nn
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
-from plstm_graph.checkpoint import read_checkpoint
+from plstm_graph.checkpoint import FORMAT, read_checkpoint
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import PerTask
-from plstm_graph.models import GINE, PLSTM
+from plstm_graph.models import GIN, GINE, PLSTM
 from plstm_graph.task import GraphTask
 
 SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "CCN", "C", "CC(C)C", "C1CC1", "O=C=O"]
@@ -251,10 +251,29 @@ def test_unreadable_checkpoints_are_named(tmp_path):
             read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize(("found", "age"), [(None, "An older"), (FORMAT + 1, "A newer")])
+def test_checkpoints_of_other_formats_are_refused(tmp_path, found, age):
+    path = tmp_path / "other.ckpt"
+    trainer = lightning.Trainer(barebones=True, accelerator="cpu")
+    trainer.strategy.connect(GraphTask(GIN(1, 8, 1)))
+    trainer.save_checkpoint(path, weights_only=True)
+    content = torch.load(path, weights_only=True)
+    assert content.pop("plstm_graph_format") == FORMAT
+    torch.save(content | ({} if found is None else {"plstm_graph_format": found}), path)
+    with pytest.raises(InputError, match=rf"{age} release .*other\.ckpt.* this release reads {FORMAT}"):
+        GraphTask.load_from_checkpoint(path)
+
+
+def test_a_task_that_there_is_not_is_refused():
+    with pytest.raises(InputError, match=r"task must be 'regression', .*, not 'binary'"):
+        GraphTask(Constant(0.0), task="binary")
+
+
 def test_a_checkpoint_cannot_name_another_class(tmp_path):
     description = {"class_path": "os.system", "init_args": {"command": "true"}}
     path = tmp_path / "evil.ckpt"
-    torch.save({"state_dict": {}, "hyper_parameters": {"network": description}}, path)
+    content = {"state_dict": {}, "hyper_parameters": {"network": description}, "plstm_graph_format": FORMAT}
+    torch.save(content, path)
     with pytest.raises(InputError, match="'system'"):
         GraphTask.load_from_checkpoint(path)
 

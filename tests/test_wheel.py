@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that README's example runs with it and what it requires, and nothing else."""
+"""The wheel: what it holds, and that README's example and the command line run with what it requires."""
 
 import re
 import shutil
@@ -41,13 +41,12 @@ def run(command, folder):
     return done.stdout
 
 
-def required(wheel):
-    """Names of the distributions that the wheel requires here, and those that they require, and so on."""
+def required(wheel, extra=""):
+    """Distributions that the wheel requires here, with an extra, and those that they require, and so on."""
     with ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        pending = [
-            (line, "") for line in BytesParser().parsebytes(archive.read(name)).get_all("Requires-Dist")
-        ]
+        lines = BytesParser().parsebytes(archive.read(name)).get_all("Requires-Dist")
+        pending = [(line, wanted) for line in lines for wanted in {"", extra}]
     found = {}
     while pending:
         line, extra = pending.pop()
@@ -68,11 +67,11 @@ def required(wheel):
     return {distribution.name: distribution for distribution in found.values()}
 
 
-def bare_environment(folder, wheel):
-    """A virtual environment of the wheel and links to what it requires; its Python."""
+def bare_environment(folder, wheel, extra=""):
+    """A virtual environment of the wheel and links to what it requires, with an extra; its Python."""
     venv.create(folder, with_pip=False)
     [packages] = folder.glob("lib/python*/site-packages")
-    for distribution in required(wheel).values():
+    for distribution in required(wheel, extra).values():
         for name in {PurePosixPath(file).parts[0] for file in distribution.files or []} - {
             "..",
             "__pycache__",
@@ -95,6 +94,8 @@ def test_wheel_holds_the_package_and_its_types_alone(wheel):
     }
     inside = {name for name in names if name.startswith("plstm_graph/")}
     sources = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("plstm_graph/**/*.py")}
+    sources |= {f"plstm_graph/datasets/{path.name}" for path in ROOT.glob("datasets/*.py")}
+    sources |= {f"plstm_graph/presets/{path.name}" for path in ROOT.glob("plstm_graph/presets/*.yaml")}
     assert inside == sources | {"plstm_graph/py.typed"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
@@ -120,12 +121,42 @@ def test_example_of_the_readme_runs_with_the_wheel_alone(wheel, tmp_path):
         "import importlib, pkgutil, plstm_graph\n"
         "from importlib.util import find_spec\n"
         "for module in pkgutil.walk_packages(plstm_graph.__path__, 'plstm_graph.'):\n"
-        "    importlib.import_module(module.name)\n"
+        "    if not module.name.startswith(('plstm_graph.datasets', 'plstm_graph.commands')):\n"
+        "        importlib.import_module(module.name)\n"
         "print(plstm_graph.__file__, list(x.shape))\n"
-        "print([name for name in ('datasets', 'training', 'datamol', 'pytest') if find_spec(name)])\n"
+        "print([name for name in ('datasets', 'datamol', 'pytest') if find_spec(name)])\n"
     )
     lines = run([python, "-I", "example.py"], outside).splitlines()
     file, shape = lines[-2].split(" ", 1)
     assert Path(file).is_relative_to(tmp_path / "venv")
     assert shape == "[15, 64]"  # ethanol, phenol, sodium acetate
     assert lines[-1] == "[]"
+
+
+def test_the_command_line_runs_with_the_wheel_alone(wheel, tmp_path):
+    """In an empty folder, beside another package that is named datasets."""
+    python = bare_environment(tmp_path / "venv", wheel, "train")
+    [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (packages / "datasets").mkdir()
+    (packages / "datasets" / "__init__.py").write_text("OWNER = 'another package'\n")
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+
+    def plstm_graph(*arguments):
+        return run([python.with_name("plstm-graph"), *arguments], outside)
+
+    small = ["--trainer.max_epochs", "1", "--model.network.hidden_channels", "16"]
+    table = plstm_graph("compare", "freesolv", "freesolv_gine", "--seeds", "1", *small)
+    assert "PLSTM (freesolv)" in table
+    assert "GINE (freesolv_gine)" in table
+    plstm_graph("fit", "--config", "freesolv", *small)
+    best = max((outside / "runs" / "freesolv-plstm").glob("*/checkpoints/best-0.ckpt"))
+    (outside / "mols.smi").write_text("CCO\nc1ccccc1O\n")
+    given = ["--data.path", "mols.smi", "--ckpt_path", best, "--output"]
+    plstm_graph("predict", *given, "out.csv")
+    assert (outside / "out.csv").read_text().startswith("smiles,predicted_expt,error\nCCO,")
+    plstm_graph("fingerprint", *given, "out.npz")
+    plstm_graph("explain", *given, "explained")
+    assert {path.suffix for path in (outside / "explained").iterdir()} == {".csv", ".svg"}
+    script = "import datasets; from plstm_graph.datasets import OGB; print(datasets.OWNER, OGB.__module__)"
+    assert run([python, "-c", script], outside) == "another package plstm_graph.datasets.ogb_mol\n"

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from cli_runs import ROOT
 
-from datasets.workers import in_order
+from plstm_graph.datasets.workers import in_order
 from plstm_graph.errors import InputError
-from training.cli import ROOT
 
 
 def test_workers_look_ahead_by_a_few_calls_only():
@@ -36,7 +36,7 @@ def test_a_script_that_its_workers_cannot_import_is_told_why(tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(
         "import time\n"
-        "from datasets.workers import in_order\n"
+        "from plstm_graph.datasets.workers import in_order\n"
         "list(in_order(time.sleep, ((second, (1,)) for second in range(60)), workers=1))\n"
     )
     result = subprocess.run(

@@ -72,7 +72,7 @@ class STMGates(nn.Module):
             self.lin_edge.reset_parameters()
         with torch.no_grad():
             self.offset.zero_()
-            kinds = len(self.mode)  # each of which has heads of all reaches
+            kinds = len(self.mode)  # P and D heads each get the full range of decay rates
             self.offset[2:-1:4] = torch.linspace(_LONGEST, _SHORTEST, self.heads // kinds).repeat(kinds)
             self.offset[-1] = 1
 

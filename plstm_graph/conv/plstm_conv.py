@@ -80,6 +80,20 @@ class PLSTMConv(MessagePassing):
             PyG do and a scan cannot: two sets of nodes, aggregations, hooks on messages, ``torch.jit``.
 
     Complexity: see :func:`plstm_graph.kernels.stm`.
+
+    Example:
+        >>> from plstm_graph import PLSTMConv
+        >>> from plstm_graph.chem import smiles_to_data
+        >>> phenol = smiles_to_data("c1ccccc1O")
+        >>> conv = PLSTMConv(9, 16, heads=4, mode="P", edge_dim=3)
+        >>> x = conv(phenol.x.float(), phenol.edge_index, phenol.edge_attr.float())
+        >>> x.shape
+        torch.Size([7, 16])
+        >>> x, gating = conv(
+        ...     phenol.x.float(), phenol.edge_index, phenol.edge_attr.float(), return_gating=True
+        ... )
+        >>> gating.dense(7).shape  # receivers, senders, directions, heads
+        torch.Size([7, 7, 2, 4])
     """
 
     def __init__(

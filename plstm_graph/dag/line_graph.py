@@ -51,6 +51,17 @@ class LineGraphDAG:
             repeated bonds among them: by their number, one that was added later is noticed.
 
     All index tensors are int64 and are validated when they are made; the structure is immutable.
+
+    Example:
+        >>> import torch
+        >>> from plstm_graph import LineGraphDAG
+        >>> dag = LineGraphDAG.from_edge_index(torch.tensor([[0, 1, 1], [1, 2, 3]]))  # 0 → 1 → 2 and 1 → 3
+        >>> list(zip(dag.src.tolist(), dag.dst.tolist()))
+        [(0, 1), (1, 3), (1, 2)]
+        >>> list(zip(dag.pred.tolist(), dag.succ.tolist()))  # lines, from edge to edge
+        [(0, 1), (0, 2)]
+        >>> dag.level.tolist()
+        [0, 1, 1]
     """
 
     num_nodes: int

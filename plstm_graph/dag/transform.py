@@ -79,6 +79,17 @@ class ToLineGraphDAG(BaseTransform):
 
     Raises:
         InputError: a graph that cannot be oriented, such as a directed cycle.
+
+    Example:
+        >>> from torch_geometric.data import Batch
+        >>> from plstm_graph import PLSTMConv, ToLineGraphDAG
+        >>> from plstm_graph.chem import smiles_to_data
+        >>> from plstm_graph.dag import dag_of
+        >>> prepare = ToLineGraphDAG("center")
+        >>> batch = Batch.from_data_list([prepare(smiles_to_data(smiles)) for smiles in ("CCO", "c1ccccc1O")])
+        >>> conv = PLSTMConv(9, 16)
+        >>> conv(batch.x.float(), batch.edge_index, dag=dag_of(batch)).shape
+        torch.Size([10, 16])
     """
 
     def __init__(self, orientation: Orientation = "center") -> None:

@@ -80,7 +80,7 @@ def _scan(maps: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     height, width = maps.shape[1:3]
     most = (1, _SEQUENCE_TILE) if height == 1 else (_GRID_TILE, _GRID_TILE)
     tile = [min(side, _power(size)) for side, size in zip(most, (height, width), strict=True)]
-    # Up to a power of two of tiles: nodes without gates neither say nor hear anything.
+    # Pad to a power of two of tiles: nodes without gates contribute and receive nothing.
     padded = [_power(-(-size // side)) * side for size, side in zip((height, width), tile, strict=True)]
     below, right = padded[0] - height, padded[1] - width
     query, key, value = (
@@ -151,7 +151,7 @@ class _Regions(NamedTuple):
         ports = self.rows + self.columns
         shared = slice(self.rows) if across else slice(self.rows, ports)
         passed = second[..., shared] @ first[..., shared, :]
-        # The first hears nothing of the second. What both share enters the first and leaves the second.
+        # The first block does not depend on the second. What both share enters the first, leaves the second.
         of_first = torch.cat(self._side_by_side(first, torch.zeros_like(second), first, across, -1), dim=-1)
         of_second = torch.cat(self._side_by_side(passed, second, passed, across, -1), dim=-1)
         maps = torch.cat(self._side_by_side(of_first, of_second, of_second, across, -2), dim=-2)

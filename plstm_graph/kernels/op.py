@@ -72,6 +72,19 @@ def stm(
     Complexity: (pairs joined by a path)·(K + V) a head in gating form, (E + L)·K·V in state form; the
     fused kernel takes the cheaper for every block. J components count as J·E edges and J²·L lines.
     Source: arXiv 2506.11997, Section 3 and Appendix A.
+
+    Example:
+        A path of three nodes whose gates are all open sums the values of a node and its ancestors:
+
+        >>> import torch
+        >>> from plstm_graph import LineGraphDAG, stm
+        >>> dag = LineGraphDAG.from_edge_index(torch.tensor([[0, 1], [1, 2]]))
+        >>> query = key = torch.ones(3, 1, 1)
+        >>> value = torch.tensor([1.0, 10.0, 100.0]).view(3, 1, 1)
+        >>> source = mark = torch.ones(dag.num_edges, 1)
+        >>> transition, direct = torch.ones(dag.num_lines, 1), torch.ones(3, 1)
+        >>> stm(query, key, value, source, transition, mark, direct, dag).flatten()
+        tensor([  1.,  11., 111.])
     """
     check_names(mode, backend)
     check_nodes(query, key, value, direct, dag)

@@ -15,7 +15,7 @@ RADIUS = 3
 #: Ways of hashing, where nothing else is said.
 HASHES = 2
 
-#: The fingerprint that is predicted as a second task: small enough that each count is of some molecules.
+#: The fingerprint that the auxiliary task predicts: small, so that every count is set in some molecules.
 _TASK_SIZE, _TASK_RADIUS = 1024, 2
 
 #: Share of a fingerprint's entries that training hides in every step.
@@ -25,7 +25,7 @@ _HIDDEN = 0.5
 #: all move at once: at the learning rate of the other layers their sum would go too far.
 _SCALE = 0.25
 
-#: An odd number that keeps what is hashed together apart.
+#: The 64-bit FNV prime, which keeps values apart that are hashed together.
 _STEP = 1099511628211
 
 
@@ -44,8 +44,8 @@ class CircularFingerprint(nn.Module):
     The readout is a linear map of :math:`\log(1 + c) / 4` and a GELU. Hashes do not depend on how nodes are
     numbered, nor on what else is in the batch.
 
-    Of some hundred environments that share a count, one that matters can be hidden by the others. So the
-    colours are hashed anew for every further fingerprint, where it is others that share its count.
+    About a hundred environments share a count, so that one that matters can be hidden by the others. Every
+    further fingerprint hashes the colours again, and collides differently.
 
     Args:
         size: of a fingerprint, its number of counts.

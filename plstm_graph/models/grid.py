@@ -66,6 +66,8 @@ class GridNetwork(GraphNetwork):
         Raises:
             InputError: The graphs are no square grids of one size.
         """
+        if gatings is not None:
+            raise InputError("Image networks scan in four directions and give no gating matrices.")
         side = math.isqrt(x.size(0) // max(num_graphs, 1))
         counts = torch.bincount(batch, minlength=num_graphs)
         if not (counts == side * side).all():

@@ -1,6 +1,6 @@
 """Networks that pass messages between neighbours alone, in PLSTM's skeleton, for comparison."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def gin_conv(channels: int, edge_width: int | None) -> nn.Module:
     return GINEConv(feed_forward(channels, channels))
 
 
-class LocalNetwork(GraphNetwork):
+class LocalNetwork(GraphNetwork, ABC):
     """Graphs to predictions by message passing between neighbours.
 
     Args:
@@ -42,8 +42,8 @@ class LocalNetwork(GraphNetwork):
         dropout: in blocks and head.
         norm: before every branch: ``"layer"`` of a node's channels, ``"batch"`` of a batch's nodes, channel
             by channel.
-        readout_norm: before every readout, likewise; by default as before the branches. ``"none"`` keeps how
-            much each atom adds, for properties that sum up.
+        readout_norm: norm before the readout, by default ``norm``. ``"none"`` keeps how much each atom adds,
+            for properties that sum up.
         readout: how nodes make a graph, see :class:`~plstm_graph.models.network.GraphNetwork`.
         jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.

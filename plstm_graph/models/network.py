@@ -44,10 +44,9 @@ class GraphNetwork(nn.Module):
             apart before any block (:func:`~plstm_graph.models.walks.return_probabilities`); 0 for none.
         fingerprint_size: counts of a circular fingerprint that is read out beside the nodes
             (:class:`~plstm_graph.models.fingerprint.CircularFingerprint`), by heads of their own; a
-            prediction is the mean of what nodes and fingerprints give. 0 for none. For features that are
-            categories: nodes that differ in the last digit have nothing in common there. Of OGB's features a
-            second fingerprint tells elements and types of bonds alone, of environments one edge wider: it
-            finds alike what the first tells apart.
+            prediction is the mean of what nodes and fingerprints give. 0 for none. Use it for categorical
+            features only: hashing ignores similarity. For OGB's features a second, coarser fingerprint, whose
+            environments are one edge wider, hashes only elements and bond types.
         fingerprint_radius: of its largest environments, in edges.
         fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
         fingerprint_hashes: ways of hashing, each with counts, channels and a head of its own: environments
@@ -194,8 +193,8 @@ class GraphNetwork(nn.Module):
     def outputs(self, embedding: Tensor) -> list[Tensor]:
         """What each head makes of embeddings [B, embedding_channels]: [B, out_channels], the nodes' first.
 
-        In training each has a loss of its own: of one head for all, the part that is quickest to fit the
-        training graphs would leave the others little to learn.
+        In training each has a loss of its own: with one shared head, the branch that fits the training graphs
+        fastest would starve the others.
         """
         widths = [self.node_channels] + [self.fingerprint_channels] * len(self.fingerprint_heads)
         heads = [self.head, *self.fingerprint_heads]

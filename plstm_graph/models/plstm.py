@@ -40,8 +40,8 @@ class PLSTM(GraphNetwork):
         dropout: in blocks and head.
         norm: before every branch: ``"layer"`` of a node's channels, ``"batch"`` of a batch's nodes, channel
             by channel.
-        readout_norm: before every readout, likewise; by default as before the branches. ``"none"`` keeps how
-            much each atom adds, for properties that sum up.
+        readout_norm: norm before the readout, by default ``norm``. ``"none"`` keeps how much each atom adds,
+            for properties that sum up.
         readout: how nodes make a graph, see :class:`~plstm_graph.models.network.GraphNetwork`.
         jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
         in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
@@ -61,6 +61,17 @@ class PLSTM(GraphNetwork):
         InputError: widths, heads, blocks or roots that do not fit.
 
     Source: arXiv 2506.11997, Section 3 (P- and D-mode alternate).
+
+    Example:
+        >>> from torch_geometric.data import Batch
+        >>> from plstm_graph import PLSTM
+        >>> from plstm_graph.chem import smiles_to_data
+        >>> batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in ("CCO", "c1ccccc1O")])
+        >>> network = PLSTM(out_channels=3, hidden_channels=32, num_layers=2)
+        >>> network(batch).shape
+        torch.Size([2, 3])
+        >>> network.embed(batch).shape
+        torch.Size([2, 32])
     """
 
     def __init__(

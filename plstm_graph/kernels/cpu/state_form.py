@@ -1,9 +1,9 @@
 """A block in state form: cell states [K, V] along its edges, of a long block chunk by chunk (Numba).
 
-Edges of a chunk have their states at hand; of the others only borders do, edges whose state goes on into
-another chunk. A solve that gathers goes from the first chunk to the last and leaves the states of borders
-behind; one that hands down goes from the last to the first and leaves there what has come back to them. The
-backward pass makes the borders anew and then, beside them, the states of one chunk after the other.
+Only the states of one chunk are in memory, and those of border edges, which other chunks read. The forward
+solve goes from the first chunk to the last and stores the states of border edges. The adjoint solve goes from
+the last chunk to the first and stores their gradients. The backward pass recomputes the border states first,
+and then the states of one chunk at a time.
 """
 
 import numpy as np

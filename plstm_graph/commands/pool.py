@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-from datasets.workers import start_worker
-from training.cli import GraphCLI, Result
+from plstm_graph.commands.fit import GraphCLI, Result
+from plstm_graph.datasets.workers import start_worker
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[
 
 
 def fit(arguments: Sequence[str]) -> Result:
-    """Run ``train.py fit`` without its output, and return the outcome."""
+    """Run ``fit`` without its output, and return the outcome."""
     sys.argv = sys.argv[:1]  # LightningCLI warns when it is given arguments twice
     quiet = ["--threads", "1", "--trainer.enable_progress_bar", "false"]
     with contextlib.redirect_stdout(io.StringIO()):

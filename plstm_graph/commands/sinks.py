@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from datasets.harmless_csv import write_rows
-from datasets.whole_file import whole_file
+from plstm_graph.commands.stream import Source
+from plstm_graph.datasets.harmless_csv import write_rows
+from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
-from training.stream import Source
 
 _GROUP = 16384  # rows of a row group in Parquet
 _COMMIT = 1.0  # seconds between two records of what is done

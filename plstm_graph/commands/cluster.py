@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -12,16 +13,16 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import torch
 
-from datasets.featurise import featurise_smiles
-from datasets.whole_file import whole_file
+import plstm_graph
+from plstm_graph import datasets
+from plstm_graph.commands.ensemble import Ensemble
+from plstm_graph.commands.results import Predictions
+from plstm_graph.commands.sinks import check_folder
+from plstm_graph.commands.stream import check_columns
+from plstm_graph.datasets.featurise import featurise_smiles
+from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
-from training.ensemble import Ensemble
-from training.results import Predictions
-from training.sinks import check_folder
-from training.stream import check_columns
 
-_ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = [str(_ROOT / name) for name in ("plstm_graph", "datasets", "training")]  # sent to other machines
 _ROWS, _BATCH = 8192, 512  # rows of a file of the output at most, and rows that are featurised at once
 
 
@@ -70,6 +71,15 @@ class Predictor:
         return self.results.rows(0, batch, featurise_smiles(0, smiles, max_atoms=self.max_atoms))
 
 
+def _copy_package(folder: Path) -> Path:
+    """Copy the package, to be sent to other machines; in a checkout its data modules lie beside it."""
+    copy = folder / plstm_graph.__name__
+    ignored = shutil.ignore_patterns("__pycache__")
+    for package, target in ((plstm_graph, copy), (datasets, copy / "datasets")):
+        shutil.copytree(Path(package.__file__ or "").parent, target, ignore=ignored, dirs_exist_ok=True)
+    return copy
+
+
 def predict_on_ray(options: argparse.Namespace) -> None:
     """Predict for Parquet files, of a folder or one, into a folder of Parquet files.
 
@@ -77,7 +87,7 @@ def predict_on_ray(options: argparse.Namespace) -> None:
     that is lost and predicts again what it had not written.
 
     Args:
-        options: Of ``train.py predict``.
+        options: Of the verb ``predict``.
 
     Raises:
         InputError: Ray is not installed, or something in the arguments or files is not as it should be.
@@ -86,12 +96,12 @@ def predict_on_ray(options: argparse.Namespace) -> None:
         import ray
     except ModuleNotFoundError as error:
         raise InputError('--ray needs Ray Data: pip install "ray[data]".') from error
-    output = Path(options.preds_path).absolute()
+    output = Path(options.output).absolute()
     unfinished = output.with_name(f"{output.name}.unfinished")
     _check_output(output, unfinished)
-    files, schema = _parquet_files(Path(options.test_path))
-    check_columns(options.test_path, schema.names, options.smiles_column)
-    models = [str(Path(path).absolute()) for path in options.model_paths]
+    files, schema = _parquet_files(Path(options.data_path))
+    check_columns(options.data_path, schema.names, options.smiles_column)
+    models = [str(Path(path).absolute()) for path in options.ckpt_path]
     settings = models, schema, options.smiles_column, options.batch_size, options.max_atoms
     Predictor(*settings, "")  # what is wrong with the models is said here, not by a worker
     parts, rows = _parts(files)
@@ -99,7 +109,8 @@ def predict_on_ray(options: argparse.Namespace) -> None:
         if options.ray == "local":  # workers find the packages where this process has them
             ray.init("local", include_dashboard=False)
         else:
-            ray.init(options.ray, runtime_env={"py_modules": _PACKAGES, "excludes": ["__pycache__"]})
+            with TemporaryDirectory() as folder:
+                ray.init(options.ray, runtime_env={"py_modules": [str(_copy_package(Path(folder)))]})
     except ConnectionError as error:
         raise InputError(f"No Ray cluster answers at {options.ray!r}; is its address right?") from error
     unfinished.mkdir()
@@ -121,13 +132,13 @@ def predict_on_ray(options: argparse.Namespace) -> None:
         left.unlink()
     written = pads.dataset(unfinished, format="parquet").count_rows()
     if written != rows:
-        raise InputError(f"{unfinished} has {written:,} rows, but {options.test_path} {rows:,}; delete it.")
+        raise InputError(f"{unfinished} has {written:,} rows, but {options.data_path} {rows:,}; delete it.")
     os.replace(unfinished, output)
     print(f"{written:,} rows: {output}")
 
 
 def _parts(files: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
-    """Up to so many rows of one row group each, numbered in order; and how many rows there are in all."""
+    """Split files into numbered parts of at most ``_ROWS`` rows; also return the total number of rows."""
     parts, rows = [], 0
     for name in files:
         with pq.ParquetFile(name) as file:

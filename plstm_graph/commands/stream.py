@@ -188,7 +188,7 @@ def check_columns(path: str, names: Sequence[str], smiles_column: str) -> None:
     if smiles_column not in names:
         raise InputError(
             f"{path} has no column {smiles_column!r}; it has {', '.join(map(repr, names))}, one of which "
-            "--smiles-column may name."
+            "--data.smiles_column may name."
         )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

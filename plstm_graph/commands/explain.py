@@ -1,7 +1,8 @@
 """Explain predictions for a table of SMILES: contributions of atoms and bonds, and drawings."""
 
+import argparse
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -9,17 +10,16 @@ from rdkit import Chem
 from rich.progress import Progress
 from torch_geometric.data import Batch
 
-from datasets.cache import UNREADABLE_COLUMNS
-from datasets.harmless_csv import write_rows
-from datasets.whole_file import whole_file
 from plstm_graph.chem import mol_to_data, read_smiles
 from plstm_graph.chem.drawing import draw_contributions
+from plstm_graph.commands.ensemble import Ensemble
+from plstm_graph.commands.stream import open_source
+from plstm_graph.datasets.cache import UNREADABLE_COLUMNS
+from plstm_graph.datasets.harmless_csv import write_rows
+from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 from plstm_graph.explain import contributions
 from plstm_graph.task import GraphTask
-from training.arguments import ArgumentParser
-from training.ensemble import Ensemble
-from training.stream import open_source
 
 _COLUMNS = (
     "row",
@@ -36,51 +36,28 @@ _COLUMNS = (
 _ROWS = 64  # that are read and explained at once
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        "train.py explain",
-        description="Share predictions for a table of SMILES out among atoms and bonds: contributions.csv, a "
-        "drawing of every molecule and target, and unreadable.csv with the rows that RDKit cannot read.",
-    )
-    add = parser.add_argument
-    add("-i", "--test-path", required=True, metavar="FILE", help=".csv, .parquet, .smi, .txt, as for predict")
-    add(
-        "--model-paths",
-        "--model-path",
-        nargs="+",
-        required=True,
-        metavar="CHECKPOINT",
-        help="the contributions to several checkpoints are averaged",
-    )
-    add("-o", "--preds-path", "--output", type=Path, required=True, metavar="FOLDER")
-    add("-s", "--smiles-column", "--smiles-columns", default="smiles", metavar="NAME")
-    add("--target", metavar="NAME", help="explain this one (default all)")
-    return parser
-
-
-def main(argv: Sequence[str]) -> None:
+def explain(options: argparse.Namespace) -> None:
     """Run the verb ``explain``.
 
     A bond's contribution is that of both its directions. Classification is explained by the log-odds, a
     choice of classes by their logits, regression in the targets' unit.
 
     Args:
-        argv: Arguments after the verb.
+        options: As :func:`~plstm_graph.commands.options.parser_of` reads them.
 
     Raises:
-        InputError: A wrong command line, a file, column or target that is not there, a network that does not
+        InputError: A file, column or target that is not there, a network that does not
             take SMILES, or a table of which RDKit can read no row.
     """
-    options = _parser().parse_args(argv)
-    source = open_source(options.test_path, options.smiles_column)
-    ensemble = Ensemble(options.model_paths)
+    source = open_source(options.data_path, options.smiles_column)
+    ensemble = Ensemble(options.ckpt_path)
     targets = dict(enumerate(ensemble.targets))
     if options.target is not None:
         targets = {number: name for number, name in targets.items() if name == options.target}
         if not targets:
             known = ", ".join(ensemble.targets)
             raise InputError(f"There is no target {options.target!r}; targets are {known}.")
-    folder = _make_folder(options.preds_path)
+    folder = _make_folder(options.output)
     chunks = (chunk[options.smiles_column].to_pylist() for chunk in source.chunks(_ROWS))
     read, unreadable = _write(folder, ensemble, chunks, source.total, targets)
     print(f"{read} molecules: {folder / 'contributions.csv'} and {read * len(targets)} drawings")

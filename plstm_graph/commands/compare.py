@@ -9,26 +9,18 @@ from statistics import mean
 
 from rich.progress import Progress
 
-from training.cli import Result
-from training.pool import fit, side_by_side
-from training.report import print_table, spread
+from plstm_graph.commands.fit import Result
+from plstm_graph.commands.pool import fit, side_by_side
+from plstm_graph.commands.report import print_table, spread
 
 
-def main(argv: Sequence[str]) -> None:
+def compare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Run the verb ``compare``.
 
-    All presets are trained with the same seeds, side by side in single-threaded processes, and
-    tested at the epoch that validation selects.
-
     Args:
-        argv: Presets, ``--seeds``, ``--jobs``, and any option of ``fit``, which then holds for
-            all runs.
+        options: As :func:`~plstm_graph.commands.options.parser_of` reads them.
+        overrides: Options of ``fit``, which hold for all runs.
     """
-    parser = argparse.ArgumentParser("train.py compare", description=main.__doc__)
-    parser.add_argument("configs", nargs="+", help="presets, such as configs/freesolv.yaml")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default 3)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
-    options, overrides = parser.parse_known_args(argv)
     runs = [(config, seed) for seed in range(options.seeds) for config in options.configs]
     calls = [
         partial(fit, ["--config", config, "--seed_everything", str(seed), *overrides])
@@ -37,11 +29,11 @@ def main(argv: Sequence[str]) -> None:
     done: dict[tuple[str, int], Result] = {}
     with Progress() as progress:
         task = progress.add_task("Training", total=len(runs))
-        for number, result in side_by_side(calls, options.jobs):
+        for number, result in side_by_side(calls, options.jobs or os.cpu_count() or 1):
             config, seed = runs[number]
             done[config, seed] = result
             progress.console.print(
-                f"{config}, seed {seed}: validation {result.metric} {result.val:.3f}, "
+                f"{Path(config).stem}, seed {seed}: validation {result.metric} {result.val:.3f}, "
                 f"test {result.test:.3f}, {result.seconds:.0f} s"
             )
             progress.advance(task)

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datasets.graphs import PackedGraphs
+from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.errors import InputError
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
-_ATOMS = 64  # atoms a molecule up to which batches are as large as asked; then a batch has fewer molecules
+_ATOMS = 64  # cap on the atoms of a batch, as a multiple of batch_size
 
 
 class Ensemble:
@@ -40,7 +40,7 @@ class Ensemble:
         networks = [task.network for task in self.tasks]
         #: Whether any network has scans, which look at the atoms' ranks.
         self.ranked = any(isinstance(network, PLSTM) for network in networks)
-        #: By what graphs are prepared for every network; those without scans, or with roots, take none.
+        #: Orientation of the DAGs that are prepared for each network; None if it takes none.
         self.orientations = [
             network.orientation if isinstance(network, PLSTM) and not network.roots else None
             for network in networks

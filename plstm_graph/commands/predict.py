@@ -7,11 +7,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,87 +23,40 @@ from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datasets.featurise import featurise_smiles
-from datasets.workers import in_order
+from plstm_graph.commands.cluster import predict_on_ray
+from plstm_graph.commands.ensemble import Ensemble
+from plstm_graph.commands.options import ENDINGS
+from plstm_graph.commands.results import Fingerprints, Predictions, Results
+from plstm_graph.commands.sinks import (
+    CSVFileSink,
+    CSVSink,
+    ParquetSink,
+    Sink,
+    check_folder,
+    join,
+    record_of,
+    write_npz,
+)
+from plstm_graph.commands.stream import STANDARD, CSVTable, ParquetTable, open_source
+from plstm_graph.datasets.featurise import featurise_smiles
+from plstm_graph.datasets.workers import in_order
 from plstm_graph.errors import InputError
-from training.arguments import ArgumentParser
-from training.cluster import predict_on_ray
-from training.ensemble import Ensemble
-from training.results import Fingerprints, Predictions, Results
-from training.sinks import CSVFileSink, CSVSink, ParquetSink, Sink, check_folder, join, record_of, write_npz
-from training.stream import STANDARD, CSVTable, ParquetTable, open_source
 
 _CHUNK = 512  # rows that are read, featurised and written at once, if a batch is no larger
 _MANY = 8192  # rows that are worth the seconds in which workers start
 _TRIM = 4  # chunks after which freed memory goes back to the system
-_ENDINGS = {"predict": (".csv", ".parquet"), "fingerprint": (".parquet", ".npz")}
-_ABOUT = {
-    "predict": "Predict for every row of a table of SMILES: all its columns, predicted_<target>, with "
-    "several checkpoints their mean and std_<target>, and error, the reason why a row has no prediction.",
-    "fingerprint": "Embed every row of a table of SMILES: the vector from which the network's head predicts, "
-    "one for every checkpoint.",
-}
 
 
-def _number(text: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, not {text!r}")
-    return int(text)
-
-
-def _parser(verb: str) -> ArgumentParser:
-    parser = ArgumentParser(f"train.py {verb}", description=_ABOUT[verb])
-    add = parser.add_argument
-    add(
-        "-i",
-        "--test-path",
-        required=True,
-        metavar="FILE",
-        help=".csv (also compressed), .parquet, or one SMILES a line: .smi, .txt, - for standard input",
-    )
-    add("--model-paths", "--model-path", nargs="+", required=True, metavar="CHECKPOINT")
-    add(
-        "-o",
-        "--preds-path",
-        "--output",
-        required=True,
-        metavar="FILE",
-        help=" or ".join(_ENDINGS[verb]) + (", or - for CSV on standard output" if verb == "predict" else ""),
-    )
-    add("-s", "--smiles-column", "--smiles-columns", default="smiles", metavar="NAME")
-    add("-b", "--batch-size", type=_number, default=256)
-    add(
-        "-n",
-        "--num-workers",
-        type=partial(_number, least=0),
-        help="processes that read SMILES; 0 for none; by default half the cores, none for few rows",
-    )
-    add("--max-atoms", type=_number, default=5000, help="larger molecules get an error (default 5000)")
-    add("--resume", action="store_true", help="go on with the unfinished CSV file of a run that was killed")
-    add("--overwrite", action="store_true", help="replace the output if it is there")
-    add("--devices", type=_number, default=1, help="processes on this machine, or on each (default 1)")
-    add("--num-nodes", type=_number, default=1, help="machines of a torchrun or SLURM launch (default 1)")
-    if verb == "predict":
-        add(
-            "--ray",
-            metavar="ADDRESS",
-            help="share a folder of Parquet files out on this Ray cluster, local: this machine; the output "
-            "is a folder too",
-        )
-    return parser
-
-
-def main(verb: str, argv: Sequence[str]) -> None:
+def predict(verb: str, options: argparse.Namespace) -> None:
     """Run ``predict`` or ``fingerprint``.
 
     Args:
         verb: One of the two.
-        argv: Arguments after the verb.
+        options: As :func:`~plstm_graph.commands.options.parser_of` reads them.
 
     Raises:
-        InputError: Anything in the arguments or files is not as it should be.
+        InputError: Anything in the options or files is not as it should be.
     """
-    options = _parser(verb).parse_args(argv)
     if verb == "predict" and options.ray is not None:
         _check_ray(options)
         predict_on_ray(options)
@@ -118,11 +70,16 @@ def main(verb: str, argv: Sequence[str]) -> None:
 
 def _check_ray(options: argparse.Namespace) -> None:
     """Refuse what Ray sees to itself."""
-    for name, unset in (
-        ("num_workers", None), ("resume", False), ("overwrite", False), ("devices", 1), ("num_nodes", 1)
-    ):  # fmt: skip
-        if getattr(options, name) != unset:
-            raise InputError(f"--{name.replace('_', '-')} has no meaning with --ray; leave it out.")
+    given = {
+        "--data.num_workers": options.num_workers is not None,
+        "--resume": options.resume,
+        "--overwrite": options.overwrite,
+        "--trainer.devices": options.devices != 1,
+        "--trainer.num_nodes": options.num_nodes != 1,
+    }
+    for name, present in given.items():
+        if present:
+            raise InputError(f"{name} has no meaning with --ray; leave it out.")
 
 
 @dataclass
@@ -131,7 +88,7 @@ class Job:
 
     Args:
         verb: ``"predict"`` or ``"fingerprint"``.
-        options: As :func:`_parser` reads them.
+        options: As :func:`~plstm_graph.commands.options.parser_of` reads them.
     """
 
     verb: str
@@ -144,12 +101,12 @@ class Job:
 
     def __post_init__(self) -> None:
         options = self.options
-        self.output = Path(options.preds_path)
-        self.ending = ".csv" if options.preds_path == STANDARD else self.output.suffix.lower()
+        self.output = Path(options.output)
+        self.ending = ".csv" if options.output == STANDARD else self.output.suffix.lower()
         self.rows = max(_CHUNK, options.batch_size)
         self._check_output()
-        self.source = open_source(options.test_path, options.smiles_column)
-        self.ensemble = Ensemble(options.model_paths)
+        self.source = open_source(options.data_path, options.smiles_column)
+        self.ensemble = Ensemble(options.ckpt_path)
         settings = self.ensemble, options.smiles_column, options.batch_size
         self.results: Results
         if self.verb == "fingerprint":
@@ -159,15 +116,15 @@ class Job:
 
     def _check_output(self) -> None:
         options, output = self.options, self.output
-        standard = options.preds_path == STANDARD
-        if self.ending not in _ENDINGS[self.verb] or (standard and self.verb == "fingerprint"):
+        standard = options.output == STANDARD
+        if self.ending not in ENDINGS[self.verb] or (standard and self.verb == "fingerprint"):
             raise InputError(
-                f"--preds-path of {self.verb} must end with {' or '.join(_ENDINGS[self.verb])}, not be "
-                f"{options.preds_path!r}."
+                f"--output of {self.verb} must end with {' or '.join(ENDINGS[self.verb])}, not be "
+                f"{options.output!r}."
             )
-        if options.resume and (self.ending != ".csv" or STANDARD in (options.test_path, options.preds_path)):
+        if options.resume and (self.ending != ".csv" or STANDARD in (options.data_path, options.output)):
             raise InputError("--resume is for CSV files, from a file to a file; run this anew without it.")
-        if options.devices * options.num_nodes > 1 and STANDARD in (options.test_path, options.preds_path):
+        if options.devices * options.num_nodes > 1 and STANDARD in (options.data_path, options.output):
             raise InputError("Several processes need files, not standard input or output.")
         if standard:
             return
@@ -176,7 +133,7 @@ class Job:
             raise InputError(f"{output} is there already; pass --overwrite to replace it, or another name.")
 
     def _check_unfinished(self) -> None:
-        if self.options.resume or self.options.preds_path == STANDARD:
+        if self.options.resume or self.options.output == STANDARD:
             return
         for rank in range(self.world):
             part = self._part(rank)
@@ -261,28 +218,28 @@ class Job:
     def _sink(self, path: Path, settings: dict[str, Any] | None = None, resume: bool = False) -> Sink:
         if self.ending != ".csv":
             return ParquetSink(path, self.results.schema)
-        if self.options.preds_path == STANDARD:
+        if self.options.output == STANDARD:
             return CSVSink(sys.stdout.buffer, self.results.schema.names)
         return CSVFileSink(path, self.results.schema.names, settings, resume)
 
     def _settings(self) -> dict[str, Any] | None:
         """What the output follows from; a run that resumes another must have the same."""
         options = self.options
-        if STANDARD in (options.test_path, options.preds_path):
+        if STANDARD in (options.data_path, options.output):
             return None
         return {
             "verb": self.verb,
-            "test-path": _identity(options.test_path),
-            "model-paths": [_identity(path) for path in options.model_paths],
-            "smiles-column": options.smiles_column,
-            "batch-size": options.batch_size,
-            "max-atoms": options.max_atoms,
+            "--data.path": _identity(options.data_path),
+            "--ckpt_path": [_identity(path) for path in options.ckpt_path],
+            "--data.smiles_column": options.smiles_column,
+            "--data.batch_size": options.batch_size,
+            "--max_atoms": options.max_atoms,
             "number of processes": self.world,
         }
 
     def _finish(self) -> None:
         """Give the output its name, put together from all parts."""
-        if self.options.preds_path != STANDARD:
+        if self.options.output != STANDARD:
             parts = [self._part(rank) for rank in range(self.world)]
             whole = parts[0]
             if self.world > 1:
@@ -300,7 +257,7 @@ class Job:
         speed = self.done / (time.monotonic() - self.started)
         print(
             f"{self.done:,} rows at {speed:,.0f} molecules/s, {self.broken:,} of them with an error: "
-            f"{self.options.preds_path}",
+            f"{self.options.output}",
             file=sys.stderr,
         )
 

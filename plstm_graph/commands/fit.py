@@ -1,4 +1,4 @@
-"""LightningCLI with this project's defaults."""
+"""The verbs fit, validate and test: LightningCLI with this project's defaults."""
 
 import inspect
 import logging
@@ -23,17 +23,17 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from datasets import GraphDataModule
-from datasets.seeds import check_seed
 from plstm_graph.checkpoint import NETWORKS, read_checkpoint
+from plstm_graph.commands.options import PROGRAM
+from plstm_graph.commands.presets import PRESETS
+from plstm_graph.commands.report import LearningCurve, print_table
+from plstm_graph.commands.resumption import MovableCheckpoint, SeedEpochs, WholeFiles
+from plstm_graph.datasets import GraphDataModule
+from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
-from training.report import LearningCurve, print_table
-from training.resumption import MovableCheckpoint, SeedEpochs, WholeFiles
 
-ROOT = Path(__file__).parent.parent
-_PACKAGES = ("plstm_graph", "datasets", "lightning", "torch")
-PRESETS = [path.relative_to(ROOT) for path in ROOT.glob("configs/*.yaml")]
+_PACKAGES = ("plstm_graph", "lightning", "torch")
 
 # What remains of Lightning's messages concerns its own internals, or loader processes, which small
 # graphs held in memory do not need.
@@ -51,12 +51,12 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message in one line."""
         key = message.partition(":")[0]
-        presets = f"presets are {', '.join(sorted(str(path) for path in PRESETS))}"
+        presets = f"presets are {', '.join(PRESETS)}"
         # Of a value that fits no member of a union, the message gives one reason per member.
         lines = [line.strip() for line in message.partition("Errors:")[2].splitlines()]
         reasons = [line[2:] for line in lines if line[:2] == "- " and "NoneType" not in line]
-        if "value: None" in message:
-            text = f"{key} is missing; pass --config FILE, {presets}"
+        if "value: None" in message or "is abstract" in message:
+            text = f"{key} is missing; pass --config NAME; {presets}"
         elif reasons:
             text = f"{key}: {'; '.join(reasons)}"
         else:
@@ -113,10 +113,7 @@ class GraphCLI(LightningCLI):
                 "default_root_dir": "runs",
                 "enable_model_summary": False,
             },
-            parser_kwargs={
-                "epilog": "train.py compare CONFIG... trains several presets and prints one table; "
-                "train.py predict and train.py fingerprint apply checkpoints to a table of SMILES."
-            },
+            parser_kwargs={"prog": PROGRAM},
             auto_configure_optimizers=False,
             # GraphTask writes down how to build itself, without the data module's classes.
             load_from_checkpoint_support=False,
@@ -125,7 +122,7 @@ class GraphCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's but ``predict``, which takes no data module here (:mod:`training.predict`)."""
+        """Lightning's but ``predict``, which takes no data module (:mod:`plstm_graph.commands.predict`)."""
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -247,7 +244,7 @@ class GraphCLI(LightningCLI):
         if self.trainer.fast_dev_run or checkpoint is None or not checkpoint.best_model_path:
             return
         if checkpoint.best_model_score is None:
-            print(f"Nothing was left to train; test {checkpoint.best_model_path} with train.py test.")
+            print(f"Nothing was left to train; test {checkpoint.best_model_path} with {PROGRAM} test.")
             return
         folder = Path(self.trainer.log_dir)
         if self.trainer.is_global_zero:
@@ -358,5 +355,5 @@ def _short(option: str) -> str:
 
 
 def _orientation(network: Any) -> str | None:
-    """By what the data prepare DAGs for a network: for none without scans, nor for one that has roots."""
+    """Return the orientation of the prepared DAGs, or ``None`` if the network takes none."""
     return None if not network or network.init_args.get("roots") else network.init_args.get("orientation")

@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from datasets.seeds import seed_of
-from datasets.whole_file import whole_file
+from plstm_graph.datasets.seeds import seed_of
+from plstm_graph.datasets.whole_file import whole_file
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -28,11 +28,11 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class MovableCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint of the best epoch, and knows it again in a resumed run.
+    """Keeps the checkpoint of the best epoch, and restores it after a resume.
 
-    Of epochs that are equally good, as they often are for few validation graphs, it keeps the last, which is
-    the most trained. Lightning's own keeps the first, and forgets which epoch was best, and how good it was,
-    if the folder is not written as it was when the run began: relative to another place, or moved.
+    On ties, which are frequent with few validation graphs, it keeps the latest epoch. Lightning's own keeps
+    the first. It also forgets which epoch was best, and how good it was, if the folder was moved or is named
+    differently.
     """
 
     def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datasets.featurise import Featurised
+from plstm_graph.commands.ensemble import Ensemble
+from plstm_graph.datasets.featurise import Featurised
 from plstm_graph.errors import InputError
-from training.ensemble import Ensemble
 
 
 @dataclass(frozen=True)

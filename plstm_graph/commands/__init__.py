@@ -1,0 +1,1 @@
+"""The command line behind ``plstm-graph``: verbs, reports and the comparison of several presets."""

@@ -1,0 +1,70 @@
+"""The command ``plstm-graph``: finds out which verb is meant, and only then loads what carries it out."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from plstm_graph.commands.options import PROGRAM, VERBS, lightning_help, overview, parser_of
+from plstm_graph.commands.presets import with_configuration_files
+from plstm_graph.errors import InputError
+
+_HELP = ("-h", "--help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 for a wrong command line or file.
+
+    Args:
+        arguments: What follows the program's name; by default what was typed.
+    """
+    # Small graphs give short parallel regions; threads that spin between them halt each other when the
+    # machine has other work. OpenMP reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    match arguments:
+        case [] | ["-h" | "--help", *_]:
+            print(overview(), end="")
+        case ["--version"]:
+            from plstm_graph import __version__
+
+            print(PROGRAM, __version__)
+        case ["fit" | "validate" | "test" as verb, *options]:
+            if any(option in _HELP for option in options):
+                print(lightning_help(verb), end="")
+                return
+            files = with_configuration_files(
+                "--help" if option == "--help-all" else option for option in options
+            )
+            from plstm_graph.commands.fit import GraphCLI
+
+            sys.argv[1:] = [verb, *files]  # which Lightning reads, and hands to the processes that it starts
+            GraphCLI()
+        case ["compare", *options]:
+            parsed, overrides = parser_of("compare").parse_known_args(options)
+            from plstm_graph.commands.compare import compare
+
+            compare(parsed, overrides)
+        case ["predict" | "fingerprint" as verb, *options]:
+            parsed = parser_of(verb).parse_args(options)
+            from plstm_graph.commands.predict import predict
+
+            predict(verb, parsed)
+        case ["explain", *options]:
+            parsed = parser_of("explain").parse_args(options)
+            from plstm_graph.commands.explain import explain
+
+            explain(parsed)
+        case [verb, *_]:
+            raise InputError(f"There is no verb {verb!r}; verbs are {', '.join(VERBS)}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

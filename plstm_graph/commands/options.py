@@ -1,0 +1,197 @@
+"""What can be typed: the verbs, their options and their help, read without loading what carries them out."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from plstm_graph.commands.presets import PRESETS, configuration_file
+from plstm_graph.errors import InputError
+
+PROGRAM = "plstm-graph"
+
+#: A line for each verb.
+VERBS = {
+    "fit": "train a network, test its best epoch and draw its learning curve",
+    "validate": "score a checkpoint on the validation graphs",
+    "test": "score a checkpoint on the test graphs",
+    "compare": "train several presets with several seeds, and print one table",
+    "predict": "predict for every row of a table of SMILES",
+    "fingerprint": "embed every row of a table of SMILES: the vector from which the network's head predicts",
+    "explain": "draw how atoms and bonds contribute to the predictions for a table of SMILES",
+}
+
+#: Files that a verb can write.
+ENDINGS = {"predict": (".csv", ".parquet"), "fingerprint": (".parquet", ".npz")}
+
+_DETAILS = {
+    "predict": "The output has all columns of the table, predicted_<target>, with several checkpoints their "
+    "mean and std_<target>, and error, the reason why a row has no prediction.",
+    "fingerprint": "The output has one vector for every row and checkpoint.",
+    "explain": "The folder gets contributions.csv, a drawing of every molecule and target, and "
+    "unreadable.csv with the rows that RDKit cannot read. A bond's contribution is that of both its "
+    "directions. Classification is explained by the log-odds, a choice of classes by their logits, "
+    "regression in the targets' unit.",
+    "compare": "All presets are trained with the same seeds, side by side in single-threaded processes, and "
+    "tested at the epoch that validation selects. Any option of fit can be given, and holds for all runs.",
+}
+
+_LIGHTNING_HELP = """\
+usage: {program} {verb} --config PRESET [options]
+
+{about}
+
+what to train on
+  --config NAME|FILE        a preset or a configuration file; several are merged, the last wins
+  --data CLASS              CSV, OGB, MoleculeNet, TU, FreeSolv, Solubility, or a class of your own
+  --data.path FILE          CSV: the table
+  --data.smiles_column NAME, --data.target_columns '[NAME, ...]', --data.task TASK, --data.split SPLIT
+                            CSV: which columns, regression or classification, scaffold or random
+  --data.root FOLDER        OGB, MoleculeNet, TU: where the files lie
+  --data.fold NUMBER        OGB, TU: one of the folds
+  --data.batch_size NUMBER
+
+the network and its training
+  --model.network CLASS     PLSTM, GIN, GINE, GCN, GAT, MPNN
+  --model.network.hidden_channels NUMBER, --model.network.num_layers NUMBER, --model.network.dropout SHARE
+  --model.learning_rate RATE
+  --trainer.max_epochs NUMBER
+  --patience NUMBER         stop after so many epochs without a better validation score
+  --test_epoch best|last    which epoch is tested
+  --seed_everything NUMBER  seed of weights, batches and dropout
+  --threads NUMBER          CPU threads; small graphs train fastest with one
+  --trainer.default_root_dir FOLDER
+                            where runs are written (default runs)
+  --ckpt_path FILE          fit: go on with this run; validate and test: the checkpoint
+
+presets
+  {presets}
+
+{program} {verb} --help-all lists every option, --data.help CLASS and --model.network.help CLASS those of
+a class.
+"""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Reports a wrong command line as an :class:`InputError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message in one line."""
+        raise InputError(f"{message}; see {self.prog} --help.")
+
+
+def overview() -> str:
+    """The help of the program: a line for each verb."""
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {verb:{width}}{about}" for verb, about in VERBS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} VERB [options]",
+            "",
+            "Train, test and use graph neural networks on molecules.",
+            "",
+            *lines,
+            "",
+            f"{PROGRAM} VERB --help describes a verb; {PROGRAM} fit --config freesolv is a first run.",
+            "",
+        ]
+    )
+
+
+def lightning_help(verb: str) -> str:
+    """The help of fit, validate and test: the options that most runs need."""
+    presets = [", ".join(list(PRESETS)[start : start + 8]) for start in range(0, len(PRESETS), 8)]
+    about = VERBS[verb][0].upper() + VERBS[verb][1:] + "."
+    return _LIGHTNING_HELP.format(program=PROGRAM, verb=verb, about=about, presets=",\n  ".join(presets))
+
+
+def parser_of(verb: str) -> ArgumentParser:
+    """The parser of compare, predict, fingerprint or explain."""
+    about = VERBS[verb][0].upper() + VERBS[verb][1:] + "."
+    parser = ArgumentParser(f"{PROGRAM} {verb}", description=f"{about} {_DETAILS[verb]}", allow_abbrev=False)
+    if verb == "compare":
+        _add_comparison(parser)
+    else:
+        _add_table(parser, verb)
+    return parser
+
+
+def _number(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, not {text!r}")
+    return int(text)
+
+
+def _add_comparison(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("configs", nargs="+", type=configuration_file, metavar="PRESET", help="such as freesolv, or a file")
+    add("--seeds", type=_number, default=3, help="number of seeds, from 0 (default 3)")
+    add("--jobs", type=_number, help="runs side by side (default: one for every core)")
+
+
+def _add_table(parser: ArgumentParser, verb: str) -> None:
+    """Options of the verbs that apply checkpoints to a table of SMILES."""
+    add = parser.add_argument
+    add(
+        "-i",
+        "--data.path",
+        dest="data_path",
+        required=True,
+        metavar="FILE",
+        help=".csv (also compressed), .parquet, or one SMILES a line: .smi, .txt, - for standard input",
+    )
+    add(
+        "--ckpt_path",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="checkpoints of which the mean is taken" if verb != "fingerprint" else "checkpoints",
+    )
+    add("-s", "--data.smiles_column", dest="smiles_column", default="smiles", metavar="NAME")
+    if verb == "explain":
+        add("-o", "--output", type=Path, required=True, metavar="FOLDER")
+        add("--target", metavar="NAME", help="explain this one (default all)")
+        return
+    to_standard = ", or - for CSV on standard output" if verb == "predict" else ""
+    add("-o", "--output", required=True, metavar="FILE", help=" or ".join(ENDINGS[verb]) + to_standard)
+    add("--overwrite", action="store_true", help="replace the output if it is there")
+    add("--resume", action="store_true", help="go on with the unfinished CSV file of a run that was killed")
+    add("-b", "--data.batch_size", dest="batch_size", type=_number, default=256, metavar="NUMBER")
+    add(
+        "-n",
+        "--data.num_workers",
+        dest="num_workers",
+        type=partial(_number, least=0),
+        metavar="NUMBER",
+        help="processes that read SMILES; 0 for none; by default half the cores, none for few rows",
+    )
+    add(
+        "--max_atoms",
+        type=_number,
+        default=5000,
+        metavar="NUMBER",
+        help="larger molecules get an error (default 5000)",
+    )
+    add(
+        "--trainer.devices",
+        dest="devices",
+        type=_number,
+        default=1,
+        metavar="NUMBER",
+        help="processes on this machine, or on each (default 1)",
+    )
+    add(
+        "--trainer.num_nodes",
+        dest="num_nodes",
+        type=_number,
+        default=1,
+        metavar="NUMBER",
+        help="machines of a torchrun or SLURM launch (default 1)",
+    )
+    if verb == "predict":
+        add(
+            "--ray",
+            metavar="ADDRESS",
+            help="share a folder of Parquet files out on this Ray cluster, local: this machine; the output "
+            "is a folder too",
+        )

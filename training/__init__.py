@@ -1,1 +1,0 @@
-"""The command line behind ``train.py``: verbs, reports and the comparison of several presets."""
