@@ -16,6 +16,9 @@ ROOT = Path(plstm_graph.__file__).resolve().parent.parent
 
 #: What stays out of a process that imports the layer: what reads data, trains, draws or asks a network.
 STRANGERS = [
+    "datasets",
+    "plstm_graph.datasets",
+    "plstm_graph.commands",
     "ogb",
     "outdated",
     "sklearn",

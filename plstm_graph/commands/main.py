@@ -64,7 +64,3 @@ def _run(arguments: list[str]) -> None:
             explain(parsed)
         case [verb, *_]:
             raise InputError(f"There is no verb {verb!r}; verbs are {', '.join(VERBS)}.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -38,7 +38,7 @@ def configuration_file(name: str) -> str:
 def with_configuration_files(arguments: Iterable[str]) -> list[str]:
     """A command line with files in place of the presets that ``--config`` names."""
     resolved: list[str] = []
-    for argument in map(str, arguments):
+    for argument in arguments:
         option, equals, name = argument.partition("=")
         if resolved and resolved[-1] in ("--config", "-c"):
             argument = configuration_file(argument)
