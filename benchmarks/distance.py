@@ -6,7 +6,7 @@
 
 peptides (preset `peptide_ends`): do the residues at both ends of a peptide match? PLSTM, GINE of 4 and of
 8 layers, GINE with a virtual node and GPS (GINE beside multi-head attention), with two readouts.
-arrows (preset `arrow_pointing`): does an arrow point at a disc? Scans in four directions and a vision
+arrows (arrow_pointing.yaml): does an arrow point at a disc? Scans in four directions and a vision
 transformer.
 
 Networks of a task have as many parameters as its preset's, the same skeleton and training. What is tested is
@@ -37,15 +37,15 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch_geometric.nn import GINEConv, GPSConv, global_add_pool
 
+from benchmarks.image_networks import GridPLSTM, ViT
 from benchmarks.measure import ROOT, environment
 from benchmarks.table import data_module
 from plstm_graph.commands.pool import side_by_side
-from plstm_graph.commands.presets import preset_file
+from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import spread
-from plstm_graph.dag import LineGraphDAG
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.whole_file import whole_file
-from plstm_graph.models import GINE, PLSTM, GraphNetwork, GridPLSTM, ViT
+from plstm_graph.models import GINE, PLSTM, GraphNetwork, Graphs
 from plstm_graph.models.block import feed_forward
 from plstm_graph.task import GraphTask
 
@@ -64,56 +64,43 @@ class VirtualNodeGINE(GINE):
             nn.Sequential(nn.LayerNorm(width), feed_forward(width, width)) for _ in self.blocks[1:]
         )
 
-    def run_blocks(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int,
-        dag: LineGraphDAG | None, gatings: Any,
-    ) -> list[Tensor]:  # fmt: skip
+    def run_blocks(self, graphs: Graphs) -> list[Tensor]:
         """Blocks with the virtual node between them."""
-        outputs = [x]
-        virtual = x.new_zeros(num_graphs, x.size(1))
+        outputs = [graphs.x]
+        virtual = graphs.x.new_zeros(graphs.num_graphs, graphs.x.size(1))
         for block, update in zip(self.blocks, [None, *self.updates], strict=True):
             if update is not None:
-                virtual = virtual + update(virtual + global_add_pool(outputs[-1], batch, num_graphs))
-            outputs.append(block(outputs[-1] + virtual[batch], edge_index, edge_attr, None))
+                gathered = global_add_pool(outputs[-1], graphs.batch, graphs.num_graphs)
+                virtual = virtual + update(virtual + gathered)
+            outputs.append(block(graphs._replace(x=outputs[-1] + virtual[graphs.batch])))
         return outputs
 
 
 class GPS(GraphNetwork):
     """PyG's GPS layers of GINE and multi-head attention."""
 
-    def __init__(self, **arguments: Any) -> None:
-        width, dropout = arguments["hidden_channels"], arguments["dropout"]
+    def __init__(self, out_channels: int, hidden_channels: int, num_layers: int, **network: Any) -> None:
+        super().__init__(lambda edge_width: (), out_channels, hidden_channels, **network)
+        self.blocks = nn.ModuleList(_GPSBlock(hidden_channels, self.dropout) for _ in range(num_layers))
 
-        def layer(number: int, edge_width: int | None) -> Any:
-            return GPSConv(width, GINEConv(feed_forward(width, width)), heads=4, dropout=dropout)
 
-        super().__init__(
-            layer, norm="layer", jk="last", in_channels=None, edge_dim=None, walk_length=0, **arguments
-        )
+class _GPSBlock(nn.Module):
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.layer = GPSConv(width, GINEConv(feed_forward(width, width)), heads=4, dropout=dropout)
 
-    def run_blocks(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int,
-        dag: LineGraphDAG | None, gatings: Any,
-    ) -> list[Tensor]:  # fmt: skip
-        """Layers, which attend within each graph."""
-        outputs = [x]
-        for layer in self.blocks:
-            outputs.append(layer(outputs[-1], edge_index, batch, edge_attr=edge_attr))
-        return outputs
+    def forward(self, graphs: Graphs) -> Tensor:
+        return self.layer(graphs.x, graphs.edge_index, graphs.batch, edge_attr=graphs.edge_attr)
 
 
 @dataclass(frozen=True)
 class Distance:
     """A task: its preset, its networks with their layers, the readouts that are tried, and what is tested."""
 
-    preset: Path
-    networks: dict[str, tuple[str, type[GraphNetwork], int]]
+    preset: dict[str, Any]
+    networks: dict[str, tuple[str, type[nn.Module], int]]
     readouts: tuple[str, ...]
     tests: dict[str, dict[str, int]]
-
-    def settings(self) -> dict[str, Any]:
-        """The preset."""
-        return yaml.safe_load(self.preset.read_text())
 
     def data(self, cache: Path, **changes: int) -> GraphDataModule:
         """The preset's data, drawn anew and tested on something else."""
@@ -123,7 +110,7 @@ class Distance:
 
 TASKS = {
     "peptides": Distance(
-        preset_file("peptide_ends"),
+        read_preset("peptide_ends"),
         {
             "plstm": ("PLSTM", PLSTM, 4),
             "gine4": ("GINE, 4 layers", GINE, 4),
@@ -135,7 +122,7 @@ TASKS = {
         {f"{length} residues": {"test_residues": length} for length in (15, 30, 60)},
     ),
     "arrows": Distance(
-        preset_file("arrow_pointing"),
+        yaml.safe_load(Path(__file__).with_name("arrow_pointing.yaml").read_text()),
         {"plstm": ("pLSTM", GridPLSTM, 4), "vit": ("ViT", ViT, 4)},
         ("max",),
         {f"{pixels} pixels": {"test_resolution": pixels} for pixels in (40, 80)},
@@ -143,19 +130,19 @@ TASKS = {
 }
 
 
-def build(task: Distance, model: str, readout: str, data: GraphDataModule) -> GraphNetwork:
+def build(task: Distance, model: str, readout: str, data: GraphDataModule) -> nn.Module:
     """A network with about as many parameters as the preset's."""
     widths = {"out_channels": data.num_tasks}
     if data.in_channels is not None:
         widths["in_channels"] = data.in_channels
-    settings = task.settings()["model"]["network"]["init_args"] | {"readout": readout}
+    settings = task.preset["model"]["network"]["init_args"] | {"readout": readout}
     _, first, _ = task.networks["plstm"]
     reference = first(**settings, **widths)
     if model == "plstm":
         return reference
     _, network, layers = task.networks[model]
 
-    def of_width(width: int) -> GraphNetwork:
+    def of_width(width: int) -> nn.Module:
         shared = {key: settings[key] for key in ("dropout", "readout")}
         return network(hidden_channels=width, num_layers=layers, **shared, **widths)
 
@@ -170,14 +157,13 @@ def _size(network: nn.Module) -> int:
 def run(task: Distance, model: str, readout: str, seed: int, cache: Path) -> dict[str, Any]:
     """Train a network, and test it on everything."""
     torch.set_num_threads(1)
-    settings = task.settings()
     seed_everything(seed, verbose=False)
     data = [task.data(cache, **changes) for changes in task.tests.values()]
     network = build(task, model, readout, data[0])
-    training = {key: value for key, value in settings["model"].items() if key != "network"}
+    training = {key: value for key, value in task.preset["model"].items() if key != "network"}
     learner = GraphTask(network, data[0].task, **training)
     trainer = Trainer(
-        max_epochs=settings["trainer"]["max_epochs"], gradient_clip_val=1.0, deterministic=True,
+        max_epochs=task.preset["trainer"]["max_epochs"], gradient_clip_val=1.0, deterministic=True,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     start = time.perf_counter()
@@ -218,7 +204,7 @@ def main() -> None:
     setting = environment() | {"threads": 1, "runs side by side": options.jobs}
     for number, result in track(side_by_side(calls, options.jobs), "Runs", total=len(calls)):
         readout, model, seed = waiting[number]
-        record = {"environment": setting, "settings": task.settings()}
+        record = {"environment": setting, "settings": task.preset}
         record |= {"model": model, "readout": readout, "seed": seed, **result}
         with whole_file(files[waiting[number]]) as file:
             file.write(json.dumps(record, indent=1) + "\n")

@@ -49,7 +49,7 @@ from benchmarks.table import commit, data_module, keep, known
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.commands.pool import side_by_side
-from plstm_graph.commands.presets import preset_file
+from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
@@ -134,8 +134,10 @@ class Run:
 
 
 def data_of(dataset: str, root: Path, cache: Path) -> GraphDataModule:
-    """The preset's data without prepared DAGs."""
-    return data_module(preset_file(dataset), root, cache=cache, batch_size=_BATCH, orientation=None)
+    """The preset's data, whose graphs carry nothing."""
+    return data_module(
+        read_preset(dataset), root, cache=cache, batch_size=_BATCH, orientation=None, walk_length=0
+    )
 
 
 def train(run: Run, epochs: int, root: Path, cache: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch_geometric.data import Batch, Data
 from benchmarks.measure import ROOT, environment, write_results
 from benchmarks.outcome import score
 from benchmarks.table import data_module
-from plstm_graph.commands.presets import preset_file
+from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
@@ -38,7 +38,7 @@ _BATCH = 256
 
 def test_graphs(preset: str, root: Path, cache: Path) -> tuple[GraphDataModule, list[Data]]:
     """The data of a preset and its test graphs, without DAGs."""
-    module = data_module(preset_file(preset), root, cache=cache, orientation=None)
+    module = data_module(read_preset(preset), root, cache=cache, orientation=None, walk_length=0)
     module.prepare_data()
     module.setup()
     return module, module.dataset.__getitems__(module.rows.test.tolist()).to_data_list()

@@ -9,9 +9,9 @@ network is PLSTM; other networks take width, depth, dropout, norms and readout f
 encodings and read the last block out alone. ``gin-sum`` and so on read the sums of every block out, as GIN
 was published, ``gin-encoded`` and so on have all that the preset says, which leaves the scan as the only
 difference, and ``plstm-...`` are PLSTM without one of its parts. ``...-fingerprint`` read circular
-fingerprints of 4,096 counts out beside the nodes. ``chemprop`` is that package's default network, trained by
-its own program from an environment of its own (``--chemprop``). Further options are those of ``fit`` and
-hold for all runs of this package's networks.
+fingerprints out beside the nodes, for OGB's features. ``chemprop`` is that package's default network,
+trained by its own program from an environment of its own (``--chemprop``). Further options are those of
+``fit`` and hold for all runs of this package's networks.
 
 Each run is tested once, at the epoch that validation selects, of equally good ones the last, or at its last
 where the preset says so (``test_epoch``). TU sets are run on ten folds, which all networks share, and OGB's,
@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import inspect
 import json
 import os
 import subprocess
@@ -40,24 +39,23 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import yaml
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from benchmarks.chemprop import fit_chemprop
-from benchmarks.forest import COUNTS, fit_forest
+from benchmarks.forest import fit_forest
 from benchmarks.measure import ROOT, environment
 from plstm_graph import datasets
-from plstm_graph.checkpoint import NETWORKS
+from plstm_graph.checkpoint import NETWORKS, argument_names
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fit, side_by_side
-from plstm_graph.commands.presets import preset_file
+from plstm_graph.commands.presets import read_preset, with_configuration_files
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.splits import SCAFFOLD_FOLDS
 from plstm_graph.datasets.tu import FOLDS as TU_FOLDS
 from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
-from plstm_graph.models import LocalNetwork
+from plstm_graph.models import LocalNetwork, Preparation
 
 SUITES = {
     "tu": ("mutag", "nci1", "proteins"),
@@ -86,8 +84,8 @@ class Model:
 _LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, LocalNetwork)]
 _PLAIN = {"walk_length": "0", "jk": "last"}
 _SUMS = _PLAIN | {"jk": "cat", "readout": "sum"}
-# As many channels as the 300,000 parameters of the TU sets' protocol leave.
-_FINGERPRINT = {"fingerprint_size": str(COUNTS), "fingerprint_channels": "24", "fingerprint_hashes": "1"}
+_BRANCHES = read_preset("molhiv_fingerprint")["model"]["network"]["init_args"]["branches"]
+_FINGERPRINT = {"branches": json.dumps(_BRANCHES)}
 #: PLSTM without its parts, one by one; other networks plain, with sums of every block, and with all that
 #: presets give PLSTM beside its scans.
 MODELS = (
@@ -137,8 +135,8 @@ class Run:
         return f"{self.dataset}/{self.model}-seed{self.seed}{fold}"
 
     @property
-    def preset(self) -> Path:
-        return preset_file(self.dataset)
+    def preset(self) -> dict[str, Any]:
+        return read_preset(self.dataset)
 
 
 def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str], chemprop: Path) -> Result:
@@ -159,13 +157,12 @@ def place(data_class: str, root: Path) -> dict[str, Path]:
     return {"root": root / FOLDERS[data_class]} if data_class in FOLDERS else {}
 
 
-def data_module(preset: Path, root: Path, **changes: object) -> GraphDataModule:
-    """The data of a preset, with arguments of its own in place of the preset's."""
-    contents = yaml.safe_load(preset.read_text())
-    data, network = contents["data"], contents["model"]["network"]["init_args"]
-    # The prepared graphs are then the command line's, which have no DAGs where roots are drawn.
-    oriented = {"orientation": None} if network.get("roots") else {}
-    settings = data["init_args"] | place(data["class_path"], root) | oriented | changes
+def data_module(preset: dict[str, Any], root: Path, **changes: object) -> GraphDataModule:
+    """The data of a preset, prepared for its network, with other arguments in place of some of these."""
+    data, network = preset["data"], preset["model"]["network"]
+    known = NETWORKS.get(network["class_path"])
+    prepared = known.preparation(network["init_args"]) if known else Preparation()
+    settings = data["init_args"] | place(data["class_path"], root) | prepared._asdict() | changes
     return getattr(datasets, data["class_path"])(**settings)
 
 
@@ -177,8 +174,8 @@ def data_of(run: Run, root: Path, cache: Path) -> GraphDataModule:
 
 def command(run: Run, root: Path, cache: Path, overrides: list[str]) -> list[str]:
     """Arguments of ``plstm-graph fit``."""
-    data_class = yaml.safe_load(run.preset.read_text())["data"]["class_path"]
-    arguments = ["--config", str(run.preset), "--seed_everything", str(run.seed)]
+    data_class = run.preset["data"]["class_path"]
+    arguments = [*with_configuration_files(["--config", run.dataset]), "--seed_everything", str(run.seed)]
     arguments += ["--model.network", MODELS[run.model].network]
     if run.fold is not None:
         arguments += ["--data.fold", str(run.fold)]
@@ -192,11 +189,11 @@ def settings_of(run: Run, options: list[str]) -> dict[str, Any]:
 
     Where the files lie is no setting: results may be copied to another machine.
     """
-    preset = yaml.safe_load(run.preset.read_text())
+    preset = run.preset
     if run.model not in MODELS:
         return {"data": preset["data"]}  # all that forest and chemprop take of it
     network = MODELS[run.model].network
-    taken = inspect.signature(NETWORKS[network]).parameters
+    taken = argument_names(NETWORKS[network])
     arguments = preset["model"]["network"]["init_args"]
     preset["model"]["network"] = {
         "class_path": network,

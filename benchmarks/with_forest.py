@@ -26,7 +26,7 @@ from benchmarks.forest import features_of, forest_predictions
 from benchmarks.measure import ROOT, environment, write_results
 from benchmarks.outcome import score
 from benchmarks.table import MODELS, data_module
-from plstm_graph.commands.presets import preset_file
+from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import print_table, spread
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
@@ -50,7 +50,8 @@ def model_of(task: GraphTask) -> str:
     Raises:
         InputError: None of them.
     """
-    model = type(task.network).__name__.lower() + ("-fingerprint" if task.network.fingerprint_size else "")
+    beside = len(getattr(task.network, "branches", ())) > 1
+    model = type(task.network).__name__.lower() + "-fingerprint" * beside
     if model not in MODELS:
         raise InputError(f"A {type(task.network).__name__} is no network of benchmarks.table.")
     return model
@@ -122,7 +123,7 @@ def main() -> None:
     if len(models) > 1:
         kinds = " and ".join(sorted(models))
         raise InputError(f"The checkpoints must be of one kind of network, not of {kinds}.")
-    module = data_module(preset_file(options.preset), options.root, cache=options.cache)
+    module = data_module(read_preset(options.preset), options.root, cache=options.cache)
     module.prepare_data()
     module.setup()
     rows = measure(tasks, module)

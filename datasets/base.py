@@ -45,6 +45,7 @@ class GraphDataModule(LightningDataModule, ABC):
         num_workers: Loader processes; 0 cuts batches in the training process.
         orientation: Ranking that orients the bonds of the line-graph DAGs, which are then part of
             the prepared graphs; ``None`` leaves the DAGs out.
+        walk_length: Number of random-walk encodings that the prepared graphs have; 0 for none.
     """
 
     task: Task = "regression"
@@ -58,12 +59,14 @@ class GraphDataModule(LightningDataModule, ABC):
         batch_size: int = 32,
         num_workers: int = 0,
         orientation: str | None = "center",
+        walk_length: int = 0,
     ) -> None:
         super().__init__()
         self.cache = Path(cache)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.orientation = orientation
+        self.walk_length = walk_length
 
     @property
     @abstractmethod
@@ -101,7 +104,7 @@ class GraphDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def make_graphs(self) -> PackedGraphs:
-        """Make the graphs, without DAGs."""
+        """Make the graphs, without DAGs and random-walk encodings."""
 
     @abstractmethod
     def split_rows(self) -> Split:
@@ -110,16 +113,18 @@ class GraphDataModule(LightningDataModule, ABC):
     @cached_property
     def prepared_file(self) -> Path:
         """Where the graphs are kept, under a name that changes with everything that shapes them."""
-        recipe: dict[str, Any] = {"class": type(self).__qualname__, "orientation": self.orientation}
+        recipe: dict[str, Any] = {
+            "class": type(self).__qualname__,
+            "orientation": self.orientation,
+            "walk_length": self.walk_length,
+        }
         return self.cache / f"{self.name}-{fingerprint(recipe, self.contents())}.pt"
 
     def prepare_data(self) -> None:
         """Make the graphs and write them to the cache, once."""
         if self.prepared_file.is_file():
             return
-        graphs = self.make_graphs()
-        if self.orientation is not None:
-            graphs = graphs.with_dags(self.orientation)
+        graphs = self.make_graphs().prepared(self.orientation, self.walk_length)
         save_graphs(graphs, self.prepared_file)
 
     def setup(self, stage: str | None = None) -> None:

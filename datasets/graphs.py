@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
-from plstm_graph.dag import DAG_LAYOUT, LineGraphData, build_dag, dag_tensors
+from plstm_graph.dag import DAG_LAYOUT, LineGraphData, Orientation, build_dag, dag_tensors
+from plstm_graph.dag.walks import random_walk_pe
 from plstm_graph.errors import InputError
 
 #: The other tensors of a graph, as :data:`~plstm_graph.dag.DAG_LAYOUT` says it of a DAG's.
@@ -19,10 +20,11 @@ _LAYOUT: dict[str, tuple[str, str | None]] = {
     "edge_attr": ("columns", None),
     "y": ("graphs", None),
     "row": ("graphs", None),
+    "random_walk_pe": ("nodes", None),
     **DAG_LAYOUT,
 }
 
-#: Graphs whose DAGs are built at once.
+#: Number of graphs that are prepared at once.
 _SLAB = 4096
 
 
@@ -92,19 +94,35 @@ class PackedGraphs(Dataset):
         start, count = int(self.starts[what][row]), int(self.counts[what][row])
         return self.tensors[key].narrow(1 if key == "edge_index" else 0, start, count)
 
-    def with_dags(self, orientation: str) -> "PackedGraphs":
-        """Orient all graphs and add their DAGs.
+    def prepared(self, orientation: Orientation | None, walk_length: int) -> "PackedGraphs":
+        """Add what a network reads of all graphs: their DAGs, if they are to be oriented, and encodings.
+
+        Args:
+            orientation: How to orient the graphs; ``None`` for no DAGs.
+            walk_length: Number of random-walk encodings; 0 for none.
 
         Raises:
             InputError: A graph cannot be oriented; the message names its row.
         """
-        parts = [self._dags(range(first, min(first + _SLAB, len(self))), orientation)
-                 for first in range(0, len(self), _SLAB)]  # fmt: skip
-        tensors = {key: torch.cat([part[0][key] for part in parts]) for key in DAG_LAYOUT}
-        counts = {what: torch.cat([part[1][what] for part in parts]) for what in ("edges", "lines", "blocks")}
-        return PackedGraphs(self.tensors | tensors, self.counts | counts, self.smiles, self.scaffolds)
+        slabs = [range(first, min(first + _SLAB, len(self))) for first in range(0, len(self), _SLAB)]
+        tensors, counts = self.tensors, self.counts
+        if walk_length:
+            walks = torch.cat([self._walks(rows, walk_length) for rows in slabs])
+            tensors = tensors | {"random_walk_pe": walks}
+        if orientation is not None:
+            parts = [self._dags(rows, orientation) for rows in slabs]
+            tensors = tensors | {key: torch.cat([part[0][key] for part in parts]) for key in DAG_LAYOUT}
+            counts = counts | {
+                what: torch.cat([part[1][what] for part in parts]) for what in ("edges", "lines", "blocks")
+            }
+        return PackedGraphs(tensors, counts, self.smiles, self.scaffolds)
 
-    def _dags(self, rows: range, orientation: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _walks(self, rows: range, walk_length: int) -> Tensor:
+        """Random-walk encodings of the nodes of some graphs, float32."""
+        batch = self.__getitems__(rows)
+        return random_walk_pe(batch.edge_index, batch.x.size(0), walk_length).float()
+
+    def _dags(self, rows: range, orientation: Orientation) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """DAG tensors of some graphs, numbered within each, and counts."""
         batch = self.__getitems__(rows)
         try:

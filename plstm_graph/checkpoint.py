@@ -8,15 +8,18 @@ import torch
 from torch import nn
 
 from plstm_graph.errors import InputError
-from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, PLSTM, GraphNetwork, GridPLSTM, ViT
+from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, PLSTM, Branch, CircularFingerprint, GraphNetwork
 
 #: Networks that a checkpoint may name.
 NETWORKS: dict[str, type[GraphNetwork]] = {
-    network.__name__: network for network in (PLSTM, GIN, GINE, GCN, GAT, MPNN, GridPLSTM, ViT)
+    network.__name__: network for network in (PLSTM, GIN, GINE, GCN, GAT, MPNN)
 }
 
+#: Branches that a checkpoint may name.
+BRANCHES: dict[str, type[Branch]] = {branch.__name__: branch for branch in (CircularFingerprint,)}
+
 #: Changes when an older release could not build what a newer one writes down, or the other way round.
-FORMAT = 1
+FORMAT = 2
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -48,27 +51,53 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return parts
 
 
+def argument_names(module_class: type[nn.Module]) -> list[str]:
+    """Names of a network's or branch's arguments, those that it hands on to its base classes too."""
+    names = [
+        name
+        for part in module_class.__mro__
+        if issubclass(part, GraphNetwork | Branch)
+        for name, parameter in inspect.signature(part.__init__).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    return [name for name in dict.fromkeys(names) if name not in ("self", "mixers")]
+
+
 def describe_network(network: nn.Module) -> dict[str, Any] | None:
     """Write down how a known network was built: its attributes are named as its arguments."""
-    name = type(network).__name__
-    if NETWORKS.get(name) is not type(network):
+    if not isinstance(network, GraphNetwork):
         return None
-    arguments = inspect.signature(type(network)).parameters
-    return {
-        "class_path": f"plstm_graph.models.{name}",
-        "init_args": {argument: getattr(network, argument) for argument in arguments},
-    }
+    branches = [_describe(branch, BRANCHES) for branch in network.branches[1:]]
+    description = _describe(network, NETWORKS)
+    if description is None or None in branches:
+        return None
+    description["init_args"]["branches"] = branches
+    return description
+
+
+def _describe(module: nn.Module, known: dict[str, Any]) -> dict[str, Any] | None:
+    name = type(module).__name__
+    if known.get(name) is not type(module):
+        return None
+    arguments = {argument: getattr(module, argument) for argument in argument_names(type(module))}
+    return {"class_path": f"{type(module).__module__}.{name}", "init_args": arguments}
 
 
 def build_network(description: dict[str, Any] | None) -> GraphNetwork:
     """Build a network with fresh weights from what :func:`describe_network` has written down.
 
     Raises:
-        InputError: The description is of none of this package's networks.
+        InputError: The description is of none of this package's networks or branches.
     """
     if description is None:
         raise InputError("The checkpoint is of a network of your own: pass it as network=....")
+    arguments = dict(description["init_args"])
+    arguments["branches"] = [_build(branch, BRANCHES, "branch") for branch in arguments["branches"]]
+    return _build({**description, "init_args": arguments}, NETWORKS, "network")
+
+
+def _build(description: dict[str, Any], known: dict[str, Any], kind: str) -> Any:
     name = description["class_path"].rpartition(".")[2]
-    if name not in NETWORKS:
-        raise InputError(f"The checkpoint names the network {name!r}; known are {', '.join(NETWORKS)}.")
-    return NETWORKS[name](**description["init_args"])
+    if name not in known:
+        raise InputError(f"The checkpoint names the {kind} {name!r}; known are {', '.join(known)}.")
+    return known[name](**description["init_args"])

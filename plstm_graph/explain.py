@@ -1,10 +1,13 @@
-"""Which atoms and bonds a prediction rests on."""
+"""Which atoms and bonds a prediction rests on, and which node heard of which."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.conv import GatingMatrix, PLSTMConv
 from plstm_graph.errors import InputError
 from plstm_graph.models import GraphNetwork
 from plstm_graph.task import GraphTask
@@ -30,25 +33,62 @@ class EncodedNetwork(nn.Module):
         data: the graph or batch to be explained, which fixes the DAGs and which nodes are whose.
 
     Raises:
-        InputError: the network reads a fingerprint out.
+        InputError: the network has branches beside its nodes.
     """
 
     def __init__(self, network: GraphNetwork, data: Data) -> None:
         super().__init__()
-        if network.fingerprints:
+        beside = [type(branch).__name__ for branch in network.branches[1:]]
+        if beside:
             raise InputError(
-                "A fingerprint has no gradients with respect to atoms and bonds; explain a network that was "
-                "trained with fingerprint_size=0."
+                f"{beside[0]} has no gradients with respect to atoms and bonds; explain a network that was "
+                "trained without branches."
             )
         self.network = network
-        *_, self.graph_of, self.num_graphs = network.features(data)
+        self.graphs = network.graphs(data)
         self.dags = network.dags(data)
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Predict [num_graphs, out_channels] from features [N, hidden_channels] and [C, hidden_channels]."""
-        return self.network.head(
-            self.network.embed_encoded(x, edge_index, edge_attr, self.graph_of, self.num_graphs, self.dags)
+        encoded = self.graphs._replace(x=x, edge_index=edge_index, edge_attr=edge_attr)
+        return self.network.predict(self.network.read_out(self.graphs, encoded, self.dags))
+
+
+def gating_matrices(network: nn.Module, data: Data) -> list[GatingMatrix]:
+    """Gating matrices of all scans of a network, in the order in which they run.
+
+    Of a network with ``roots`` they are those of the first pass, then of the second, and so on.
+
+    Args:
+        network: any module that is called with ``data`` and has :class:`~plstm_graph.PLSTMConv` layers.
+        data: a graph or batch.
+
+    Complexity: a call of the network, and of every scan O(pairs of nodes that a path joins · heads).
+    """
+    matrices: list[GatingMatrix] = []
+
+    def ask(scan: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, kwargs | {"return_gating": True}
+
+    def keep(scan: nn.Module, args: Any, output: tuple[Tensor, GatingMatrix]) -> Tensor:
+        matrices.append(output[1])
+        return output[0]
+
+    hooks = [
+        hook
+        for scan in network.modules()
+        if isinstance(scan, PLSTMConv)
+        for hook in (
+            scan.register_forward_pre_hook(ask, with_kwargs=True),
+            scan.register_forward_hook(keep, prepend=True),
         )
+    ]
+    try:
+        network(data)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return matrices
 
 
 def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
@@ -71,7 +111,7 @@ def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
         [N, T] for atoms and [C, T] for columns, of which every bond has two.
 
     Raises:
-        InputError: the network does not take OGB's features, or reads a fingerprint out.
+        InputError: the network does not take OGB's features, or has branches beside its nodes.
 
     Complexity: 32 passes forward and T·32 backward. Source: Sundararajan et al., arXiv 1703.01365.
     """

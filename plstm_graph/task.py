@@ -117,7 +117,7 @@ class GraphTask(LightningModule):
         for name, number in (("fingerprint_weight", fingerprint_weight), ("mixup", mixup)):
             if number < 0:
                 raise InputError(f"{name} must be at least 0, not {number}.")
-            if number and not isinstance(network, GraphNetwork):
+            if number and not hasattr(network, "branches"):
                 raise InputError(f"{name} is for networks of this package; set it to 0.")
         if fingerprint_weight:
             self.fingerprint_task = FingerprintTask(network.node_channels)
@@ -256,17 +256,17 @@ class GraphTask(LightningModule):
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with that of the second task if there is one."""
         size, targets = batch.num_graphs, self._targets(batch)
-        several_heads = isinstance(self.network, GraphNetwork) and bool(self.network.fingerprints)
-        if self.fingerprint_task is None and not self.mixup and not several_heads:
+        several_branches = len(getattr(self.network, "branches", ())) > 1
+        if self.fingerprint_task is None and not self.mixup and not several_branches:
             loss = total = self._loss(self._output(batch), targets)
         else:  # all need what is between the blocks and the heads
             _check_finite(batch)
-            nodes = self.network.embed_nodes(batch)
-            embedding = self.network.beside_fingerprint(nodes, batch)
+            embedding = self.network.embed(batch)
             losses = torch.stack(self._mixed_losses(embedding, targets))
             loss, total = losses.mean(), losses.sum()
             if self.fingerprint_task is not None:
-                fingerprint_loss = self.fingerprint_task(nodes, *self.network.features(batch))
+                nodes = embedding[:, : self.network.node_channels]
+                fingerprint_loss = self.fingerprint_task(nodes, self.network.graphs(batch))
                 total = total + self.fingerprint_weight * fingerprint_loss
                 self._log_training("train/fingerprint_loss", fingerprint_loss, size)
         self._log_training("train/loss", loss, size)

@@ -136,7 +136,7 @@ def test_no_string_takes_ten_seconds(number):
     found = featurise_smiles(0, [ODD[number]], max_atoms=5000)
     assert len(found.unreadable) + len(found.counts["nodes"]) == 1
     if not found.unreadable:
-        assert found.graphs().with_dags("center").__getitems__([0]).num_nodes > 0
+        assert found.graphs().prepared("center", 4).__getitems__([0]).num_nodes > 0
     assert time.process_time() - start < 10
     for row in found.unreadable:
         assert row.reason

@@ -47,7 +47,7 @@ def test_a_resumed_run_knows_which_epoch_was_best(run, tmp_path, monkeypatch):
     Path("runs").rename("moved")
     moved = Path("moved", *folder.parts[1:])
     checkpoint = torch.load(moved / "last.ckpt", weights_only=True)
-    checkpoint["state_dict"]["network.head.3.bias"] += 10
+    checkpoint["state_dict"]["network.predictors.0.3.bias"] += 10
     torch.save(checkpoint, moved / "last.ckpt")
     fit(run, "freesolv", 3, *still, "--ckpt_path", str(moved / "last.ckpt"))
     assert sorted(path.name for path in moved.iterdir()) == ["best-1.ckpt", "last.ckpt"]

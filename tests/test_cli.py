@@ -3,21 +3,21 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import datamol
 import pandas as pd
 import pytest
-import yaml
 from cli_calls import SMALL, fit, refused
 from cli_runs import ROOT
 from data_modules import own_table
 
 from benchmarks.table import FOLDERS
-from plstm_graph.checkpoint import build_network
+from plstm_graph.checkpoint import NETWORKS, argument_names
 from plstm_graph.commands.fit import GraphCLI
 from plstm_graph.commands.main import main
 from plstm_graph.commands.options import VERBS
-from plstm_graph.commands.presets import PRESETS, with_configuration_files
+from plstm_graph.commands.presets import PRESETS, read_preset, with_configuration_files
 from plstm_graph.datasets import CSV, OGB
 from plstm_graph.errors import InputError
 from plstm_graph.models import GINE, PLSTM
@@ -123,14 +123,14 @@ def test_same_seed_same_numbers(run, tmp_path):
 
 
 def data_of(preset: str) -> str:
-    return yaml.safe_load(PRESETS[preset].read_text())["data"]["class_path"]
+    return read_preset(preset)["data"]["class_path"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_a_step(run, preset):
     more = []
     if data_of(preset) in FOLDERS:
-        name = yaml.safe_load(PRESETS[preset].read_text())["data"]["init_args"]["dataset_name"]
+        name = read_preset(preset)["data"]["init_args"]["dataset_name"]
         files = ROOT.parent / "shared" / "data" / FOLDERS[data_of(preset)]  # in the layout of ogb and PyG
         if not (files / name.replace("-", "_")).is_dir():
             pytest.skip("the public data set is not here")
@@ -151,24 +151,44 @@ def test_a_preset_without_its_files_says_where_to_put_them(run, preset, tmp_path
     assert "--data.download" in message
 
 
-@pytest.mark.parametrize(
-    "pair", [("esol", "molesol"), ("lipophilicity", "mollipo"), ("hiv", "molhiv")], ids=lambda pair: pair[0]
-)
-def test_presets_of_the_same_molecules_train_alike(pair):
-    presets = [yaml.safe_load(PRESETS[name].read_text()) for name in pair]
-    data = [preset.pop("data")["init_args"] for preset in presets]
-    assert presets[0] == presets[1]
-    assert data[0]["batch_size"] == data[1]["batch_size"]
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_read_as_the_command_line_merges_its_files(preset, monkeypatch):
+    """Presets like another one hold what is different, which tables read without the command line."""
+
+    class Parsed(GraphCLI):
+        def instantiate_classes(self) -> None: ...
+
+        def _run_subcommand(self, subcommand: str) -> None: ...
+
+    monkeypatch.setattr(sys, "argv", ["plstm-graph"])
+    found = Parsed(["fit", *with_configuration_files(["--config", preset])]).config["fit"]
+
+    def assert_holds(wanted, found, where=""):
+        for name, value in wanted.items():
+            if name == "class_path":
+                assert found[name].endswith(value), where
+            elif isinstance(value, dict):
+                assert_holds(value, found[name], f"{where}.{name}")
+            elif name not in ("callbacks", "branches"):
+                assert found[name] == value, f"{where}.{name}"
+            else:
+                for one, other in zip(value, found[name], strict=True):
+                    assert_holds(one, other, f"{where}.{name}")
+
+    assert_holds(read_preset(preset), found)
 
 
 def test_presets_differ_in_the_network_alone():
-    presets = [yaml.safe_load(PRESETS[name].read_text()) for name in ("freesolv", "freesolv_gine")]
+    presets = [read_preset(name) for name in ("freesolv", "freesolv_gine")]
     networks = [preset["model"].pop("network") for preset in presets]
     assert presets[0] == presets[1]
     shared = networks[0]["init_args"].keys() & networks[1]["init_args"].keys()
     differing = {key for key in shared if networks[0]["init_args"][key] != networks[1]["init_args"][key]}
     assert differing == {"hidden_channels"}  # as many parameters, not as wide
-    sizes = [sum(p.numel() for p in build_network(network).parameters()) for network in networks]
+    sizes = [
+        sum(p.numel() for p in NETWORKS[network["class_path"]](**network["init_args"]).parameters())
+        for network in networks
+    ]
     assert abs(sizes[0] / sizes[1] - 1) < 0.1
 
 
@@ -300,16 +320,19 @@ def test_help_names_options_that_there_are(capsys, monkeypatch):
     of_data = {
         name for kind in (*CSV.__mro__, *OGB.__mro__) for name in inspect.signature(kind.__init__).parameters
     }
-    parameters = {"--model.network": inspect.signature(PLSTM).parameters, "--data": of_data}
+    parameters = {"--model.network": argument_names(PLSTM), "--data": of_data}
     for option in named:
         where, _, last = option.rpartition(".")
         assert option in everything or last in parameters.get(where, ()) or last == "help", option
 
 
 def test_presets_are_called_by_name_or_file(tmp_path):
-    assert with_configuration_files(["fit", "--config", "freesolv", "--config=molhiv", "--threads", "1"]) == [
-        *("fit", "--config", str(PRESETS["freesolv"]), f"--config={PRESETS['molhiv']}", "--threads", "1")
+    typed = ["fit", "--config", "freesolv", "--config=nci1", "--threads", "1"]
+    [freesolv], [mutag, nci1] = (map(str, PRESETS[name]) for name in ("freesolv", "nci1"))
+    assert with_configuration_files(typed) == [
+        *("fit", "--config", freesolv, "--config", mutag, "--config", nci1, "--threads", "1")
     ]
+    assert Path(mutag).name == "mutag.yaml"  # whose settings nci1 has otherwise
     own = tmp_path / "own.yaml"
     own.touch()
     assert with_configuration_files(["--config", str(own)]) == ["--config", str(own)]
@@ -331,16 +354,17 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch):
         fit(run)
 
 
-def test_the_network_says_how_the_data_are_oriented(monkeypatch, cache, tmp_path):
+def test_the_network_says_what_the_data_prepare(monkeypatch, cache, tmp_path):
     monkeypatch.setattr(sys, "argv", ["plstm-graph"])
-    seen = {}
-    for network, *more in (("PLSTM", "orientation", "bfs"), ("GINE",), ("PLSTM", "roots", "2")):
-        arguments = ["fit", "--config", str(PRESETS["freesolv"]), *SMALL]
+    changes = ("PLSTM", "orientation", "bfs"), ("GINE", "walk_length", "4"), ("PLSTM", "roots", "2")
+    seen = []
+    for network, name, value in changes:
+        arguments = ["fit", *with_configuration_files(["--config", "freesolv"]), *SMALL]
         arguments += ["--model.network", network, "--trainer.max_epochs", "0"]
+        arguments += [f"--model.network.init_args.{name}", value]
         arguments += ["--data.cache", str(cache), "--trainer.default_root_dir", str(tmp_path)]
-        if more:
-            arguments += [f"--model.network.init_args.{more[0]}", more[1]]
         cli = GraphCLI(arguments)
-        seen[network, *more] = cli.datamodule.orientation
+        carried = {"dag_src", "random_walk_pe"} & set(cli.datamodule.dataset.tensors)
+        seen.append((cli.datamodule.orientation, cli.datamodule.walk_length, carried))
         assert isinstance(cli.model.network, PLSTM | GINE)
-    assert seen == {("PLSTM", "orientation", "bfs"): "bfs", ("GINE",): None, ("PLSTM", "roots", "2"): None}
+    assert seen == [("bfs", 0, {"dag_src"}), (None, 4, {"random_walk_pe"}), (None, 0, set())]

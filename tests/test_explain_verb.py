@@ -15,7 +15,7 @@ from torch_geometric.data import Batch
 
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.main import main
-from plstm_graph.explain import contributions
+from plstm_graph.explain import EncodedNetwork, contributions
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
@@ -87,7 +87,7 @@ def gained(checkpoint: Path, smiles: str) -> torch.Tensor:
     x, edge_attr = network.encode(batch)
     with torch.no_grad():
         outputs = [
-            network.head(network.embed_encoded(a, batch.edge_index, b, batch.batch, 1, network.dags(batch)))
+            EncodedNetwork(network, batch)(a, batch.edge_index, b)
             for a, b in ((x, edge_attr), (atoms[1].expand_as(x), bonds[0].expand_as(edge_attr)))
         ]
     scale = task.target_std if task.task == "regression" else 1.0
@@ -231,7 +231,7 @@ def test_tables_and_networks_that_do_not_fit_are_refused(solvation, table, expla
 def test_several_checkpoints_are_averaged(solvation, explain, tmp_path):
     checkpoint = torch.load(solvation, weights_only=True)
     for name, weight in checkpoint["state_dict"].items():
-        if name.startswith("network.head"):
+        if name.startswith("network.predictors"):
             checkpoint["state_dict"][name] = weight * 3
     torch.save(checkpoint, tmp_path / "other.ckpt")
     (tmp_path / "one.smi").write_text("CC(=O)Nc1ccc(O)cc1\n")

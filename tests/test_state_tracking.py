@@ -96,7 +96,7 @@ def test_gating_matrix_of_components_weights_the_output():
 def test_expanded_line_graph_is_the_one_of_its_lists(graph, state_dim):
     num_nodes, bonds = graph
     dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes)
-    expanded = dag.expand(state_dim)
+    expanded, transition = dag.expand(state_dim)
     component = torch.arange(state_dim)
     place = torch.arange(dag.num_edges).unsqueeze(1) * state_dim + component  # [E, J]
     pred = place[dag.pred].unsqueeze(1).expand(-1, state_dim, -1)  # [L, J, I]
@@ -105,9 +105,9 @@ def test_expanded_line_graph_is_the_one_of_its_lists(graph, state_dim):
     lines = torch.stack([pred.flatten(), succ.flatten()])
     assert torch.equal(expanded.src, edges[0])
     assert torch.equal(expanded.dst, edges[1])
-    assert torch.equal(torch.stack([expanded.pred, expanded.succ]), lines[:, expanded.line_id])
+    assert torch.equal(torch.stack([expanded.pred, expanded.succ]), lines[:, transition])
     assert (expanded.pred < expanded.succ).all()
-    assert torch.equal(expanded.line_id.sort().values, torch.arange(lines.size(1)))
+    assert torch.equal(transition.sort().values, torch.arange(lines.size(1)))
     assert (expanded.level[expanded.pred] < expanded.level[expanded.succ]).all()
 
 

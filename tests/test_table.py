@@ -20,10 +20,10 @@ from benchmarks.with_forest import measure, model_of
 from plstm_graph import PLSTM
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.fit import GraphCLI
-from plstm_graph.commands.presets import PRESETS
+from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import TU, FreeSolv
 from plstm_graph.errors import InputError
-from plstm_graph.models import ViT
+from plstm_graph.models import CircularFingerprint
 from plstm_graph.task import GraphTask
 
 SMALL = ["--model.network.hidden_channels", "16", "--model.network.num_layers", "2"]
@@ -90,7 +90,7 @@ def test_every_row_is_the_network_that_it_says(name, capsys):
     with pytest.raises(SystemExit):
         GraphCLI(["fit", *arguments, "--print_config"])
     network = yaml.safe_load(capsys.readouterr().out)["model"]["network"]
-    preset = yaml.safe_load(PRESETS["freesolv"].read_text())["model"]["network"]["init_args"]
+    preset = read_preset("freesolv")["model"]["network"]["init_args"]
     assert network["class_path"].rpartition(".")[2] == MODELS[name].network
     for argument, text in MODELS[name].changes.items():
         assert network["init_args"][argument] == yaml.safe_load(text)
@@ -184,9 +184,11 @@ def test_the_mean_with_a_forest_is_of_both_predictions(place):
     targets = module.dataset.tensors["y"][test]
     for row, predictions in wanted.items():
         assert found[row] == pytest.approx((predictions - targets).square().mean().sqrt().item(), rel=1e-5)
-    assert MODELS[model_of(GraphTask(PLSTM(fingerprint_size=64)))].label == "PLSTM + fingerprint"
-    with pytest.raises(InputError, match=r"A ViT is no network of benchmarks\.table"):
-        model_of(GraphTask(ViT()))
+    assert MODELS[model_of(GraphTask(PLSTM(branches=[CircularFingerprint()])))].label == "PLSTM + fingerprint"
+    stranger = torch.nn.Linear(1, 1)
+    stranger.out_channels = 1
+    with pytest.raises(InputError, match=r"A Linear is no network of benchmarks\.table"):
+        model_of(GraphTask(stranger))
 
 
 def test_fingerprints_of_unreadable_smiles_are_empty():

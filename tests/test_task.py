@@ -204,7 +204,7 @@ def test_mixup_teaches_mixed_targets_for_mixed_embeddings(task):
     assert 0.05 < share < 0.95
     assert (other != torch.arange(8)).any()
     embedding = network.embed(batch)
-    output = network.head((1 - share) * embedding + share * embedding[other])
+    output = network.predict((1 - share) * embedding + share * embedding[other])
     wanted = (1 - share) * targets + share * targets[other]
     loss = nn.functional.mse_loss if task == "regression" else nn.functional.binary_cross_entropy_with_logits
     gradients = torch.autograd.grad(loss(output, wanted), list(network.parameters()))

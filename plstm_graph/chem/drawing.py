@@ -4,7 +4,7 @@
 
     draw_orientation("CC(=O)Nc1ccc(O)cc1", mode="D").save("orientation.svg")
 
-    prediction, gatings = network(data, return_gating=True)
+    gatings = gating_matrices(network, data)
     matrix = gatings[0].dense(data.num_nodes).sum((2, 3))  # both directions, all heads
     draw_gating(data.smiles, matrix)
     draw_influence(data.smiles, matrix[:, 7], atom=7)  # who hears of atom 7

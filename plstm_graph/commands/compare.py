@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fit, side_by_side
+from plstm_graph.commands.presets import with_configuration_files
 from plstm_graph.commands.report import print_table, spread
 
 
@@ -22,9 +23,9 @@ def compare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         overrides: Options of ``fit``, which hold for all runs.
     """
     runs = [(config, seed) for seed in range(options.seeds) for config in options.configs]
+    files = {name: with_configuration_files(["--config", name]) for name in options.configs}
     calls = [
-        partial(fit, ["--config", config, "--seed_everything", str(seed), *overrides])
-        for config, seed in runs
+        partial(fit, [*files[config], "--seed_everything", str(seed), *overrides]) for config, seed in runs
     ]
     done: dict[tuple[str, int], Result] = {}
     with Progress() as progress:

@@ -40,11 +40,8 @@ class Ensemble:
         networks = [task.network for task in self.tasks]
         #: Whether any network has scans, which look at the atoms' ranks.
         self.ranked = any(isinstance(network, PLSTM) for network in networks)
-        #: Orientation of the DAGs that are prepared for each network; None if it takes none.
-        self.orientations = [
-            network.orientation if isinstance(network, PLSTM) and not network.roots else None
-            for network in networks
-        ]
+        #: What the graphs carry for each network.
+        self.preparations = [network.preparation(vars(network)) for network in networks]
 
     @staticmethod
     def _predicts(task: GraphTask) -> str:
@@ -62,21 +59,19 @@ class Ensemble:
         """Predictions or embeddings [graphs, ...] of every network.
 
         Args:
-            graphs: Without DAGs.
+            graphs: As they are before they are prepared.
             batch_size: Graphs that a network takes at once, at most.
             embed: Whether to embed.
         """
         if not len(graphs):
             channels = "embedding_channels" if embed else "out_channels"
             return [np.empty((0, getattr(task.network, channels)), np.float32) for task in self.tasks]
-        oriented = {
-            name: graphs if name is None else graphs.with_dags(name) for name in set(self.orientations)
-        }
+        prepared = {wanted: graphs.prepared(*wanted) for wanted in set(self.preparations)}
         cuts = list(_cut(graphs.counts["nodes"].tolist(), batch_size))
         results = []
-        for task, orientation in zip(self.tasks, self.orientations, strict=True):
+        for task, wanted in zip(self.tasks, self.preparations, strict=True):
             call = task.network.embed if embed else task
-            parts = [call(oriented[orientation].__getitems__(rows)) for rows in cuts]
+            parts = [call(prepared[wanted].__getitems__(rows)) for rows in cuts]
             results.append(torch.cat(parts).float().numpy())
         return results
 

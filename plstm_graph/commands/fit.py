@@ -5,7 +5,9 @@ import logging
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -31,6 +33,7 @@ from plstm_graph.commands.resumption import MovableCheckpoint, SeedEpochs, Whole
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
+from plstm_graph.models import GraphNetwork, Preparation
 from plstm_graph.task import GraphTask
 
 _PACKAGES = ("plstm_graph", "lightning", "torch")
@@ -156,7 +159,9 @@ class GraphCLI(LightningCLI):
             )
         for name in ("task", "metric", "target_names", "unit"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
-        parser.link_arguments("model.network", "data.init_args.orientation", _orientation)
+        for name in Preparation._fields:
+            wanted = partial(_prepared, name)
+            parser.link_arguments("model.network", f"data.init_args.{name}", wanted)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and refuse what cannot work before anything is built."""
@@ -354,6 +359,9 @@ def _short(option: str) -> str:
     return option.replace(".init_args", "").removesuffix(".class_path")
 
 
-def _orientation(network: Any) -> str | None:
-    """Return the orientation of the prepared DAGs, or ``None`` if the network takes none."""
-    return None if not network or network.init_args.get("roots") else network.init_args.get("orientation")
+def _prepared(name: str, network: Any) -> Any:
+    """What the data prepare for a network: a field of its preparation."""
+    if not network:
+        return getattr(Preparation(), name)
+    preparation = getattr(resolve_name(network.class_path), "preparation", GraphNetwork.preparation)
+    return getattr(preparation(vars(network.init_args)), name)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from plstm_graph.commands.presets import PRESETS, configuration_file
+from plstm_graph.commands.presets import PRESETS
 from plstm_graph.errors import InputError
 
 PROGRAM = "plstm-graph"
@@ -124,7 +124,7 @@ def _number(text: str, least: int = 1) -> int:
 
 def _add_comparison(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("configs", nargs="+", type=configuration_file, metavar="PRESET", help="such as freesolv, or a file")
+    add("configs", nargs="+", metavar="PRESET", help="such as freesolv, or a file")
     add("--seeds", type=_number, default=3, help="number of seeds, from 0 (default 3)")
     add("--jobs", type=_number, help="runs side by side (default: one for every core)")
 

@@ -1,48 +1,71 @@
-"""Presets: configuration files that come with the package, called by their names."""
+"""Presets: configuration files that come with the package, called by their names.
+
+A file in a folder ``like_NAME`` holds what it has other than the preset NAME.
+"""
 
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from plstm_graph.errors import InputError
 
 _FOLDER = Path(__file__).parent.parent / "presets"
-
-#: Files by name.
-PRESETS = {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
+_LIKE = "like_"
 
 
-def preset_file(name: str) -> Path:
-    """The file of a preset.
+def _files(path: Path) -> list[Path]:
+    if path.parent == _FOLDER:
+        return [path]
+    return [_FOLDER / f"{path.parent.name.removeprefix(_LIKE)}.yaml", path]
+
+
+#: The files of every preset, of which the last wins.
+PRESETS = {path.stem: _files(path) for path in sorted(_FOLDER.rglob("*.yaml"), key=lambda path: path.stem)}
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """What a preset says.
 
     Raises:
         InputError: There is none of that name.
     """
+    import yaml  # type: ignore[import-untyped]  # which the commands' help does not wait for
+
     if name not in PRESETS:
         raise InputError(f"There is no preset {name!r}; presets are {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    return reduce(_merged, (yaml.safe_load(path.read_text()) for path in PRESETS[name]))
 
 
-def configuration_file(name: str) -> str:
-    """A configuration file, or that of the preset of this name.
+def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(first[key], value) for key, value in second.items() if isinstance(value, dict)}
+    return first | second | both
+
+
+def configuration_files(name: str) -> list[str]:
+    """A configuration file, or the files of the preset of this name.
 
     Raises:
         InputError: It is neither.
     """
     if Path(name).is_file():
-        return name
+        return [name]
     if name in PRESETS:
-        return str(PRESETS[name])
+        return [str(path) for path in PRESETS[name]]
     raise InputError(f"--config {name} is neither a file nor a preset; presets are {', '.join(PRESETS)}.")
 
 
 def with_configuration_files(arguments: Iterable[str]) -> list[str]:
     """A command line with files in place of the presets that ``--config`` names."""
     resolved: list[str] = []
+    waiting = False
     for argument in arguments:
         option, equals, name = argument.partition("=")
-        if resolved and resolved[-1] in ("--config", "-c"):
-            argument = configuration_file(argument)
-        elif option == "--config" and equals:
-            argument = f"{option}={configuration_file(name)}"
-        resolved.append(argument)
-    return resolved
+        if option == "--config" and equals:
+            resolved += with_configuration_files([option, name])
+        elif waiting:
+            resolved += [part for file in configuration_files(argument) for part in ("--config", file)]
+        elif argument not in ("--config", "-c"):
+            resolved.append(argument)
+        waiting = argument in ("--config", "-c") and not waiting
+    return [*resolved, "--config"] if waiting else resolved

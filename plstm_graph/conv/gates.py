@@ -1,6 +1,6 @@
 """Source, transition, mark and direct gates from node and bond features, stable by construction."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,24 @@ HeadMode = Literal["P", "D", "PD"]
 #: Logits of the transitions at the start, from the first head to the last: 1/e is left after about 3000
 #: bonds and after 8. The first keeps signals over any molecule, the last looks at the neighbourhood.
 _LONGEST, _SHORTEST = 8.0, 2.0
+
+
+class _Columns(NamedTuple):
+    """Where the logits of a direction stand among those of an edge, in blocks of H."""
+
+    source: int
+    mark: int
+    keep: int  # a
+    share: int  # c
+
+
+#: By the number of directions. Each gate looks at the node at one end of its bond: the DAG's own direction at
+#: its start for the source and at its end for the others, the reversed direction the other way about. First
+#: stand the logits of the node at the start of an edge, then those of the node at its end.
+_COLUMNS = {1: [_Columns(0, 1, 2, 3)], 2: [_Columns(0, 5, 6, 7), _Columns(4, 1, 2, 3)]}
+
+#: How many of these blocks are the start's.
+_AT_START = {1: 1, 2: 4}
 
 #: Shares of a P-mode edge are ratios of positive weights; the floor keeps them defined.
 _WEIGHT_FLOOR = 1e-6
@@ -55,14 +73,13 @@ class STMGates(nn.Module):
         super().__init__()
         self.heads = heads
         self.mode = mode
-        self.ways = 2 if bidirectional else 1
-        # Per way: source, mark, a and c. The offsets stand apart from the map, since they have values of
-        # their own to start from, which a width that is inferred later must not overwrite.
-        self.lin_node = Linear(in_channels, (4 * self.ways + 1) * heads, bias=False)
-        self.offset = nn.Parameter(torch.empty(4 * self.ways + 1, heads))
-        self.lin_edge = None
-        if edge_dim is not None:
-            self.lin_edge = Linear(edge_dim, 4 * self.ways * heads, bias=False)
+        self.directions = 2 if bidirectional else 1
+        blocks = len(_Columns._fields) * self.directions
+        # The offsets stand apart from the map, since they have values of their own to start from, which a
+        # width that is inferred later must not overwrite. The last are the direct gate's.
+        self.lin_node = Linear(in_channels, (blocks + 1) * heads, bias=False)
+        self.offset = nn.Parameter(torch.empty(blocks + 1, heads))
+        self.lin_edge = None if edge_dim is None else Linear(edge_dim, blocks * heads, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -73,7 +90,9 @@ class STMGates(nn.Module):
         with torch.no_grad():
             self.offset.zero_()
             kinds = len(self.mode)  # P and D heads each get the full range of decay rates
-            self.offset[2:-1:4] = torch.linspace(_LONGEST, _SHORTEST, self.heads // kinds).repeat(kinds)
+            reach = torch.linspace(_LONGEST, _SHORTEST, self.heads // kinds).repeat(kinds)
+            for columns in _COLUMNS[self.directions]:
+                self.offset[columns.keep] = reach
             self.offset[-1] = 1
 
     def forward(self, x: Tensor, edge_attr: Tensor | None, dag: LineGraphDAG) -> tuple[list[Gates], Tensor]:
@@ -86,29 +105,28 @@ class STMGates(nn.Module):
         """
         # In half precision a gate that keeps 0.9997 would keep all, and a closed one have no share.
         logits = in_float32(self.lin_node(x) + self.offset.flatten())
-        # Each gate looks at the atom at one end of its bond: S0 (M1 A1 C1) at src, (S1) M0 A0 C0 at dst.
-        widths = [self.heads, 3 * self.heads] if self.ways == 1 else [4 * self.heads, 4 * self.heads]
-        at_src, at_dst, direct = logits.split([*widths, self.heads], dim=1)
+        blocks = _AT_START[self.directions], 4 * self.directions - _AT_START[self.directions], 1
+        at_src, at_dst, direct = logits.split([count * self.heads for count in blocks], dim=1)
         edges = torch.cat([at_src.index_select(0, dag.src), at_dst.index_select(0, dag.dst)], dim=1)
         if edge_attr is not None:
             edges = edges + edge_logits(self.lin_edge, edge_attr).index_select(0, dag.edge_id)
-        signals = edges.unflatten(1, (-1, self.heads)).unbind(1)  # [E, H] each
-        opened = edges.sigmoid().unflatten(1, (-1, self.heads)).unbind(1)
+        logit = edges.unflatten(1, (-1, self.heads)).unbind(1)  # [E, H] each
+        gate = edges.sigmoid().unflatten(1, (-1, self.heads)).unbind(1)
         gates = []
-        for way, (before, after) in enumerate([(dag.pred, dag.succ), (dag.succ, dag.pred)][: self.ways]):
-            s, m = 4 * way, 5 if self.ways == 2 and way == 0 else 1  # A and C follow M
-            kept, weight = opened[m + 1], opened[m + 2]
+        lines = (dag.pred, dag.succ), (dag.succ, dag.pred)
+        for columns, (before, after) in zip(_COLUMNS[self.directions], lines, strict=False):
+            keep, share = columns.keep, columns.share
             if self.mode == "P":
-                transition = _shares(kept, weight, before, after)
+                transition = _shares(gate[keep], gate[share], before, after)
             elif self.mode == "D":
-                transition = _products(signals[m + 1], signals[m + 2], before, after)
+                transition = _products(logit[keep], logit[share], before, after)
             else:
                 half = self.heads // 2
-                shares = _shares(kept[:, :half], weight[:, :half], before, after)
-                rest = _products(signals[m + 1][:, half:], signals[m + 2][:, half:], before, after)
-                rest = torch.where(dag.multitree.unsqueeze(1), rest, 0)
-                transition = torch.cat([shares, rest], dim=1)
-            gates.append((opened[s], transition, opened[m]))
+                of_p = _shares(gate[keep][:, :half], gate[share][:, :half], before, after)
+                of_d = _products(logit[keep][:, half:], logit[share][:, half:], before, after)
+                of_d = torch.where(dag.multitree.unsqueeze(1), of_d, 0)
+                transition = torch.cat([of_p, of_d], dim=1)
+            gates.append(Gates(gate[columns.source], transition, gate[columns.mark]))
         return gates, direct
 
 
@@ -134,14 +152,14 @@ def edge_logits(lin_edge: Linear | None, edge_attr: Tensor) -> Tensor:
     return lin_edge(edge_attr)
 
 
-def _products(kept: Tensor, passed: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """D-mode: how much of an edge's state [E, H] its lines hand on, from the logits of both ends: [L, H]."""
-    return (kept.index_select(0, before) + passed.index_select(0, after)).sigmoid()
+def _products(keep: Tensor, share: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """D-mode transitions [L, H] from the logits [E, H] of the edges that lines leave and enter."""
+    return (keep.index_select(0, before) + share.index_select(0, after)).sigmoid()
 
 
-def _shares(kept: Tensor, weight: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """P-mode: what edges keep [E, H], shared out over their lines by the successors' weights: [L, H]."""
-    weight = weight + _WEIGHT_FLOOR
-    shares = weight.index_select(0, after)
-    total = torch.zeros_like(weight).index_add(0, before, shares)
-    return shares * (kept / total.clamp(min=_WEIGHT_FLOOR)).index_select(0, before)
+def _shares(keep: Tensor, share: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """P-mode transitions [L, H]: what edges keep [E, H], split by the weights [E, H] of their successors."""
+    weight = share + _WEIGHT_FLOOR
+    weights = weight.index_select(0, after)
+    total = torch.zeros_like(weight).index_add(0, before, weights)
+    return weights * (keep / total.clamp(min=_WEIGHT_FLOOR)).index_select(0, before)

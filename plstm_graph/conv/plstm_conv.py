@@ -1,7 +1,7 @@
 """PLSTMConv: a layer whose linear recurrence crosses a whole molecule."""
 
 from collections.abc import Callable
-from typing import Literal, NoReturn, get_args, overload
+from typing import Any, Literal, NoReturn, get_args, overload
 
 from torch import Tensor
 from torch_geometric.nn import Linear, MessagePassing
@@ -16,12 +16,12 @@ from plstm_graph.conv.arguments import (
     one_set_of_nodes,
     refuse_torchscript,
 )
-from plstm_graph.conv.explanation import GatingMatrix, mask_gates
 from plstm_graph.conv.gates import HeadMode, STMGates, in_float32
+from plstm_graph.conv.gating_matrix import GatingMatrix, mask_gates
 from plstm_graph.conv.states import StateGates
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.errors import InputError
-from plstm_graph.kernels import Backend, Mode, gating_matrix, stm
+from plstm_graph.kernels import Backend, gating_matrix, stm
 from plstm_graph.kernels.norm import rms_norm
 
 
@@ -53,7 +53,7 @@ class PLSTMConv(MessagePassing):
     Args:
         in_channels: width of the input, -1 to take it from the first call.
         out_channels: width of the output, any.
-        heads: H.
+        heads: H, the number of heads.
         mode: ``"P"`` (propagation: what an edge holds is shared out among its successors), ``"D"``
             (distribution: it goes whole to each of them, along a multitree), or ``"PD"``: each in half of
             the heads.
@@ -67,8 +67,8 @@ class PLSTMConv(MessagePassing):
             (:class:`~plstm_graph.conv.StateGates`); with 1, transitions are positive scalars.
         root_weight: add :math:`W_R x_n`. A scan alone keeps of a node's own features what its query and key
             agree on; set it to ``False`` where the layer stands in a residual block.
-        flow: ``"source_to_target"``, or ``"target_to_source"`` for directed graphs whose columns point from
-            the end to the start.
+        **kwargs: ``flow`` of PyG's layers: ``"source_to_target"``, or ``"target_to_source"`` for directed
+            graphs whose columns point from the end to the start. Nothing else of theirs can be set.
 
     Shapes:
         - **input:** node features :math:`(|V|, F_{in})`, edge indices :math:`(2, |E|)`, bond features
@@ -103,6 +103,7 @@ class PLSTMConv(MessagePassing):
         heads: int = 4,
         mode: HeadMode = "P",
         bidirectional: bool = True,
+        *,
         edge_dim: int | None = None,
         orientation: Orientation = "center",
         bias: bool = True,
@@ -110,12 +111,12 @@ class PLSTMConv(MessagePassing):
         backend: Backend = "auto",
         state_dim: int = 1,
         root_weight: bool = True,
-        flow: Literal["source_to_target", "target_to_source"] = "source_to_target",
-        **refused: object,
+        **kwargs: str,
     ) -> None:
-        if refused:
+        flow = kwargs.pop("flow", "source_to_target")
+        if kwargs:
             raise InputError(
-                f"PLSTMConv takes no {', '.join(refused)}: its scan is no message passing to be set up; "
+                f"PLSTMConv takes no {', '.join(kwargs)}: its scan is no message passing to be set up; "
                 "leave it out."
             )
         if isinstance(in_channels, tuple | list):
@@ -173,6 +174,7 @@ class PLSTMConv(MessagePassing):
         edge_attr: Tensor | None = ...,
         batch: Tensor | None = ...,
         dag: LineGraphDAG | None = ...,
+        *,
         return_gating: Literal[False] = ...,
     ) -> Tensor: ...
 
@@ -195,6 +197,7 @@ class PLSTMConv(MessagePassing):
         edge_attr: Tensor | None = None,
         batch: Tensor | None = None,
         dag: LineGraphDAG | None = None,
+        *,
         return_gating: bool = False,
     ) -> Tensor | tuple[Tensor, GatingMatrix]:
         """Run the layer.
@@ -237,20 +240,20 @@ class PLSTMConv(MessagePassing):
             gates = self.states(x, edge_attr, dag, gates)
         if self.explain:  # one of PyG's explainers masks edges
             gates = mask_gates(gates, self._explained_columns(edge_index), edge_index, dag)
-        (source, transition, mark), reverse = gates[0], gates[1] if self.bidirectional else None
-        mode: Mode = "D" if self.mode == "D" else "P"  # with "PD", gates leave out the D heads' lines
-        hidden = stm(
-            query, key, value, source, transition, mark, direct, dag,
-            mode=mode, reverse=reverse, backend=self.backend,
-        )  # fmt: skip
+        scan: dict[str, Any] = {
+            **gates[0]._asdict(),
+            "direct": direct,
+            "dag": dag,
+            "mode": "D" if self.mode == "D" else "P",  # with "PD", gates leave out the D heads' lines
+            "reverse": gates[1] if self.bidirectional else None,
+        }
+        hidden = stm(query, key, value, **scan, backend=self.backend)
         out = self.lin_out(rms_norm(in_float32(hidden)).to(value.dtype).flatten(1))
         if self.lin_root is not None:
             out = out + self.lin_root(x)
         if not return_gating:
             return out
-        receiver, sender, gating = gating_matrix(
-            source, transition, mark, direct, dag, mode=mode, reverse=reverse
-        )
+        receiver, sender, gating = gating_matrix(**scan)
         scores = (query[receiver] * key[sender]).sum(-1)
         return out, GatingMatrix(sender, receiver, gating, scores)
 

@@ -46,12 +46,12 @@ class StateGates(nn.Module):
         super().__init__()
         self.heads = heads
         self.state_dim = state_dim
-        self.ways = 2 if bidirectional else 1
-        # Per way and end of an edge: u's, δ, and p at its start or r at its end.
+        self.directions = 2 if bidirectional else 1
+        # Per direction and end of an edge: u's, δ, and p at its start or r at its end.
         self.parts = _REFLECTIONS + 2
-        width = self.ways * 2 * self.parts * heads * state_dim
+        width = self.directions * 2 * self.parts * heads * state_dim
         self.lin_node = Linear(in_channels, width, bias=False)
-        self.offset = nn.Parameter(torch.empty(self.ways, 2, self.parts, heads, state_dim))
+        self.offset = nn.Parameter(torch.empty(self.directions, 2, self.parts, heads, state_dim))
         self.lin_edge = None if edge_dim is None else Linear(edge_dim, width, bias=False)
         self.reset_parameters()
 
@@ -68,13 +68,13 @@ class StateGates(nn.Module):
     def forward(
         self, x: Tensor, edge_attr: Tensor | None, dag: LineGraphDAG, gates: list[Gates]
     ) -> list[Gates]:
-        """Source [E, H, J], transition [L, H, J, J] and mark [E, H, J] of every way.
+        """Source [E, H, J], transition [L, H, J, J] and mark [E, H, J] of every direction.
 
         Args:
             x: [N, in_channels].
             edge_attr: [C, edge_dim] for the columns of edge_index.
             dag: its ``edge_id`` are columns of edge_index.
-            gates: source [E, H], transition [L, H] and mark [E, H] of every way.
+            gates: source [E, H], transition [L, H] and mark [E, H] of every direction.
         """
         shape = self.offset.shape
         at_node = in_float32(self.lin_node(x) + self.offset.flatten()).unflatten(1, shape)
@@ -82,12 +82,12 @@ class StateGates(nn.Module):
         if edge_attr is not None:
             at_edge = edge_logits(self.lin_edge, edge_attr)[dag.edge_id].unflatten(1, shape)
         tracking = []
-        for way, (source, transition, mark) in enumerate(gates):
+        for direction, (source, transition, mark) in enumerate(gates):
             ends, lines = (dag.src, dag.dst), (dag.pred, dag.succ)
-            if way == 1:
+            if direction == 1:
                 ends, lines = ends[::-1], lines[::-1]
             start, end = (
-                at_node[nodes, way, side] + (0 if at_edge is None else at_edge[:, way, side])
+                at_node[nodes, direction, side] + (0 if at_edge is None else at_edge[:, direction, side])
                 for side, nodes in enumerate(ends)
             )  # [E, parts, H, J]
             before, after = lines
@@ -97,7 +97,7 @@ class StateGates(nn.Module):
                 normal = F.normalize(joined[:, i], dim=-1).unsqueeze(-1)  # [L, H, J, 1]
                 turned = turned - 2 * normal * (normal.mT @ turned)
             tracking.append(
-                (
+                Gates(
                     source.unsqueeze(-1) * F.normalize(start[:, -1], dim=-1),
                     transition[..., None, None] * turned,
                     mark.unsqueeze(-1) * F.normalize(end[:, -1], dim=-1),

@@ -1,7 +1,7 @@
 """Orientation of graphs to DAGs, and the line graphs of DAGs."""
 
 from plstm_graph.dag.lattice import grid_dag, sequence_dag
-from plstm_graph.dag.line_graph import Lattice, LineGraphDAG
+from plstm_graph.dag.line_graph import Lattice, LineGraph, LineGraphDAG
 from plstm_graph.dag.orientation import Orientation, OrientationName, Root, rank_nodes
 from plstm_graph.dag.transform import (
     DAG_LAYOUT,
@@ -11,10 +11,13 @@ from plstm_graph.dag.transform import (
     dag_of,
     dag_tensors,
 )
+from plstm_graph.dag.walks import AddRandomWalkPE
 
 __all__ = [
     "DAG_LAYOUT",
+    "AddRandomWalkPE",
     "Lattice",
+    "LineGraph",
     "LineGraphDAG",
     "LineGraphData",
     "Orientation",

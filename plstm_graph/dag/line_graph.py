@@ -1,9 +1,9 @@
 """LineGraphDAG: edges, line edges and blocks of oriented graphs, as tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -27,26 +27,120 @@ class Lattice(NamedTuple):
     leftwards: bool = False  #: edges point left and down
 
 
-@dataclass(frozen=True, eq=False)
-class LineGraphDAG:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LineGraph:
+    """What a scan walks: the edges of DAGs and the line edges that join them.
+
+    Attributes:
+        num_nodes: N.
+        src, dst: [E] nodes.
+        pred_ptr, pred: [E+1], [L] incoming line edges (CSR): edge e continues ``pred[pred_ptr[e] :
+            pred_ptr[e+1]]``.
+        succ: [L] the edge that a line leads to: ``pred[l]`` → ``succ[l]``; it follows from ``pred_ptr``.
+        level: [E] longest path to an edge, in line edges.
+        node_ptr, edge_ptr: [B+1] first node and edge of every block.
+        lattice: the sequences (of height 1) or grids that the graphs are, if they are and have one size.
+    """
+
+    num_nodes: int
+    src: Tensor
+    dst: Tensor
+    pred_ptr: Tensor
+    pred: Tensor
+    succ: Tensor = field(default=None)  # type: ignore[assignment]
+    level: Tensor
+    node_ptr: Tensor
+    edge_ptr: Tensor
+    lattice: Lattice | None = None
+
+    def __post_init__(self) -> None:
+        if self.succ is None:
+            succ = torch.repeat_interleave(self.pred_ptr.diff(), output_size=self.pred.size(0))
+            object.__setattr__(self, "succ", succ)
+
+    @property
+    def num_edges(self) -> int:
+        """E, the number of DAG edges (bonds)."""
+        return self.src.size(0)
+
+    @property
+    def num_lines(self) -> int:
+        """L, the number of line edges."""
+        return self.pred.size(0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.src.device
+
+    @cached_property
+    def largest_block(self) -> int:
+        """The most nodes or edges that a block has."""
+        sizes = torch.cat([self.node_ptr.diff(), self.edge_ptr.diff()])
+        return int(sizes.max()) if sizes.numel() else 0
+
+    @cached_property
+    def num_levels(self) -> int:
+        """Length of the longest chain of edges."""
+        return torch.bincount(self.level).size(0)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same structure on another device."""
+        if torch.device(device) == self.device:
+            return self
+        moved: dict[str, Any] = {
+            part.name: value.to(device, non_blocking=non_blocking)
+            for part in fields(self)
+            if isinstance(value := getattr(self, part.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def expand(self, state_dim: int) -> tuple["LineGraph", Tensor]:
+        """Every edge ``state_dim`` times, once for each component of its state, and every line its square.
+
+        Component j of edge e becomes edge e·J + j, which continues all components of e's predecessors. A scan
+        with matrix transitions is one with scalars on the expanded line graph.
+
+        Returns:
+            The expanded line graph, and for each of its lines [L·J²] the number l·J² + j·J + i of the
+            transition of line l from component i to component j.
+
+        Complexity: O(L·J²), on the device.
+        """
+        size, per_line = state_dim, state_dim**2
+        inner = torch.arange(size, device=self.device)
+        first, count = self.pred_ptr[:-1], self.pred_ptr.diff()
+        starts = per_line * first.unsqueeze(1) + inner * size * count.unsqueeze(1)  # [E, J]
+        # Incoming lines stand by component, then by predecessor, then by its component.
+        among = (torch.arange(self.num_lines, device=self.device) - first[self.succ]).view(-1, 1, 1)
+        position = (starts[self.succ].unsqueeze(2) + among * size + inner).flatten()
+        transition = torch.empty_like(position)
+        transition[position] = torch.arange(len(position), device=self.device)
+        expanded = LineGraph(
+            num_nodes=self.num_nodes,
+            src=self.src.repeat_interleave(size),
+            dst=self.dst.repeat_interleave(size),
+            pred_ptr=torch.cat([starts.flatten(), per_line * self.pred_ptr[-1:]]),
+            pred=self.pred[transition // per_line] * size + transition % size,
+            level=self.level.repeat_interleave(size),
+            node_ptr=self.node_ptr,
+            edge_ptr=self.edge_ptr * size,
+        )
+        return expanded, transition
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LineGraphDAG(LineGraph):
     """The line graph of a DAG, or of a batch of DAGs: the one structure that the op works on.
 
     Edges are grouped by block and, inside a block, in topological order: all predecessors of an edge
     stand before it. A block is a range of nodes that no edge leaves; the graphs of a batch always fall
     into different blocks, and the components of a graph usually do.
 
-    Attributes:
-        num_nodes: N.
+    Attributes: those of :class:`LineGraph`, and
         edge_id: [E] column of edge_index (or of the list given) that the edge came from.
-        src, dst: [E] nodes.
-        pred_ptr, pred: [E+1], [L] incoming line edges (CSR): edge e continues ``pred[pred_ptr[e] :
-            pred_ptr[e+1]]``.
-        succ: [L] the edge that a line leads to: ``pred[l]`` → ``succ[l]``.
         line_id: [L] position in the list of lines given; 0 … L-1 where none was.
         multitree: [L] bool, the lines that D-mode keeps: at most one path between any two edges.
-        level: [E] longest path to an edge, in line edges.
-        node_ptr, edge_ptr: [B+1] first node and edge of every block.
-        lattice: the sequences (of height 1) or grids that the graphs are, if they are and have one size.
         block_columns: [B] columns of edge_index (or of the list given) in every block, self loops and
             repeated bonds among them: by their number, one that was added later is noticed.
 
@@ -64,25 +158,13 @@ class LineGraphDAG:
         [0, 1, 1]
     """
 
-    num_nodes: int
     edge_id: Tensor
-    src: Tensor
-    dst: Tensor
-    pred_ptr: Tensor
-    pred: Tensor
     line_id: Tensor
     multitree: Tensor
-    level: Tensor
-    node_ptr: Tensor
-    edge_ptr: Tensor
-    succ: Tensor = field(default=None)  # type: ignore[assignment]
-    lattice: Lattice | None = None
     block_columns: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.succ is None:  # it follows from pred_ptr
-            succ = torch.repeat_interleave(self.pred_ptr.diff(), output_size=self.pred.size(0))
-            object.__setattr__(self, "succ", succ)
+        super().__post_init__()
         if self.block_columns is None:  # every bond is given once
             object.__setattr__(self, "block_columns", self.edge_ptr.diff())
 
@@ -227,54 +309,6 @@ class LineGraphDAG:
             block_columns=torch.cat(columns),
         )
 
-    @property
-    def num_edges(self) -> int:
-        """E, the number of DAG edges (bonds)."""
-        return self.src.size(0)
-
-    @property
-    def num_lines(self) -> int:
-        """L, the number of line edges."""
-        return self.pred.size(0)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors live."""
-        return self.src.device
-
-    @cached_property
-    def largest_block(self) -> int:
-        """The most nodes or edges that a block has."""
-        sizes = torch.cat([self.node_ptr.diff(), self.edge_ptr.diff()])
-        return int(sizes.max()) if sizes.numel() else 0
-
-    @cached_property
-    def level_order(self) -> Tensor:
-        """[E] the edges sorted by level."""
-        return torch.argsort(self.level, stable=True)
-
-    @cached_property
-    def level_ptr(self) -> Tensor:
-        """[num_levels + 1] where every level begins in ``level_order``."""
-        counts = torch.bincount(self.level)
-        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-    @property
-    def num_levels(self) -> int:
-        """Length of the longest chain of edges."""
-        return self.level_ptr.size(0) - 1
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "LineGraphDAG":
-        """The same structure on another device."""
-        if torch.device(device) == self.device:
-            return self
-        tensors = {
-            part.name: getattr(self, part.name).to(device, non_blocking=non_blocking)
-            for part in fields(self)
-            if part.name not in ("num_nodes", "lattice")
-        }
-        return LineGraphDAG(num_nodes=self.num_nodes, lattice=self.lattice, **tensors)
-
     def reverse(self) -> "LineGraphDAG":
         """The DAG with every edge turned round; its ids say where each edge and line came from.
 
@@ -304,41 +338,6 @@ class LineGraphDAG:
             edge_ptr=dag.edge_ptr,
             block_columns=dag.block_columns,
         ).to(self.device)
-
-    def expand(self, state_dim: int) -> "LineGraphDAG":
-        """Every edge ``state_dim`` times, once for each component of its state, and every line its square.
-
-        Component j of edge e becomes edge e·J + j, which continues all components of e's predecessors. Ids
-        follow: ``edge_id`` is e·J + j, and ``line_id`` l·J² + j·J + i for the line from component i to
-        component j. A scan with matrix transitions is one with scalars on the expanded line graph.
-
-        Complexity: O(L·J²), on the device.
-        """
-        size, per_line = state_dim, state_dim**2
-        inner = torch.arange(size, device=self.device)
-        edge_id = (torch.arange(self.num_edges, device=self.device).unsqueeze(1) * size + inner).flatten()
-        first, count = self.pred_ptr[:-1], self.pred_ptr.diff()
-        starts = per_line * first.unsqueeze(1) + inner * size * count.unsqueeze(1)  # [E, J]
-        # Incoming lines stand by component, then by predecessor, then by its component.
-        among = (torch.arange(self.num_lines, device=self.device) - first[self.succ]).view(-1, 1, 1)
-        place = (starts[self.succ].unsqueeze(2) + among * size + inner).flatten()
-        line_id = torch.empty_like(place)
-        line_id[place] = torch.arange(len(place), device=self.device)
-        lines = line_id // per_line
-        return LineGraphDAG(
-            num_nodes=self.num_nodes,
-            edge_id=edge_id,
-            src=self.src.repeat_interleave(size),
-            dst=self.dst.repeat_interleave(size),
-            pred_ptr=torch.cat([starts.flatten(), per_line * self.pred_ptr[-1:]]),
-            pred=self.pred[lines] * size + line_id % size,
-            line_id=line_id,
-            multitree=self.multitree[lines],
-            level=self.level.repeat_interleave(size),
-            node_ptr=self.node_ptr,
-            edge_ptr=self.edge_ptr * size,
-            block_columns=self.block_columns * size,
-        )
 
     def __repr__(self) -> str:
         sizes = f"nodes={self.num_nodes}, edges={self.num_edges}, lines={self.num_lines}"

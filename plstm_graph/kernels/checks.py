@@ -1,27 +1,28 @@
 """What the op refuses, in a sentence."""
 
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.cost import Backend, why_not_triton
 
 
-def check_names(mode: str, backend: str) -> None:
-    """Refuse unknown modes and backends."""
+def check_mode(mode: str) -> None:
+    """Refuse unknown modes."""
     if mode not in ("P", "D"):
         raise InputError(f"mode must be 'P' or 'D', not {mode!r}.")
+
+
+def check_backend(backend: str, dag: LineGraph, key_dim: int) -> None:
+    """Refuse a backend that is unknown, or that cannot run on these graphs, or not there."""
     if backend not in get_args(Backend):
         raise InputError(
             f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, not {backend!r}."
         )
-
-
-def check_backend(backend: str, dag: LineGraphDAG, key_dim: int) -> None:
-    """Refuse a backend that cannot run on these graphs, or not there."""
     if backend == "cpu" and dag.device.type != "cpu":
         raise InputError(f"backend 'cpu' needs tensors on the CPU, not on {dag.device}; use backend 'auto'.")
     if backend == "lattice" and dag.lattice is None:
@@ -34,7 +35,7 @@ def check_backend(backend: str, dag: LineGraphDAG, key_dim: int) -> None:
         raise InputError(f"backend 'triton' {reason}.")
 
 
-def check_nodes(query: Tensor, key: Tensor, value: Tensor, direct: Tensor, dag: LineGraphDAG) -> None:
+def check_nodes(query: Tensor, key: Tensor, value: Tensor, direct: Tensor, dag: LineGraph) -> None:
     """Refuse node inputs that do not fit each other or the DAG."""
     if query.dim() != 3 or query.size(0) != dag.num_nodes or 0 in query.shape[1:]:
         raise InputError(f"query needs the shape [{dag.num_nodes}, heads, dim], not {list(query.shape)}.")
@@ -48,26 +49,20 @@ def check_nodes(query: Tensor, key: Tensor, value: Tensor, direct: Tensor, dag: 
         _check_tensor(name, tensor, dag)
 
 
-def check_gates(
-    prefix: str,
-    source: Tensor,
-    transition: Tensor,
-    mark: Tensor,
-    heads: int,
-    state_dim: int | None,
-    dag: LineGraphDAG,
-) -> None:
-    """Refuse gates that do not fit the DAG; ``None`` is the state of one component that needs no axis."""
-    components = () if state_dim is None else (state_dim,)
-    rows = (
-        ("source", source, (dag.num_edges, heads, *components)),
-        ("transition", transition, (dag.num_lines, heads, *components, *components)),
-        ("mark", mark, (dag.num_edges, heads, *components)),
-    )
-    for name, gate, shape in rows:
-        if gate.shape != shape:
-            raise InputError(f"{prefix}{name} needs the shape {list(shape)}, not {list(gate.shape)}.")
-        _check_tensor(prefix + name, gate, dag)
+def check_gates(directions: Sequence[Sequence[Tensor]], heads: int, dag: LineGraph) -> None:
+    """Refuse gates (source, transition, mark) that do not fit the DAG, or of which directions differ."""
+    source = directions[0][0]
+    components = source.shape[2:] if source.dim() == 3 else ()  # a state of one component needs no axis
+    shapes = {
+        "source": (dag.num_edges, heads, *components),
+        "transition": (dag.num_lines, heads, *components, *components),
+        "mark": (dag.num_edges, heads, *components),
+    }
+    for gates, prefix in zip(directions, ("", "reverse "), strict=False):
+        for (name, shape), gate in zip(shapes.items(), gates, strict=True):
+            if gate.shape != shape:
+                raise InputError(f"{prefix}{name} needs the shape {list(shape)}, not {list(gate.shape)}.")
+            _check_tensor(prefix + name, gate, dag)
 
 
 def is_batched(tensor: Tensor) -> bool:
@@ -84,7 +79,7 @@ def check_unbatched(*tensors: Tensor) -> None:
         )
 
 
-def _check_tensor(name: str, tensor: Tensor, dag: LineGraphDAG) -> None:
+def _check_tensor(name: str, tensor: Tensor, dag: LineGraph) -> None:
     if not tensor.is_floating_point():
         raise InputError(f"{name} must be floating point, not {tensor.dtype}.")
     if tensor.device != dag.device:

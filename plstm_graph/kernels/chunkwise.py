@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 from plstm_graph.kernels.cost import CHUNK
 
 
@@ -48,7 +48,7 @@ class _Plan(NamedTuple):
     num_borders: int
 
 
-def _plan(dag: LineGraphDAG, way: int) -> _Plan:
+def _plan(dag: LineGraph, way: int) -> _Plan:
     """Cut the edges into chunks; the second way goes through the reversed DAG, from the last edge on.
 
     No chunk has edges of two blocks: in dense products, NaN of one graph would reach all others.
@@ -195,7 +195,7 @@ def _outer(rows: Tensor, columns: Tensor) -> Tensor:
     return (rows.unsqueeze(-1) * columns.unsqueeze(-2)).flatten(2)
 
 
-def chunkwise_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
+def chunkwise_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
 
     Complexity: O(E H (c + p) (c + K + V) + B H K V) time and O(B H K V) memory beside inputs and output, for
@@ -213,7 +213,7 @@ def chunkwise_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: Lin
 
 
 def chunkwise_backward(
-    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG
+    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph
 ) -> list[Tensor]:
     """Gradients of ``nodes`` and ``gates`` (see :func:`chunkwise_forward`) for the gradient of the output."""
     query, key, value, direct = nodes

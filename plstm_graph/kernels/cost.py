@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from plstm_graph.compiled import structure, structure_inner
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 
 Backend = Literal["auto", "reference", "gating", "chunkwise", "lattice", "cpu", "triton"]
 
@@ -51,7 +51,7 @@ _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _log = logging.getLogger(__name__)
 
 
-def choose_backend(dag: LineGraphDAG, key_dim: int) -> Backend:
+def choose_backend(dag: LineGraph, key_dim: int) -> Backend:
     """Backend of ``"auto"``; a GPU that the Triton kernels cannot serve is logged once for each reason."""
     if dag.device.type == "cpu":
         return "cpu"

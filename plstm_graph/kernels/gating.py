@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _Bucket:
     line_block: Tensor
 
 
-def _buckets(dag: LineGraphDAG) -> Iterator[_Bucket]:
+def _buckets(dag: LineGraph) -> Iterator[_Bucket]:
     """Group blocks by the next power of two of max(nodes, edges), at least 8."""
     node_count, edge_count = dag.node_ptr.diff(), dag.edge_ptr.diff()
     extent = torch.maximum(node_count, edge_count).clamp(min=8)
@@ -145,7 +145,7 @@ def _ways(gates: Sequence[Tensor], bucket: _Bucket, num_levels: int) -> list[_Wa
     return ways
 
 
-def gating_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
+def gating_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
 
     Complexity: O(B s³ H log depth) time for B blocks padded to s edges.
@@ -160,9 +160,7 @@ def gating_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGr
     return output
 
 
-def gating_entries(
-    direct: Tensor, gates: Sequence[Tensor], dag: LineGraphDAG
-) -> tuple[Tensor, Tensor, Tensor]:
+def gating_entries(direct: Tensor, gates: Sequence[Tensor], dag: LineGraph) -> tuple[Tensor, Tensor, Tensor]:
     """Entries of the gating matrix where it is not zero: receiver [P], sender [P], values [P, W, H].
 
     Every node has an entry of its own, whose first direction holds the direct gate.
@@ -189,7 +187,7 @@ def gating_entries(
 
 
 def gating_backward(
-    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG
+    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph
 ) -> list[Tensor]:
     """Gradients of ``nodes`` and ``gates`` (see :func:`gating_forward`) for the gradient of the output.
 

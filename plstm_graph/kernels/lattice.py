@@ -19,15 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plstm_graph.dag import Lattice, LineGraphDAG
+from plstm_graph.dag import Lattice, LineGraph
 
 #: Nodes of a tile: of a sequence, and along either side of a grid.
 _SEQUENCE_TILE, _GRID_TILE = 64, 8
 
 
-def stm_lattice(
-    nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG, lattice: Lattice
-) -> Tensor:
+def stm_lattice(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph, lattice: Lattice) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
 
     Args:
@@ -54,7 +52,7 @@ def _turned(lattice: Lattice, way: int) -> list[int]:
     return ([1] if way == 1 else []) + ([2] if lattice.leftwards != (way == 1) else [])
 
 
-def _node_maps(gates: tuple[Tensor, ...], dag: LineGraphDAG, lattice: Lattice, way: int) -> Tensor:
+def _node_maps(gates: tuple[Tensor, ...], dag: LineGraph, lattice: Lattice, way: int) -> Tensor:
     """Z of single nodes [N, H, p + 1, p + 1], for p = 2 edges of a grid, right and down, 1 of a sequence."""
     source, transition, mark = gates
     start, end, before, after = dag.src, dag.dst, dag.pred, dag.succ

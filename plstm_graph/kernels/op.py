@@ -1,15 +1,16 @@
 """The source-transition-mark op: one differentiable function in front of all backends."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph, LineGraphDAG
 from plstm_graph.kernels.checks import (
     check_backend,
     check_gates,
-    check_names,
+    check_mode,
     check_nodes,
     check_unbatched,
 )
@@ -21,7 +22,14 @@ from plstm_graph.kernels.reference import stm_reference
 from plstm_graph.kernels.scan import scan
 
 Mode = Literal["P", "D"]
-Gates = tuple[Tensor, Tensor, Tensor]
+
+
+class Gates(NamedTuple):
+    """The gates of one direction of a DAG, in the order of its edges and lines."""
+
+    source: Tensor  #: [E, H], or [E, H, J] of states with J components
+    transition: Tensor  #: [L, H], or [L, H, J, J]
+    mark: Tensor  #: as source
 
 
 def stm(
@@ -35,7 +43,7 @@ def stm(
     dag: LineGraphDAG,
     *,
     mode: Mode = "P",
-    reverse: Gates | None = None,
+    reverse: Gates | tuple[Tensor, Tensor, Tensor] | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     r"""Let values cross a DAG by source, transition and mark gates.
@@ -86,22 +94,23 @@ def stm(
         >>> stm(query, key, value, source, transition, mark, direct, dag).flatten()
         tensor([  1.,  11., 111.])
     """
-    check_names(mode, backend)
+    nodes, gates = [query, key, value, direct], _of_directions(source, transition, mark, reverse)
+    check_mode(mode)
     check_nodes(query, key, value, direct, dag)
-    gates, dag = _stack_gates((source, transition, mark), reverse, query.size(1), dag, mode)
-    check_backend(backend, dag, query.size(2))
-    inputs = [query, key, value, direct, *gates]
+    check_gates(gates, query.size(1), dag)
+    stacked, graph = _stack(gates, dag, mode)
+    check_backend(backend, graph, query.size(2))
     if backend == "auto":
-        backend = choose_backend(dag, query.size(2))
+        backend = choose_backend(graph, query.size(2))
     if backend != "triton":  # whose kernels convert what they load
         # Sums in half precision would lose what a long path carries.
         dtype = torch.promote_types(query.dtype, torch.float32)
-        inputs = [x.to(dtype) for x in inputs]
+        nodes, stacked = [x.to(dtype) for x in nodes], [x.to(dtype) for x in stacked]
     if backend == "reference":
-        return stm_reference(inputs[:4], inputs[4:], dag).to(query.dtype)
-    if backend == "lattice" and dag.lattice is not None:
-        return stm_lattice(inputs[:4], inputs[4:], dag, dag.lattice).to(query.dtype)
-    return scan(inputs, dag, backend).to(query.dtype)
+        return stm_reference(nodes, stacked, graph).to(query.dtype)
+    if backend == "lattice" and graph.lattice is not None:
+        return stm_lattice(nodes, stacked, graph, graph.lattice).to(query.dtype)
+    return scan([*nodes, *stacked], graph, backend).to(query.dtype)
 
 
 def gating_matrix(
@@ -112,7 +121,7 @@ def gating_matrix(
     dag: LineGraphDAG,
     *,
     mode: Mode = "P",
-    reverse: Gates | None = None,
+    reverse: Gates | tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""The gating matrix by which :func:`stm` weights query-key products, of every direction apart.
 
@@ -130,31 +139,37 @@ def gating_matrix(
 
     Complexity: O(s³ H log depth) for a block of s edges. Source: arXiv 2506.11997, Appendix A.
     """
-    check_names(mode, "gating")
+    gates = _of_directions(source, transition, mark, reverse)
+    check_mode(mode)
     check_unbatched(source, transition, mark, direct)
-    gates, dag = _stack_gates((source, transition, mark), reverse, direct.size(1), dag, mode)
-    return gating_entries(direct, gates, dag)
+    check_gates(gates, direct.size(1), dag)
+    stacked, graph = _stack(gates, dag, mode)
+    return gating_entries(direct, stacked, graph)
 
 
-def _stack_gates(
-    gates: Gates, reverse: Gates | None, heads: int, dag: LineGraphDAG, mode: Mode
-) -> tuple[list[Tensor], LineGraphDAG]:
-    """Source, transition and mark as [ways, E or L, H], without the lines that the mode leaves out.
+def _of_directions(
+    source: Tensor, transition: Tensor, mark: Tensor, reverse: Sequence[Tensor] | None
+) -> list[Gates]:
+    """The gates of the DAG's own direction and, if there are any, of the reversed one."""
+    own = Gates(source, transition, mark)
+    return [own] if reverse is None else [own, Gates(*reverse)]
 
-    With them comes their line graph: the given one, or one of the states' components.
+
+def _stack(gates: list[Gates], dag: LineGraphDAG, mode: Mode) -> tuple[list[Tensor], LineGraph]:
+    """Source, transition and mark as [directions, E or L, H], zero on the lines that the mode leaves out.
+
+    With them comes their line graph: that of the DAG, or one of the states' components.
     """
-    state_dim = gates[0].size(2) if gates[0].dim() == 3 else None
-    check_gates("", *gates, heads, state_dim, dag)
-    ways: list[tuple[Tensor, ...]] = [gates]
-    if reverse is not None:
-        check_gates("reverse ", *reverse, heads, state_dim, dag)
-        ways.append(reverse)
-    if state_dim is not None:
-        ways, dag = expand_gates(ways, dag)
-    # A view of one way's gates, which need no copy.
-    stacked = [
-        kind[0].unsqueeze(0) if len(kind) == 1 else torch.stack(kind) for kind in zip(*ways, strict=True)
-    ]
+    directions: Sequence[tuple[Tensor, ...]] = gates
+    graph: LineGraph = dag
     if mode == "D":
-        stacked[1] = torch.where(dag.multitree.unsqueeze(1), stacked[1], 0)
-    return stacked, dag
+        kept = dag.multitree.view(-1, *[1] * (gates[0].transition.dim() - 1))
+        directions = [(s, torch.where(kept, transition, 0), m) for s, transition, m in gates]
+    if gates[0].source.dim() == 3:
+        directions, graph = expand_gates(directions, dag)
+    # A view of one direction's gates, which need no copy.
+    stacked = [
+        kind[0].unsqueeze(0) if len(kind) == 1 else torch.stack(kind)
+        for kind in zip(*directions, strict=True)
+    ]
+    return stacked, graph

@@ -1,16 +1,15 @@
 """The recurrence as the paper writes it, by level, in plain differentiable torch: the oracle."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 from plstm_graph.kernels.segments import segment_sum
 
 
-def cell_states(key: Tensor, value: Tensor, source: Tensor, transition: Tensor, dag: LineGraphDAG) -> Tensor:
+def cell_states(key: Tensor, value: Tensor, source: Tensor, transition: Tensor, dag: LineGraph) -> Tensor:
     r"""States of all edges, level by level.
 
     .. math:: C_e = S_e \, k_{src(e)} v_{src(e)}^T + \sum_{(e',e)} T_{e'e} \, C_{e'}
@@ -30,7 +29,7 @@ def cell_states(key: Tensor, value: Tensor, source: Tensor, transition: Tensor, 
     # Levels add to the states in place, which need the tangents and the batch that transitions have.
     states = states + transition.new_zeros(())
     num_preds = dag.pred_ptr.diff()
-    # Not level_order: what transforms of torch.func make must not stay with the DAG when they are over.
+    # Not num_levels: what transforms of torch.func make must not stay with the DAG when they are over.
     in_order = torch.argsort(dag.level, stable=True)
     for edges in in_order.split(torch.bincount(dag.level).tolist())[1:]:
         ptr = torch.cat([dag.pred_ptr[:1], num_preds[edges].cumsum(0)])
@@ -42,7 +41,7 @@ def cell_states(key: Tensor, value: Tensor, source: Tensor, transition: Tensor, 
     return states
 
 
-def marked_sums(query: Tensor, states: Tensor, mark: Tensor, dag: LineGraphDAG) -> Tensor:
+def marked_sums(query: Tensor, states: Tensor, mark: Tensor, dag: LineGraph) -> Tensor:
     r"""What the states bring to the nodes: :math:`\sum_{e: dst(e) = n} M_e \, q_n^T C_e`, [N, H, V]."""
     marked = mark.unsqueeze(-1) * torch.einsum("ehk,ehkv->ehv", query[dag.dst], states)
     order = torch.argsort(dag.dst, stable=True)
@@ -50,7 +49,7 @@ def marked_sums(query: Tensor, states: Tensor, mark: Tensor, dag: LineGraphDAG) 
     return segment_sum(marked[order], ptr)
 
 
-def stm_reference(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
+def stm_reference(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
     r"""Output of one or both ways, the second on the reversed DAG.
 
     .. math:: h_n = \sum_{e: dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n
@@ -73,23 +72,24 @@ def stm_reference(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGra
     return output
 
 
-def _turned(dag: LineGraphDAG) -> tuple[LineGraphDAG, Tensor]:
+def _turned(dag: LineGraph) -> tuple[LineGraph, Tensor]:
     """The DAG with every edge turned round, by level; and which line every line of it was.
 
     Edges keep their numbers: a scan by level needs no other order than that levels go from last to first.
-    Unlike :meth:`LineGraphDAG.reverse`, it has no part that transforms of :mod:`torch.func` do not take.
+    Unlike :meth:`~plstm_graph.dag.LineGraphDAG.reverse`, it has no part that transforms of :mod:`torch.func`
+    do not take.
     """
     lines = torch.argsort(dag.pred, stable=True)
     pred = dag.pred[lines]
-    turned = replace(
-        dag,
+    turned = LineGraph(
+        num_nodes=dag.num_nodes,
         src=dag.dst,
         dst=dag.src,
         pred_ptr=torch.searchsorted(pred, torch.arange(dag.num_edges + 1, device=dag.device)),
         pred=dag.succ[lines],
         succ=pred,
-        line_id=dag.line_id[lines],
-        multitree=dag.multitree[lines],
         level=torch.bincount(dag.level).size(0) - 1 - dag.level,
+        node_ptr=dag.node_ptr,
+        edge_ptr=dag.edge_ptr,
     )
     return turned, lines

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 from plstm_graph.kernels.chunkwise import chunkwise_backward, chunkwise_forward
 from plstm_graph.kernels.components import expand_gates
 from plstm_graph.kernels.cpu import cpu_backward, cpu_forward
@@ -27,7 +27,7 @@ _STRUCTURE = 8
 _HEAD_AXES = (1, 1, 1, 1, 2, 2, 2)
 
 
-def scan(inputs: Sequence[Tensor], dag: LineGraphDAG, backend: str) -> Tensor:
+def scan(inputs: Sequence[Tensor], dag: LineGraph, backend: str) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways."""
     structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.succ, dag.level, dag.node_ptr, dag.edge_ptr)
     # An op of torch.library has no forward mode, whose tangents would be lost silently, and no torch.func.
@@ -88,18 +88,18 @@ def _passes(backend: str) -> tuple[Callable[..., Tensor], Callable[..., list[Ten
 def _dag(
     num_nodes: int, src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, succ: Tensor, level: Tensor,
     node_ptr: Tensor, edge_ptr: Tensor,
-) -> LineGraphDAG:  # fmt: skip
-    """The structure again inside the op, which takes tensors only; where it came from plays no part there."""
-    return LineGraphDAG(
-        num_nodes, src, src, dst, pred_ptr, pred, pred, pred, level, node_ptr, edge_ptr, succ,
-        block_columns=edge_ptr,
+) -> LineGraph:  # fmt: skip
+    """The line graph again inside the op, which takes tensors only."""
+    return LineGraph(
+        num_nodes=num_nodes, src=src, dst=dst, pred_ptr=pred_ptr, pred=pred, succ=succ, level=level,
+        node_ptr=node_ptr, edge_ptr=edge_ptr,
     )  # fmt: skip
 
 
 class _Scan(torch.autograd.Function):
     """The op, of the same arguments, with rules for all transforms.
 
-    The structure is among them, and not in a LineGraphDAG, because transforms wrap what is made in them.
+    The line graph is among them as tensors, because transforms wrap what is made in them.
     """
 
     @staticmethod
@@ -172,7 +172,7 @@ _scan_untraced, _backward_untraced = (
 )
 
 
-def _sorted_out(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], LineGraphDAG]:
+def _sorted_out(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], LineGraph]:
     """Nodes, gates and DAG from the op's tensors."""
     nodes, gates, structure = tensors[:_NODES], tensors[_NODES:_INPUTS], tensors[_INPUTS:]
     return nodes, gates, _dag(nodes[0].size(0), *structure)

@@ -1,9 +1,11 @@
 """Networks from graphs to predictions."""
 
 from plstm_graph.models.block import ResidualBlock
-from plstm_graph.models.grid import GridNetwork, GridPLSTM, ViT
+from plstm_graph.models.branch import Branch, NodeReadout
+from plstm_graph.models.fingerprint import CircularFingerprint
+from plstm_graph.models.graphs import Graphs
 from plstm_graph.models.local import GAT, GCN, GIN, GINE, MPNN, LocalNetwork
-from plstm_graph.models.network import GraphNetwork
+from plstm_graph.models.network import GraphNetwork, Preparation
 from plstm_graph.models.plstm import PLSTM
 
 __all__ = [
@@ -13,10 +15,12 @@ __all__ = [
     "GINE",
     "MPNN",
     "PLSTM",
+    "Branch",
+    "CircularFingerprint",
     "GraphNetwork",
-    "GridNetwork",
-    "GridPLSTM",
+    "Graphs",
     "LocalNetwork",
+    "NodeReadout",
+    "Preparation",
     "ResidualBlock",
-    "ViT",
 ]

@@ -1,4 +1,4 @@
-"""The pre-norm residual block that all networks of this package are made of."""
+"""The pre-norm residual block that networks are made of, and what it mixes nodes by."""
 
 from typing import Literal
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import BatchNorm
 
-from plstm_graph.conv import GatingMatrix, PLSTMConv
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.conv import PLSTMConv
+from plstm_graph.models.graphs import Graphs
 
 #: Over a node's channels, or over a batch's nodes channel by channel.
 Norm = Literal["layer", "batch"]
@@ -19,56 +19,67 @@ SCAN_START = 0.1
 
 
 class ResidualBlock(nn.Module):
-    """x + mix(norm(x)), then x + feed-forward(norm(x)).
-
-    Mixing is the sum of a scan that crosses the graph and message passing between neighbours, or one
-    of the two.
+    """x + mixer(norm(x)), then x + feed-forward(norm(x)).
 
     Args:
         channels: width.
-        scan: a :class:`~plstm_graph.PLSTMConv`, or ``None``.
-        local: a layer that is called with x, edge_index and edge_attr, or ``None``.
-        dropout: of both branches.
+        mixer: a module from :class:`Graphs` to nodes [N, channels].
+        dropout: probability, behind the mixer and behind the feed-forward maps.
         norm: ``"layer"`` or ``"batch"``.
     """
 
-    def __init__(
-        self, channels: int, scan: PLSTMConv | None, local: nn.Module | None, dropout: float, norm: Norm
-    ) -> None:
+    def __init__(self, channels: int, mixer: nn.Module, dropout: float, norm: Norm) -> None:
         super().__init__()
         self.norm = make_norm(norm, channels)
-        self.scan = scan
-        self.local = local
+        self.mixer = mixer
         self.dropout = nn.Dropout(dropout)
         self.feed_forward = nn.Sequential(make_norm(norm, channels), feed_forward(channels, 2 * channels))
-        if scan is not None:  # products of three maps, summed over a molecule, would outweigh the rest
-            with torch.no_grad():
-                scan.lin_out.weight.mul_(SCAN_START)
 
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_attr: Tensor | None,
-        dag: LineGraphDAG | None,
-        gatings: list[GatingMatrix] | None = None,
-    ) -> Tensor:
-        """Node features [N, channels] to the same, with encoded edge features [C, channels] if there are.
-
-        The scan appends its gating matrix to ``gatings``, if that is given.
-        """
-        normed = self.norm(x)
-        mixed = []
-        if self.scan is not None and gatings is not None:
-            scanned, gating = self.scan(normed, edge_index, edge_attr, dag=dag, return_gating=True)
-            mixed.append(scanned)
-            gatings.append(gating)
-        elif self.scan is not None:
-            mixed.append(self.scan(normed, edge_index, edge_attr, dag=dag))
-        if self.local is not None:
-            mixed.append(self.local(normed, edge_index, edge_attr))
-        x = x + self.dropout(sum(mixed[1:], start=mixed[0]))
+    def forward(self, graphs: Graphs) -> Tensor:
+        """Nodes [N, channels] from graphs with encoded features."""
+        x = graphs.x
+        x = x + self.dropout(self.mixer(graphs._replace(x=self.norm(x))))
         return x + self.dropout(self.feed_forward(x))
+
+
+class LocalMixer(nn.Module):
+    """Message passing between neighbours.
+
+    Args:
+        conv: a layer of PyG.
+        takes_edges: whether it is called with edge features.
+    """
+
+    def __init__(self, conv: nn.Module, takes_edges: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.takes_edges = takes_edges
+
+    def forward(self, graphs: Graphs) -> Tensor:
+        """What the layer makes of nodes: [N, channels]."""
+        edges = [graphs.edge_attr] if self.takes_edges else []
+        return self.conv(graphs.x, graphs.edge_index, *edges)
+
+
+class ScanMixer(nn.Module):
+    """The sum of a scan that crosses the graph and of message passing between neighbours, if there is any.
+
+    Args:
+        scan: the layer.
+        local: the mixer that is added, or ``None``.
+    """
+
+    def __init__(self, scan: PLSTMConv, local: LocalMixer | None) -> None:
+        super().__init__()
+        self.scan = scan
+        self.local = local
+        with torch.no_grad():  # products of three maps, summed over a molecule, would outweigh the rest
+            scan.lin_out.weight.mul_(SCAN_START)
+
+    def forward(self, graphs: Graphs) -> Tensor:
+        """Sum of both: [N, channels]."""
+        mixed = self.scan(graphs.x, graphs.edge_index, graphs.edge_attr, dag=graphs.dag)
+        return mixed if self.local is None else mixed + self.local(graphs)
 
 
 def make_norm(norm: ReadoutNorm, channels: int) -> nn.Module:

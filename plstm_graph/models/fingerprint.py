@@ -1,19 +1,15 @@
 """Circular fingerprints: which environments a graph's nodes have, hashed, counted and read out."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plstm_graph.dag.refinement import mix
-
-#: Channels that a fingerprint is mapped to, where nothing else is said.
-CHANNELS = 64
-
-#: Of the largest environments, in edges, where nothing else is said.
-RADIUS = 3
-
-#: Ways of hashing, where nothing else is said.
-HASHES = 2
+from plstm_graph.errors import InputError
+from plstm_graph.models.branch import Branch
+from plstm_graph.models.graphs import Graphs
 
 #: The fingerprint that the auxiliary task predicts: small, so that every count is set in some molecules.
 _TASK_SIZE, _TASK_RADIUS = 1024, 2
@@ -29,8 +25,8 @@ _SCALE = 0.25
 _STEP = 1099511628211
 
 
-class CircularFingerprint(nn.Module):
-    r"""Reads a graph out by the environments of its nodes, as Morgan fingerprints do.
+class CircularFingerprint(Branch):
+    r"""It reads a graph out by the environments of its nodes, as Morgan fingerprints do.
 
     With f(n) the features of a node and b(n, m) those of an edge, every node has a colour for each radius,
     the hash of all that is found within as many edges of it, and :math:`c_k` counts the colours of a graph
@@ -45,14 +41,20 @@ class CircularFingerprint(nn.Module):
     numbered, nor on what else is in the batch.
 
     About a hundred environments share a count, so that one that matters can be hidden by the others. Every
-    further fingerprint hashes the colours again, and collides differently.
+    further fingerprint hashes the colours again, and collides differently. Use it for categorical features
+    only: hashing ignores similarity.
 
     Args:
-        size: of a fingerprint, its number of counts.
+        size: number of counts of a fingerprint.
         radius: of the largest environment, in edges.
-        channels: of a fingerprint's readout; each costs as many weights as there are counts.
-        hashes: ways of hashing, each with a fingerprint and a readout of its own.
-        columns: of features of nodes and edges, from the first, that are read; ``None`` for all.
+        channels: width of a fingerprint's readout; each channel costs as many weights as there are counts.
+        hashes: number of hash functions, each with a fingerprint, a readout and a head of its own.
+        columns: number of features of nodes and edges that are read, from the first; ``None`` for all. Of
+            OGB's features the first are the element and the type of the bond: with ``columns=1`` and a larger
+            radius, a second branch finds alike what the first tells apart.
+
+    Raises:
+        InputError: a negative radius, or a size, channels, hashes or columns below 1.
 
     Complexity: O((N + C) · radius · feature columns + B · hashes · size · channels) for B graphs.
     Source: Rogers and Hahn, Extended-connectivity fingerprints (J. Chem. Inf. Model. 2010); Shervashidze et
@@ -60,24 +62,35 @@ class CircularFingerprint(nn.Module):
     """
 
     def __init__(
-        self, size: int, radius: int, channels: int, hashes: int = 1, columns: int | None = None
+        self,
+        size: int = 1024,
+        radius: int = 2,
+        channels: int = 64,
+        hashes: int = 2,
+        columns: int | None = None,
     ) -> None:
         super().__init__()
+        numbers = {"size": size, "radius": radius, "channels": channels, "hashes": hashes, "columns": columns}
+        for name, number in numbers.items():
+            lowest = 0 if name == "radius" else 1
+            if number is not None and number < lowest:
+                raise InputError(f"{name} of a fingerprint must be at least {lowest}, not {number}.")
         self.size = size
         self.radius = radius
+        self.channels = channels
+        self.hashes = self.parts = hashes
         self.columns = columns
         self.hide = nn.Dropout(_HIDDEN)
         self.lins = nn.ModuleList(nn.Linear(size, channels) for _ in range(hashes))
 
-    def forward(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor, num_graphs: int
-    ) -> Tensor:
-        """Graphs [num_graphs, hashes · channels] from features [N, ·] and [C, ·] before any encoder."""
-        x, edge_attr = x[:, : self.columns], None if edge_attr is None else edge_attr[:, : self.columns]
-        colours = environments(x, edge_index, edge_attr, self.radius)
+    def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]] = ()) -> Tensor:
+        """Embed graphs [num_graphs, hashes · channels] by their features before any encoder."""
+        edge_attr = None if graphs.edge_attr is None else graphs.edge_attr[:, : self.columns]
+        graphs = graphs._replace(x=graphs.x[:, : self.columns], edge_attr=edge_attr)
+        colours = environments(graphs, self.radius)
         dtype, readouts = next(self.lins.parameters()).dtype, []
         for lin in self.lins:
-            counts = _count(colours, batch, num_graphs, self.size)
+            counts = _count(colours, graphs, self.size)
             readouts.append(F.gelu(lin(self.hide(_SCALE * counts.log1p().to(dtype)))))
             colours = mix(colours)  # as many different ones as before, in other counts
         return torch.cat(readouts, dim=1)
@@ -105,46 +118,30 @@ class FingerprintTask(nn.Module):
         super().__init__()
         self.lin = nn.Linear(channels, _TASK_SIZE)
 
-    def forward(
-        self,
-        embedding: Tensor,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_attr: Tensor | None,
-        batch: Tensor,
-        num_graphs: int,
-    ) -> Tensor:
-        """The loss of embeddings [num_graphs, channels] of graphs with features [N, ·] and [C, ·]."""
-        counts = environment_counts(x, edge_index, edge_attr, batch, num_graphs, _TASK_SIZE, _TASK_RADIUS)
+    def forward(self, embedding: Tensor, graphs: Graphs) -> Tensor:
+        """The loss of embeddings [num_graphs, channels] of graphs, whose features no encoder has read."""
+        counts = environment_counts(graphs, _TASK_SIZE, _TASK_RADIUS)
         return F.mse_loss(self.lin(embedding), counts.log1p().to(embedding.dtype))
 
 
-def environment_counts(
-    x: Tensor,
-    edge_index: Tensor,
-    edge_attr: Tensor | None,
-    batch: Tensor,
-    num_graphs: int,
-    size: int,
-    radius: int = RADIUS,
-) -> Tensor:
+def environment_counts(graphs: Graphs, size: int, radius: int) -> Tensor:
     """The fingerprints, float32 [num_graphs, size]: how many environments of a graph each count has."""
-    return _count(environments(x, edge_index, edge_attr, radius), batch, num_graphs, size)
+    return _count(environments(graphs, radius), graphs, size)
 
 
-def _count(colours: Tensor, batch: Tensor, num_graphs: int, size: int) -> Tensor:
+def _count(colours: Tensor, graphs: Graphs, size: int) -> Tensor:
     """How often colours [R, N] of the nodes of graphs leave each rest: float32 [num_graphs, size]."""
-    places = (batch * size + colours.remainder(size)).flatten()
+    index = (graphs.batch * size + colours.remainder(size)).flatten()
     # Sums of ones are exact in any order.
-    ones = torch.ones(len(places), device=places.device)
-    return ones.new_zeros(num_graphs * size).index_add(0, places, ones).view(num_graphs, size)
+    ones = torch.ones(len(index), device=index.device)
+    return ones.new_zeros(graphs.num_graphs * size).index_add(0, index, ones).view(graphs.num_graphs, size)
 
 
-def environments(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, radius: int) -> Tensor:
+def environments(graphs: Graphs, radius: int) -> Tensor:
     """Colours of the nodes for the radii 0 to ``radius``, int64 [radius + 1, N]."""
-    source, target = edge_index
-    colour = _hash_rows(x)
-    edge = _hash_rows(edge_attr) if edge_attr is not None else torch.zeros_like(source)
+    source, target = graphs.edge_index
+    colour = _hash_rows(graphs.x)
+    edge = torch.zeros_like(source) if graphs.edge_attr is None else _hash_rows(graphs.edge_attr)
     colours = [colour]
     for _ in range(radius):
         neighbours = torch.zeros_like(colour).index_add(0, target, mix(colour[source] * _STEP + edge))

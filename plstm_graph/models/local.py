@@ -1,6 +1,7 @@
 """Networks that pass messages between neighbours alone, in PLSTM's skeleton, for comparison."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,151 +9,98 @@ from torch_geometric.nn import GATv2Conv, GCNConv, GINConv, GINEConv, MessagePas
 from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
-from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock, feed_forward
-from plstm_graph.models.fingerprint import CHANNELS, HASHES, RADIUS
-from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
+from plstm_graph.models.block import LocalMixer, feed_forward
+from plstm_graph.models.network import GraphNetwork
 
 
-class IgnoringEdges(nn.Module):
-    """A layer of node features and edges that takes edge features too and leaves them unread."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: OptTensor) -> Tensor:
-        """Node features [N, channels] to the same."""
-        return self.conv(x, edge_index)
-
-
-def gin_conv(channels: int, edge_width: int | None) -> nn.Module:
+def gin_mixer(channels: int, edge_width: int | None) -> LocalMixer:
     """GINE where edges have features, GIN where they have none."""
     if edge_width is None:
-        return IgnoringEdges(GINConv(feed_forward(channels, channels)))
-    return GINEConv(feed_forward(channels, channels))
+        return LocalMixer(GINConv(feed_forward(channels, channels)), takes_edges=False)
+    return LocalMixer(GINEConv(feed_forward(channels, channels)), takes_edges=True)
 
 
 class LocalNetwork(GraphNetwork, ABC):
     """Graphs to predictions by message passing between neighbours.
 
     Args:
-        out_channels: predictions a graph.
+        out_channels: number of predictions for a graph.
         hidden_channels: width.
-        num_layers: blocks; as many edges as a node sees.
-        dropout: in blocks and head.
-        norm: before every branch: ``"layer"`` of a node's channels, ``"batch"`` of a batch's nodes, channel
-            by channel.
-        readout_norm: norm before the readout, by default ``norm``. ``"none"`` keeps how much each atom adds,
-            for properties that sum up.
-        readout: how nodes make a graph, see :class:`~plstm_graph.models.network.GraphNetwork`.
-        jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
-        in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
-        edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
-        walk_length: steps of the random walks that encode where a node stands; 0 for none.
-        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes by heads of its
-            own, for features that are categories; a prediction is the mean of all readouts. 0 for none.
-        fingerprint_radius: of its largest environments, in edges.
-        fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
-        fingerprint_hashes: ways of hashing its environments, each with counts and a head of its own.
+        num_layers: number of blocks, and of edges that a node sees.
+        **network: Arguments of :class:`~plstm_graph.models.GraphNetwork`.
 
     Raises:
         InputError: the layer needs edge features and there are none.
     """
 
     def __init__(
-        self,
-        out_channels: int = 1,
-        hidden_channels: int = 96,
-        num_layers: int = 4,
-        dropout: float = 0.0,
-        norm: Norm = "layer",
-        readout_norm: ReadoutNorm | None = None,
-        readout: str | list[str] = "mean",
-        jk: JumpingKnowledge = "last",
-        in_channels: int | None = None,
-        edge_dim: int | None = None,
-        walk_length: int = 0,
-        fingerprint_size: int = 0,
-        fingerprint_radius: int = RADIUS,
-        fingerprint_channels: int = CHANNELS,
-        fingerprint_hashes: int = HASHES,
+        self, out_channels: int = 1, hidden_channels: int = 96, num_layers: int = 4, **network: Any
     ) -> None:
-        def block(number: int, edge_width: int | None) -> ResidualBlock:
-            return ResidualBlock(hidden_channels, None, self.conv(hidden_channels, edge_width), dropout, norm)
-
         super().__init__(
-            block,
-            num_layers,
+            lambda edge_width: (self.mixer(hidden_channels, edge_width) for _ in range(num_layers)),
             out_channels,
             hidden_channels,
-            dropout,
-            norm,
-            readout,
-            jk,
-            in_channels,
-            edge_dim,
-            walk_length,
-            fingerprint_size,
-            fingerprint_radius,
-            fingerprint_channels,
-            fingerprint_hashes,
-            readout_norm,
+            **network,
         )
+        self.num_layers = num_layers
 
     @staticmethod
     @abstractmethod
-    def conv(channels: int, edge_width: int | None) -> nn.Module:
-        """The layer of a block, called with x, edge_index and edge_attr."""
+    def mixer(channels: int, edge_width: int | None) -> LocalMixer:
+        """The message passing of a block."""
 
 
 class GIN(LocalNetwork):
     """Graph isomorphism network, blind to edge features (Xu et al., arXiv 1810.00826)."""
 
     @staticmethod
-    def conv(channels: int, edge_width: int | None) -> nn.Module:
+    def mixer(channels: int, edge_width: int | None) -> LocalMixer:
         """Sum of neighbours, then two linear maps."""
-        return gin_conv(channels, None)
+        return gin_mixer(channels, None)
 
 
 class GINE(LocalNetwork):
     """GIN with edge features, which OGB calls GIN (Hu et al., arXiv 1905.12265)."""
 
     @staticmethod
-    def conv(channels: int, edge_width: int | None) -> nn.Module:
+    def mixer(channels: int, edge_width: int | None) -> LocalMixer:
         """Sum of neighbours and edges, then two linear maps."""
         if edge_width is None:
             raise InputError("GINE needs edge features, and these graphs have none; take GIN.")
-        return gin_conv(channels, edge_width)
+        return gin_mixer(channels, edge_width)
 
 
 class GCN(LocalNetwork):
     """Graph convolutional network, blind to edge features (Kipf and Welling, arXiv 1609.02907)."""
 
     @staticmethod
-    def conv(channels: int, edge_width: int | None) -> nn.Module:
+    def mixer(channels: int, edge_width: int | None) -> LocalMixer:
         """Mean of neighbours, weighted by degrees."""
-        return IgnoringEdges(GCNConv(channels, channels))
+        return LocalMixer(GCNConv(channels, channels), takes_edges=False)
 
 
 class GAT(LocalNetwork):
     """Graph attention network with four heads (Brody et al., arXiv 2105.14491, GATv2)."""
 
     @staticmethod
-    def conv(channels: int, edge_width: int | None) -> nn.Module:
+    def mixer(channels: int, edge_width: int | None) -> LocalMixer:
         """Attention among neighbours, which edge features steer."""
         heads = 4
         if channels % heads:
             raise InputError(f"hidden_channels of GAT must be a multiple of {heads}, not {channels}.")
-        return GATv2Conv(channels, channels // heads, heads, edge_dim=edge_width)
+        return LocalMixer(
+            GATv2Conv(channels, channels // heads, heads, edge_dim=edge_width),
+            takes_edges=edge_width is not None,
+        )
 
 
 class MPNN(LocalNetwork):
     """Message passing neural network (Gilmer et al., arXiv 1704.01212) with a perceptron for messages."""
 
     @staticmethod
-    def conv(channels: int, edge_width: int | None) -> nn.Module:
+    def mixer(channels: int, edge_width: int | None) -> LocalMixer:
         """Sum of messages that depend on both ends and the edge."""
-        return _MessageConv(channels, edge_width)
+        return LocalMixer(_MessageConv(channels, edge_width), takes_edges=True)
 
 
 class _MessageConv(MessagePassing):

@@ -1,18 +1,18 @@
 """PLSTM: a network of scans that alternate between P- and D-mode."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
+from torch import nn
 from torch_geometric.data import Data
 
 from plstm_graph.conv import PLSTMConv
 from plstm_graph.conv.gates import HeadMode
 from plstm_graph.dag import LineGraphDAG, Orientation, Root, build_dag, dag_of
 from plstm_graph.errors import InputError
-from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock
-from plstm_graph.models.fingerprint import CHANNELS, HASHES, RADIUS
-from plstm_graph.models.local import gin_conv
-from plstm_graph.models.network import GraphNetwork, JumpingKnowledge
+from plstm_graph.models.block import ScanMixer
+from plstm_graph.models.local import gin_mixer
+from plstm_graph.models.network import GraphNetwork, Preparation
 
 #: Modes that scans take in turn.
 _MODES: dict[str, list[HeadMode]] = {"alternate": ["P", "D"], "P": ["P"], "D": ["D"], "PD": ["PD"]}
@@ -24,10 +24,10 @@ class PLSTM(GraphNetwork):
     A prediction does not change when the atoms are renumbered.
 
     Args:
-        out_channels: predictions a graph.
+        out_channels: number of predictions for a graph.
         hidden_channels: width.
-        num_layers: blocks.
-        heads: of every scan.
+        num_layers: number of blocks.
+        heads: number of heads of every scan.
         head_dim: query, key and value channels of every head; by default hidden_channels / heads, which
             must then be whole.
         scan_every: 1 for a scan in every block, 2 in every second one, ...
@@ -35,27 +35,13 @@ class PLSTM(GraphNetwork):
             ``"P"`` and ``"D"`` in turn.
         orientation: how graphs become DAGs; a batch that carries prepared DAGs (see
             :class:`~plstm_graph.dag.ToLineGraphDAG`) is taken as it was prepared.
-        bidirectional: scan the reversed DAG too.
-        local: message passing between neighbours (GINE, or GIN without edge features), in every block.
-        dropout: in blocks and head.
-        norm: before every branch: ``"layer"`` of a node's channels, ``"batch"`` of a batch's nodes, channel
-            by channel.
-        readout_norm: norm before the readout, by default ``norm``. ``"none"`` keeps how much each atom adds,
-            for properties that sum up.
-        readout: how nodes make a graph, see :class:`~plstm_graph.models.network.GraphNetwork`.
-        jk: ``"last"`` reads the last block out, ``"cat"`` every block and the encoder.
-        in_channels: columns of floating-point node features; ``None`` for OGB's atom and bond features.
-        edge_dim: columns of floating-point edge features; ``None`` for none, or for OGB's.
-        walk_length: steps of the random walks that encode where a node stands; 0 for none.
-        state_dim: components of every state, see :class:`~plstm_graph.PLSTMConv`.
         roots: 0 to orient graphs by ``orientation``. Otherwise breadth first from one of their nodes: in
             training from one that is drawn anew in every step, in evaluation from this many, spread evenly
             over the canonical order, one pass each, whose embeddings are averaged.
-        fingerprint_size: counts of a circular fingerprint that is read out beside the nodes by heads of its
-            own, for features that are categories; a prediction is the mean of all readouts. 0 for none.
-        fingerprint_radius: of its largest environments, in edges.
-        fingerprint_channels: that it is mapped to; each costs as many weights as there are counts.
-        fingerprint_hashes: ways of hashing its environments, each with counts and a head of its own.
+        bidirectional: scan the reversed DAG too.
+        state_dim: components of every state, see :class:`~plstm_graph.PLSTMConv`.
+        local: message passing between neighbours (GINE, or GIN without edge features), in every block.
+        **network: Arguments of :class:`~plstm_graph.models.GraphNetwork`.
 
     Raises:
         InputError: widths, heads, blocks or roots that do not fit.
@@ -79,27 +65,17 @@ class PLSTM(GraphNetwork):
         out_channels: int = 1,
         hidden_channels: int = 96,
         num_layers: int = 4,
+        *,
         heads: int = 4,
         head_dim: int | None = None,
         scan_every: int = 1,
         mode: Literal["alternate", "P", "D", "PD"] = "alternate",
         orientation: Orientation = "center",
-        bidirectional: bool = True,
-        local: bool = True,
-        dropout: float = 0.0,
-        norm: Norm = "layer",
-        readout_norm: ReadoutNorm | None = None,
-        readout: str | list[str] = "mean",
-        jk: JumpingKnowledge = "last",
-        in_channels: int | None = None,
-        edge_dim: int | None = None,
-        walk_length: int = 0,
-        state_dim: int = 1,
         roots: int = 0,
-        fingerprint_size: int = 0,
-        fingerprint_radius: int = RADIUS,
-        fingerprint_channels: int = CHANNELS,
-        fingerprint_hashes: int = HASHES,
+        bidirectional: bool = True,
+        state_dim: int = 1,
+        local: bool = True,
+        **network: Any,
     ) -> None:
         if roots < 0:
             raise InputError(f"roots must be at least 0, not {roots}.")
@@ -110,10 +86,12 @@ class PLSTM(GraphNetwork):
         if scan_every > 1 and not local:
             raise InputError("blocks without a scan need local message passing; set local, or scan_every=1.")
 
-        def block(number: int, edge_width: int | None) -> ResidualBlock:
-            scan = None
-            scans, rest = divmod(number + 1, scan_every)
-            if not rest:
+        def mixers(edge_width: int | None) -> Iterator[nn.Module]:
+            for number in range(num_layers):
+                scans, rest = divmod(number + 1, scan_every)
+                if rest:
+                    yield gin_mixer(hidden_channels, edge_width)
+                    continue
                 scan = PLSTMConv(
                     hidden_channels,
                     hidden_channels,
@@ -126,36 +104,25 @@ class PLSTM(GraphNetwork):
                     state_dim=state_dim,
                     root_weight=False,  # the block adds what it is given
                 )
-            neighbours = gin_conv(hidden_channels, edge_width) if local else None
-            return ResidualBlock(hidden_channels, scan, neighbours, dropout, norm)
+                yield ScanMixer(scan, gin_mixer(hidden_channels, edge_width) if local else None)
 
-        super().__init__(
-            block,
-            num_layers,
-            out_channels,
-            hidden_channels,
-            dropout,
-            norm,
-            readout,
-            jk,
-            in_channels,
-            edge_dim,
-            walk_length,
-            fingerprint_size,
-            fingerprint_radius,
-            fingerprint_channels,
-            fingerprint_hashes,
-            readout_norm,
-        )
+        super().__init__(mixers, out_channels, hidden_channels, **network)
+        self.num_layers = num_layers
         self.heads = heads
         self.head_dim = head_dim
         self.scan_every = scan_every
         self.mode = mode
         self.orientation = orientation
-        self.bidirectional = bidirectional
-        self.local = local
-        self.state_dim = state_dim
         self.roots = roots
+        self.bidirectional = bidirectional
+        self.state_dim = state_dim
+        self.local = local
+
+    @classmethod
+    def preparation(cls, arguments: Mapping[str, Any]) -> Preparation:
+        """DAGs of the orientation, but none where roots are drawn."""
+        orientation = None if arguments.get("roots") else arguments.get("orientation", "center")
+        return super().preparation(arguments)._replace(orientation=orientation)
 
     def dags(self, data: Data) -> Sequence[LineGraphDAG]:
         """New ones from this network's roots; without these the one of the batch, or of the orientation."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from plstm_graph.compiled import as_python
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 from plstm_graph.kernels.cost import (
     WHOLE_STATE_BLOCK,
     gating_operations,
@@ -28,7 +28,7 @@ from plstm_graph.kernels.cpu.threads import run_over_ranges
 _BACKWARD_OPERATIONS = 3.0
 
 
-def cpu_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
+def cpu_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways."""
     output = torch.empty_like(nodes[2], memory_format=torch.contiguous_format)
     arguments = (_views(nodes), _views(gates), *_structure(dag), output.numpy())
@@ -37,7 +37,7 @@ def cpu_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph
 
 
 def cpu_backward(
-    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG
+    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph
 ) -> list[Tensor]:
     """Gradients of ``nodes`` and ``gates`` (see :func:`cpu_forward`) for the gradient of the output."""
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*nodes, *gates)]
@@ -53,7 +53,7 @@ def _run(
     arguments: tuple[object, ...],
     nodes: Sequence[Tensor],
     gates: Sequence[Tensor],
-    dag: LineGraphDAG,
+    dag: LineGraph,
     factor: float,
 ) -> None:
     """Run a pass over all blocks, then over the heads of each long one.
@@ -89,7 +89,7 @@ def _run(
         run_over_ranges(run_long, np.repeat(work[long], heads))
 
 
-def _structure(dag: LineGraphDAG) -> tuple[Arrays, Arrays]:
+def _structure(dag: LineGraph) -> tuple[Arrays, Arrays]:
     """The DAG as the kernels take it: (ends, pred_ptr, pred) and (node_ptr, edge_ptr)."""
     ends = torch.stack([dag.src, dag.dst])
     structure = _views([ends, dag.pred_ptr, dag.pred]), _views([dag.node_ptr, dag.edge_ptr])

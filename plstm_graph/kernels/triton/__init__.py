@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 from plstm_graph.kernels.triton.gating import gating_backward, gating_forward
 from plstm_graph.kernels.triton.level import level_backward, level_forward
 from plstm_graph.kernels.triton.plan import Levels, plan_of
 
 
-def triton_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG) -> Tensor:
+def triton_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
 
     Inputs may be of any floating dtypes, the output is of the query's; sums are kept in float32 or better.
@@ -30,7 +30,7 @@ def triton_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGr
 
 
 def triton_backward(
-    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraphDAG
+    grad: Tensor, nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph
 ) -> list[Tensor]:
     """Gradients of ``nodes`` and ``gates`` (see :func:`triton_forward`) for the gradient of the output."""
     nodes, gates, grad = _contiguous(nodes), _contiguous(gates), grad.contiguous()

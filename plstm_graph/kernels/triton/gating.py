@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 from plstm_graph.kernels.triton.options import LAUNCH_OPTIONS, MOST_REGISTERS
 from plstm_graph.kernels.triton.plan import Bucket, Links
 
@@ -238,7 +238,7 @@ def gating_forward(
     out: Tensor,
     nodes: Sequence[Tensor],
     gates: Sequence[Tensor],
-    dag: LineGraphDAG,
+    dag: LineGraph,
     links: Links,
     bucket: Bucket,
 ) -> None:
@@ -252,7 +252,7 @@ def gating_backward(
     grad: Tensor,
     nodes: Sequence[Tensor],
     gates: Sequence[Tensor],
-    dag: LineGraphDAG,
+    dag: LineGraph,
     links: Links,
     bucket: Bucket,
 ) -> None:
@@ -267,7 +267,7 @@ def _launch(
     rows: int,
     nodes: Sequence[Tensor],
     gates: Sequence[Tensor],
-    dag: LineGraphDAG,
+    dag: LineGraph,
     links: Links,
     bucket: Bucket,
 ) -> None:

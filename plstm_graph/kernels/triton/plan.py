@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from plstm_graph.compiled import structure
-from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag import LineGraph
 from plstm_graph.kernels.cost import GatingTile, gating_tile
 
 Indices = NDArray[np.int64]
@@ -70,7 +70,7 @@ class Plan(NamedTuple):
 _plans: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def plan_of(dag: LineGraphDAG, key_dim: int, value_dim: int) -> Plan:
+def plan_of(dag: LineGraph, key_dim: int, value_dim: int) -> Plan:
     """The plan of a DAG, made once: the sizes of its blocks, and its edges if some go by level, are copied
     to the host. Complexity: O(E log E + L)."""
     plans = _plans.setdefault(dag.pred_ptr, {})
@@ -79,7 +79,7 @@ def plan_of(dag: LineGraphDAG, key_dim: int, value_dim: int) -> Plan:
     return plans[key_dim, value_dim]
 
 
-def _make_plan(dag: LineGraphDAG, key_dim: int, value_dim: int) -> Plan:
+def _make_plan(dag: LineGraph, key_dim: int, value_dim: int) -> Plan:
     nodes, edges = torch.stack([dag.node_ptr.diff(), dag.edge_ptr.diff()]).cpu().numpy()
     tiles = {n: gating_tile(n, key_dim, value_dim) for n in np.unique(nodes).tolist()}
     buckets = []
@@ -113,7 +113,7 @@ def _pointer(group: Tensor, count: int) -> Tensor:
     return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
 
 
-def _make_levels(dag: LineGraphDAG, by_level: NDArray[np.bool_]) -> Levels:
+def _make_levels(dag: LineGraph, by_level: NDArray[np.bool_]) -> Levels:
     """Levels of the blocks chosen by ``by_level`` [B]."""
     host = dag.to("cpu")
     node_ptr, edge_ptr, pred_ptr = (x.numpy() for x in (host.node_ptr, host.edge_ptr, host.pred_ptr))

@@ -1,86 +1,90 @@
 """Networks for images: square grids of patches, which are the nodes, numbered row by row."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
-from plstm_graph.conv import GatingMatrix, PLSTMConv
+from plstm_graph.conv import PLSTMConv
 from plstm_graph.dag import LineGraphDAG, grid_dag
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import SCAN_START, feed_forward, make_norm
-from plstm_graph.models.network import GraphNetwork
+from plstm_graph.models.branch import NodeReadout
+from plstm_graph.models.graphs import Graphs
 
 
-class GridNetwork(GraphNetwork):
+class GridNetwork(nn.Module):
     """Patches to predictions: two convolutions, then blocks that know where in the grid a patch stands.
 
     The convolutions tell a patch of its neighbours, 5 x 5, since what is drawn is larger than a patch.
 
     Args:
-        block: makes a block from its number, see :class:`~plstm_graph.models.GraphNetwork`; it is called with
-            patches [N, hidden_channels], the number of images and the side of their grid.
-        num_layers: blocks.
-        out_channels: predictions an image.
+        block: makes a block from its number; it is called with patches [N, hidden_channels], the number of
+            images and the side of their grid.
+        num_layers: number of blocks.
+        out_channels: number of predictions for an image.
         hidden_channels: width.
-        dropout: in blocks and head.
+        dropout: probability, in blocks and head.
         readout: how patches make an image.
-        in_channels: numbers in a patch.
+        in_channels: number of pixels of a patch.
     """
 
     def __init__(
         self,
-        block: Any,
+        block: Callable[[int], nn.Module],
         num_layers: int,
         out_channels: int,
         hidden_channels: int,
         dropout: float,
-        readout: str | list[str],
+        readout: str,
         in_channels: int,
     ) -> None:
-        super().__init__(
-            block, num_layers, out_channels, hidden_channels, dropout,
-            norm="layer", readout=readout, jk="last", in_channels=in_channels, edge_dim=None, walk_length=0,
-        )  # fmt: skip
+        super().__init__()
+        self.out_channels = out_channels
+        self.encoder = nn.Linear(in_channels, hidden_channels)
+        self.blocks = nn.ModuleList(block(number) for number in range(num_layers))
+        self.readout = NodeReadout(hidden_channels, readout, "layer", layers=1)
+        self.head = nn.Sequential(
+            nn.Linear(hidden_channels, hidden_channels),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_channels, out_channels),
+        )
 
         def convolution() -> nn.Module:
             return nn.Conv2d(hidden_channels, hidden_channels, kernel_size=3, padding=1)
 
         self.stem = nn.Sequential(nn.GELU(), convolution(), nn.GELU(), convolution())
 
-    def run_blocks(
-        self,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_attr: Tensor | None,
-        batch: Tensor,
-        num_graphs: int,
-        dag: LineGraphDAG | None,
-        gatings: list[GatingMatrix] | None,
-    ) -> list[Tensor]:
-        """Patches as every block leaves them.
+    def forward(self, data: Data) -> Tensor:
+        """Predict [images, out_channels] for a batch of square grids with patches ``x`` [N, in_channels].
 
         Raises:
             InputError: The graphs are no square grids of one size.
         """
-        if gatings is not None:
-            raise InputError("Image networks scan in four directions and give no gating matrices.")
-        side = math.isqrt(x.size(0) // max(num_graphs, 1))
+        batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
+        if batch is None:
+            batch, num_graphs = data.edge_index.new_zeros(data.x.size(0)), 1
+        side = math.isqrt(data.x.size(0) // max(num_graphs, 1))
         counts = torch.bincount(batch, minlength=num_graphs)
         if not (counts == side * side).all():
             raise InputError("The images of a batch must be square grids of one size, patch by patch.")
+        x = self.encoder(data.x)
         images = x.view(num_graphs, side, side, -1).permute(0, 3, 1, 2)  # [images, channels, rows, columns]
         x = x + self.stem(images).permute(0, 2, 3, 1).reshape(x.shape)
-        outputs = [self.place(x, num_graphs, side)]
+        x = self.add_positions(x, num_graphs, side)
         for block in self.blocks:
-            outputs.append(block(outputs[-1], num_graphs, side))
-        return outputs
+            x = block(x, num_graphs, side)
+        graphs = Graphs(x, data.edge_index, None, batch, num_graphs)
+        return self.head(self.readout(graphs, [[x]]))
 
-    def place(self, x: Tensor, num_graphs: int, side: int) -> Tensor:
-        """Add to encoded patches what tells their places, if blocks do not see them."""
+    def add_positions(self, x: Tensor, num_graphs: int, side: int) -> Tensor:
+        """Add to encoded patches what tells their positions, if blocks do not see them."""
         return x
 
 
@@ -90,14 +94,14 @@ class GridPLSTM(GridNetwork):
     D-mode comes first: it tells every patch what there is, by which the next block's P-mode can turn.
 
     Args:
-        out_channels: predictions an image.
+        out_channels: number of predictions for an image.
         hidden_channels: width.
-        num_layers: blocks.
-        heads: of every scan.
+        num_layers: number of blocks.
+        heads: number of heads of every scan.
         head_dim: query, key and value channels of every head.
-        dropout: in blocks and head.
+        dropout: probability, in blocks and head.
         readout: how patches make an image.
-        in_channels: numbers in a patch.
+        in_channels: number of pixels of a patch.
 
     Source: arXiv 2506.11997, Sections 3 and 5.1.
     """
@@ -110,10 +114,10 @@ class GridPLSTM(GridNetwork):
         heads: int = 4,
         head_dim: int | None = None,
         dropout: float = 0.0,
-        readout: str | list[str] = "mean",
+        readout: str = "mean",
         in_channels: int = 16,
     ) -> None:
-        def block(number: int, _: int | None) -> nn.Module:
+        def block(number: int) -> nn.Module:
             return _ScanBlock(hidden_channels, heads, head_dim, "P" if number % 2 else "D", dropout)
 
         super().__init__(block, num_layers, out_channels, hidden_channels, dropout, readout, in_channels)
@@ -155,16 +159,16 @@ def _grids(num_graphs: int, side: int, leftwards: bool, device: torch.device) ->
 
 
 class ViT(GridNetwork):
-    """A vision transformer (Dosovitskiy et al., arXiv 2010.11929) with sines and cosines of the places.
+    """A vision transformer (Dosovitskiy et al., arXiv 2010.11929) with sines and cosines of the positions.
 
     Args:
-        out_channels: predictions an image.
+        out_channels: number of predictions for an image.
         hidden_channels: width, a multiple of 4 and of heads.
-        num_layers: blocks.
-        heads: of the attention.
-        dropout: in blocks and head.
+        num_layers: number of blocks.
+        heads: number of heads of the attention.
+        dropout: probability, in blocks and head.
         readout: how patches make an image.
-        in_channels: numbers in a patch.
+        in_channels: number of pixels of a patch.
 
     Raises:
         InputError: A width that does not fit.
@@ -177,19 +181,19 @@ class ViT(GridNetwork):
         num_layers: int = 4,
         heads: int = 4,
         dropout: float = 0.0,
-        readout: str | list[str] = "mean",
+        readout: str = "mean",
         in_channels: int = 16,
     ) -> None:
         if hidden_channels % 4 or hidden_channels % heads:
             raise InputError(f"hidden_channels must be a multiple of 4 and of heads, not {hidden_channels}.")
 
-        def block(number: int, _: int | None) -> nn.Module:
+        def block(number: int) -> nn.Module:
             return _AttentionBlock(hidden_channels, heads, dropout)
 
         super().__init__(block, num_layers, out_channels, hidden_channels, dropout, readout, in_channels)
         self.heads = heads
 
-    def place(self, x: Tensor, num_graphs: int, side: int) -> Tensor:
+    def add_positions(self, x: Tensor, num_graphs: int, side: int) -> Tensor:
         """Half of the channels tell the row, half the column, by wavelengths from 2π to 20,000π patches."""
         quarter = x.size(1) // 4
         rate = 10_000 ** -(torch.arange(quarter, device=x.device, dtype=x.dtype) / quarter)

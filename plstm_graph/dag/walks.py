@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
 
 from plstm_graph.compiled import structure
 from plstm_graph.dag.adjacency import neighbour_lists
@@ -11,32 +13,48 @@ from plstm_graph.dag.transform import node_count
 from plstm_graph.errors import InputError
 
 
-def return_probabilities(data: Data, walk_length: int) -> Tensor:
-    r"""Chances that a random walk of 1, 2, ..., ``walk_length`` steps ends where it began.
+@functional_transform("add_random_walk_encodings")
+class AddRandomWalkPE(BaseTransform):
+    r"""It adds random-walk encodings, the probabilities that a walk is back where it began.
 
     .. math::
-        p_{nk} = \big( (D^{-1} A)^k \big)_{nn}
+        p_{nk} = \big( (D^{-1} A)^k \big)_{nn}, \quad k = 1, \dots, \text{walk\_length}
 
-    for the adjacency A of the bonds, in either direction and counted once, and the degrees D.
+    for the adjacency A of the bonds, in either direction and counted once, and the degrees D. They stand in
+    ``random_walk_pe`` [N, walk_length], float32, as those of PyG's transform of this name, whose dense powers
+    take longer. Networks with ``walk_length`` compute them in every call on graphs that do not carry them.
 
     Args:
-        data: a graph or batch. ``random_walk_pe`` [N, at least walk_length], as PyG's
-            ``AddRandomWalkPE`` makes it, is taken as it is.
-        walk_length: steps of the longest walk.
-
-    Returns:
-        [N, walk_length] on the device of ``edge_index``, float64 if it was made here.
-
-    Raises:
-        InputError: ``random_walk_pe`` has another shape.
+        walk_length: number of steps of the longest walk.
 
     Complexity: O(N · walk_length · bonds within walk_length / 2 steps), on the CPU.
     Source: Dwivedi et al., arXiv 2110.07875.
     """
+
+    def __init__(self, walk_length: int) -> None:
+        if walk_length < 1:
+            raise InputError(f"walk_length must be at least 1, not {walk_length}.")
+        self.walk_length = walk_length
+
+    def forward(self, data: Data) -> Data:
+        """Return the graph with its encodings; its other attributes are kept."""
+        data.random_walk_pe = random_walk_pe(data.edge_index, node_count(data), self.walk_length).float()
+        return data
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.walk_length})"
+
+
+def walks_of(data: Data, walk_length: int) -> Tensor:
+    """Random-walk encodings [N, walk_length] of a graph or batch: its own, or new ones in float64.
+
+    Raises:
+        InputError: ``random_walk_pe`` has another shape.
+    """
     num_nodes = node_count(data)
     prepared = data.get("random_walk_pe")
     if prepared is None:
-        return _from_edge_index(data.edge_index, num_nodes, walk_length)
+        return random_walk_pe(data.edge_index, num_nodes, walk_length)
     if prepared.dim() != 2 or prepared.size(0) != num_nodes or prepared.size(1) < walk_length:
         raise InputError(
             f"random_walk_pe needs the shape [{num_nodes}, at least {walk_length}], "
@@ -46,14 +64,15 @@ def return_probabilities(data: Data, walk_length: int) -> Tensor:
 
 
 # An op, so that compiled networks call it without a break.
-@torch.library.custom_op("plstm_graph::return_probabilities", mutates_args=())
-def _from_edge_index(edge_index: Tensor, num_nodes: int, walk_length: int) -> Tensor:
+@torch.library.custom_op("plstm_graph::random_walk_pe", mutates_args=())
+def random_walk_pe(edge_index: Tensor, num_nodes: int, walk_length: int) -> Tensor:
+    """Random-walk encodings, float64 [num_nodes, walk_length] on the device of ``edge_index``."""
     row, col = edge_index.cpu().numpy()
     ptr, nbr, *_ = neighbour_lists(row, col, num_nodes, np.zeros(len(row)))
     return torch.from_numpy(_return_probabilities(ptr, nbr, walk_length)).to(edge_index.device)
 
 
-@_from_edge_index.register_fake
+@random_walk_pe.register_fake
 def _(edge_index: Tensor, num_nodes: int, walk_length: int) -> Tensor:
     return edge_index.new_empty(num_nodes, walk_length, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""What a layer did: its gating matrix, and edges that an explainer masks."""
+"""The gating matrix of a layer, and the mask of an explainer on its gates."""
 
 from dataclasses import dataclass
 
@@ -45,11 +45,12 @@ def mask_gates(gates: list[Gates], mask: Tensor, edge_index: Tensor, dag: LineGr
     """Scale every edge's cell state by its mask, so that each path counts as the product of its edges' masks.
 
     A state is made by the source and by the transitions into the edge, and read by the mark: masking these
-    two masks all three. The DAG's own way takes an edge's column of edge_index, the reversed way the column
-    of the other direction, if there is one.
+    two masks all three. The DAG's own direction takes an edge's column of edge_index, the reversed one the
+    column that points the other way, if there is one.
 
     Args:
-        gates: source [E, H], transition [L, H] and mark [E, H] of every way, or of states with components.
+        gates: source [E, H], transition [L, H] and mark [E, H] of every direction, or of states with
+            components.
         mask: [C], one value for each column of edge_index.
         edge_index: [2, C].
         dag: its edges are columns of edge_index.
@@ -60,10 +61,10 @@ def mask_gates(gates: list[Gates], mask: Tensor, edge_index: Tensor, dag: LineGr
     place = torch.searchsorted(key[order], wanted).clamp(max=len(key) - 1)
     back = torch.where(key[order[place]] == wanted, order[place], dag.edge_id)
     masked = []
-    ways = zip(gates, (dag.edge_id, back), (dag.succ, dag.pred), strict=False)
-    for (source, transition, mark), column, entered in ways:
+    directions = zip(gates, (dag.edge_id, back), (dag.succ, dag.pred), strict=False)
+    for (source, transition, mark), column, entered in directions:
         factor = mask[column]
         source = source * factor.view(-1, *[1] * (source.dim() - 1))
         transition = transition * factor[entered].view(-1, *[1] * (transition.dim() - 1))
-        masked.append((source, transition, mark))
+        masked.append(Gates(source, transition, mark))
     return masked

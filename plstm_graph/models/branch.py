@@ -1,0 +1,86 @@
+"""Branches: how a graph becomes an embedding, from which a head of its own predicts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn.aggr import MultiAggregation, SumAggregation
+
+from plstm_graph.models.block import ReadoutNorm, make_norm
+from plstm_graph.models.graphs import Graphs
+
+#: Number of heavy atoms of a usual molecule.
+USUAL_SIZE = 20
+
+
+class Branch(nn.Module, ABC):
+    """It reads graphs out to embeddings, for each of which the network makes a head.
+
+    A network predicts the mean over its branches, and a branch the mean over its embeddings. Each head has a
+    loss of its own: with one for all, the branch that fits the training graphs fastest would starve the
+    others.
+
+    Subclasses name their arguments as the attributes that keep them; checkpoints write these down.
+    """
+
+    channels: int  #: width of an embedding
+    parts: int = 1  #: number of embeddings side by side
+
+    @abstractmethod
+    def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Embed graphs: [num_graphs, parts · channels].
+
+        Args:
+            graphs: with features as the data have them, before any encoder.
+            passes: for every DAG a pass over the blocks: nodes [N, hidden_channels] as the encoder leaves
+                them, then as every block does.
+        """
+
+
+class NodeReadout(Branch):
+    """The nodes of a graph, read out by PyG's aggregations; passes over several DAGs are averaged.
+
+    Args:
+        hidden_channels: width of the nodes.
+        readout: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names, or ``"scaled_sum"``, the sum over
+            20; several, as in ``["mean", "max"]``, are concatenated.
+        norm: of the nodes, before they are read out.
+        layers: number of the last outputs of the encoder and the blocks that are read out.
+    """
+
+    def __init__(
+        self, hidden_channels: int, readout: str | list[str], norm: ReadoutNorm, layers: int
+    ) -> None:
+        super().__init__()
+        names = [readout] if isinstance(readout, str) else list(readout)
+        self.norms = nn.ModuleList(make_norm(norm, hidden_channels) for _ in range(layers))
+        self.pool = MultiAggregation([ScaledSum() if name == "scaled_sum" else name for name in names])
+        self.channels = hidden_channels * layers * len(names)
+
+    def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Embed graphs by their nodes: [num_graphs, channels]."""
+        embeddings = []
+        for outputs in passes:
+            nodes = [norm(x) for norm, x in zip(self.norms, outputs[-len(self.norms) :], strict=True)]
+            embeddings.append(self.pool(torch.cat(nodes, dim=1), graphs.batch, dim_size=graphs.num_graphs))
+        return torch.stack(embeddings).mean(0)
+
+
+class ScaledSum(SumAggregation):
+    """The sum of a graph's nodes, divided by 20.
+
+    It grows with the graph as a sum does, and is as large as a mean for a molecule of 20 atoms: a head that
+    is fed plain sums sees inputs twenty times as large, and learns that much less steadily.
+    """
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        ptr: Tensor | None = None,
+        dim_size: int | None = None,
+        dim: int = -2,
+    ) -> Tensor:
+        """Nodes [N, channels] to graphs [dim_size, channels]."""
+        return super().forward(x, index, ptr, dim_size, dim) / USUAL_SIZE
