@@ -73,14 +73,14 @@ format: $(READY) ## let ruff format and fix
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-bench: $(READY) ## time the layers, see benchmarks/conv.py for flags
-	$(PYTHON) benchmarks/conv.py
+bench: $(READY) ## time the layers, see benchmarks/speed/conv.py for flags
+	$(PYTHON) -m benchmarks.speed.conv
 
 gpu: $(READY) ## check and time the GPU kernels; needs CUDA
-	$(PYTHON) benchmarks/gpu.py
+	$(PYTHON) -m benchmarks.speed.gpu
 
 roofline: $(READY) ## count what the GPU kernels move and compute; no GPU needed
-	$(PYTHON) benchmarks/roofline.py
+	$(PYTHON) -m benchmarks.speed.roofline
 
 # A wheel in pip's cache may have been compiled against another torch, which shows when it is
 # imported; then it is compiled again. DIST_EXTRA_CONFIG has its four extensions compiled at once.

@@ -24,6 +24,7 @@ import torch
 import plstm_graph
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 WARM_UP = 2
 SLOW = 2.0  # seconds; such a call is warm after one

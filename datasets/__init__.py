@@ -5,7 +5,7 @@ from plstm_graph.datasets.base import GraphDataModule, MoleculeDataModule
 from plstm_graph.datasets.builtin import FreeSolv, Solubility
 from plstm_graph.datasets.ogb_mol import OGB
 from plstm_graph.datasets.peptides import PeptideEnds
-from plstm_graph.datasets.tables import CSV, MoleculeNet
+from plstm_graph.datasets.smiles_csv import CSV, MoleculeNet
 from plstm_graph.datasets.tu import TU
 
 __all__ = [

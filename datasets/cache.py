@@ -14,9 +14,8 @@ import torch
 
 import plstm_graph
 from plstm_graph.datasets.featurise import Unreadable
+from plstm_graph.datasets.files import whole_file, write_rows
 from plstm_graph.datasets.graphs import PackedGraphs
-from plstm_graph.datasets.harmless_csv import write_rows
-from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 
 # Files whose code decides what a cached graph looks like.

@@ -13,8 +13,8 @@ from torch import Tensor
 from plstm_graph.chem import read_smiles
 from plstm_graph.dag import rank_nodes
 from plstm_graph.datasets.base import GraphDataModule
-from plstm_graph.datasets.download import fetch_folder
 from plstm_graph.datasets.featurise import featurise
+from plstm_graph.datasets.files import fetch_folder
 from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.datasets.splits import SCAFFOLD_FOLDS, Split, check_fold, murcko_scaffold, scaffold_fold
 from plstm_graph.datasets.table import Table, read_csv

@@ -13,7 +13,7 @@ from torch_geometric.datasets import TUDataset
 from torch_geometric.io import read_tu_data
 
 from plstm_graph.datasets.base import GraphDataModule
-from plstm_graph.datasets.download import fetch_folder
+from plstm_graph.datasets.files import fetch_folder
 from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.datasets.splits import Split, check_fold
 from plstm_graph.errors import InputError

@@ -15,7 +15,7 @@ import torch
 from cli_runs import FULL
 from rdkit import Chem, rdBase
 
-from benchmarks.predict import save
+from benchmarks.speed.predict import save
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.main import main
 from plstm_graph.datasets.featurise import featurise_smiles

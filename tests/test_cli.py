@@ -12,7 +12,7 @@ from cli_calls import SMALL, fit, refused
 from cli_runs import ROOT
 from data_modules import own_table
 
-from benchmarks.table import FOLDERS
+from benchmarks.accuracy.table import FOLDERS
 from plstm_graph.checkpoint import NETWORKS, argument_names
 from plstm_graph.commands.fit import GraphCLI
 from plstm_graph.commands.main import main

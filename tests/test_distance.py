@@ -7,7 +7,7 @@ from data_modules import prepared
 from rdkit import Chem
 from torch_geometric.data import Batch, Data
 
-from benchmarks.image_networks import GridPLSTM, ViT
+from benchmarks.accuracy.image_networks import GridPLSTM, ViT
 from plstm_graph.datasets import ArrowPointing, PeptideEnds
 from plstm_graph.datasets.arrows import draw_arrows
 from plstm_graph.errors import InputError

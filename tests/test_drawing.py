@@ -13,15 +13,15 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
 from plstm_graph.chem import smiles_to_data
-from plstm_graph.chem.drawing import (
+from plstm_graph.dag import build_dag, rank_nodes
+from plstm_graph.drawing import (
     Drawing,
     draw_contributions,
     draw_gating,
     draw_influence,
     draw_orientation,
 )
-from plstm_graph.chem.svg import Scale, number, text_width
-from plstm_graph.dag import build_dag, rank_nodes
+from plstm_graph.drawing.svg import Scale, number, text_width
 from plstm_graph.errors import InputError
 
 PARACETAMOL = "CC(=O)Nc1ccc(O)cc1"
@@ -363,7 +363,7 @@ def test_save_makes_the_folder(tmp_path):
 def test_neither_matplotlib_nor_notebooks_are_needed():
     program = (
         "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'PIL', 'IPython'))); "
-        "from plstm_graph.chem.drawing import draw_gating; print(len(draw_gating('C', [[1.0]]).svg))"
+        "from plstm_graph.drawing import draw_gating; print(len(draw_gating('C', [[1.0]]).svg))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

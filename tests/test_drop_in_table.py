@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import drop_in
-from benchmarks.drop_in import CONVS, Network, Run, failures, main, markdown, train
+from benchmarks.accuracy.drop_in import CONVS, Network, Run, failures, main, markdown, train
 from plstm_graph.datasets import MoleculeDataModule
 from plstm_graph.datasets.table import Table
 from plstm_graph.errors import InputError

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed here")
 
 # The interpreter is slow, so there is one head, and molecules of five atoms go by level already.
 TINY = """
 import torch
-import gpu, roofline, workload
+from benchmarks.speed import gpu, roofline, workload
 import plstm_graph.kernels.triton as kernels
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.kernels import cost
@@ -75,15 +75,16 @@ check()
 
 def run(*command: str, interpret: bool = False) -> subprocess.CompletedProcess:
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env["PYTHONPATH"] = str(BENCHMARKS)
     if interpret:
         env["TRITON_INTERPRET"] = "1"
-    return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="times the GPU for minutes")
 def test_without_a_gpu_it_says_what_can_be_done():
-    done = run(str(BENCHMARKS / "gpu.py"))
+    done = run("-m", "benchmarks.speed.gpu")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("There is no CUDA device here")
     assert "make test" in done.stdout
@@ -115,7 +116,7 @@ def test_counts_are_those_made_by_hand(tmp_path):
     molecules, figures = tmp_path / "molecules.csv", tmp_path / "roofline.json"
     molecules.write_text("\n".join(["name,smiles", "ethanol,CCO", "hexane,CCCCCC", "long," + "C" * 150]))
     table = ["--data", str(molecules), "--smiles", "smiles"]
-    done = run(str(BENCHMARKS / "roofline.py"), "--batches", "3", "--json", str(figures), *table)
+    done = run("-m", "benchmarks.speed.roofline", "--batches", "3", "--json", str(figures), *table)
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(figures.read_text())["results"]
     # Away from the centre, a chain of n atoms has n - 1 edges, n - 3 lines and n // 2 levels.

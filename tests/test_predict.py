@@ -17,7 +17,7 @@ import pytest
 import torch
 from cli_runs import ROOT
 
-from benchmarks.predict import save
+from benchmarks.speed.predict import save
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.ensemble import _cut
 from plstm_graph.commands.main import main

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cli_runs import ROOT
 
-from benchmarks.table import markdown
-from benchmarks.with_forest import RESULTS as WITH_FOREST
+from benchmarks.accuracy.table import markdown
+from benchmarks.accuracy.with_forest import OUTCOMES as WITH_FOREST
 from plstm_graph.commands.report import spread
 
 RESULTS = ROOT / "benchmarks" / "results"

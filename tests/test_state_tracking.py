@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import output_and_gradients, random_inputs
 
-from benchmarks.parity import accuracy, train
+from benchmarks.accuracy.parity import accuracy, train
 from plstm_graph import LineGraphDAG, PLSTMConv, stm
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import gating_matrix

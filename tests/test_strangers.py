@@ -13,13 +13,12 @@ import pytest
 import torch
 from cli_runs import finish, refusal, start
 
-from benchmarks.predict import save
+from benchmarks.speed.predict import save
 from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.commands.main import main
 from plstm_graph.datasets import OGB, TU, MoleculeNet
 from plstm_graph.datasets.cache import UNREADABLE_COLUMNS, load_graphs
-from plstm_graph.datasets.download import fetch, fetch_folder
-from plstm_graph.datasets.harmless_csv import write_rows
+from plstm_graph.datasets.files import fetch, fetch_folder, write_rows
 from plstm_graph.errors import InputError
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask

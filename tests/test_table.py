@@ -13,10 +13,10 @@ import yaml
 from cli_runs import ROOT
 from sklearn.ensemble import RandomForestRegressor
 
-from benchmarks.chemprop import fit_chemprop
-from benchmarks.forest import features_of, fingerprints, fit_forest, forest_predictions
-from benchmarks.table import FOREST, MODELS, Run, command, data_of
-from benchmarks.with_forest import measure, model_of
+from benchmarks.accuracy.chemprop import fit_chemprop
+from benchmarks.accuracy.forest import features_of, fingerprints, fit_forest, forest_predictions
+from benchmarks.accuracy.table import FOREST, MODELS, Run, command, data_of
+from benchmarks.accuracy.with_forest import measure, model_of
 from plstm_graph import PLSTM
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.fit import GraphCLI
@@ -35,8 +35,9 @@ def place(tmp_path_factory) -> Path:
 
 
 def make(place: Path, *more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "benchmarks.table", "--suite", "moleculenet", "--datasets", "freesolv"]
-    command += ["--models", "plstm,gin", "--seeds", "2", "--out", place / "out", "--runs", place / "runs"]
+    command = [sys.executable, "-m", "benchmarks.accuracy.table", "--suite", "moleculenet"]
+    command += ["--datasets", "freesolv", "--models", "plstm,gin", "--seeds", "2"]
+    command += ["--out", place / "out", "--runs", place / "runs"]
     command += ["--cache", place / "cache", "--trainer.max_epochs", "2", *SMALL, *more]
     return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
 
@@ -108,7 +109,7 @@ def test_every_row_is_the_network_that_it_says(name, capsys):
     ],
 )
 def test_unknown_names_get_one_sentence(arguments, part):
-    command = [sys.executable, "-m", "benchmarks.table", *arguments]
+    command = [sys.executable, "-m", "benchmarks.accuracy.table", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
     assert part in result.stderr
@@ -187,7 +188,7 @@ def test_the_mean_with_a_forest_is_of_both_predictions(place):
     assert MODELS[model_of(GraphTask(PLSTM(branches=[CircularFingerprint()])))].label == "PLSTM + fingerprint"
     stranger = torch.nn.Linear(1, 1)
     stranger.out_channels = 1
-    with pytest.raises(InputError, match=r"A Linear is no network of benchmarks\.table"):
+    with pytest.raises(InputError, match=r"A Linear is no network of benchmarks\.accuracy.table"):
         model_of(GraphTask(stranger))
 
 

@@ -374,7 +374,7 @@ def test_every_kernel_compiles_for_real_targets_without_spills_and_atomics(tmp_p
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
     table = tmp_path / "kernels.json"
-    command = [sys.executable, "benchmarks/gpu_kernels.py", "--json", str(table)]
+    command = [sys.executable, "-m", "benchmarks.speed.gpu_kernels", "--json", str(table)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     kernels = json.loads(table.read_text())["kernels"]

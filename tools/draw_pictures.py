@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import smiles_to_data
-from plstm_graph.chem.drawing import draw_influence, draw_orientation
+from plstm_graph.drawing import draw_influence, draw_orientation
 
 plt.switch_backend("Agg")
 plt.rcParams["svg.hashsalt"] = "plstm_graph"  # the same file every time

@@ -1,4 +1,4 @@
-"""Molecules as graphs; drawings of them are in :mod:`plstm_graph.chem.drawing`."""
+"""Molecules as graphs; drawings of them are in :mod:`plstm_graph.drawing`."""
 
 from plstm_graph.chem.features import (
     ATOM_FEATURE_DIMS,

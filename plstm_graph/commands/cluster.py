@@ -20,7 +20,7 @@ from plstm_graph.commands.results import Predictions
 from plstm_graph.commands.sinks import check_folder
 from plstm_graph.commands.stream import check_columns
 from plstm_graph.datasets.featurise import featurise_smiles
-from plstm_graph.datasets.whole_file import whole_file
+from plstm_graph.datasets.files import whole_file
 from plstm_graph.errors import InputError
 
 _ROWS, _BATCH = 8192, 512  # rows of a file of the output at most, and rows that are featurised at once

@@ -11,12 +11,11 @@ from rich.progress import Progress
 from torch_geometric.data import Batch
 
 from plstm_graph.chem import mol_to_data, read_smiles
-from plstm_graph.chem.drawing import draw_contributions
 from plstm_graph.commands.ensemble import Ensemble
 from plstm_graph.commands.stream import open_source
 from plstm_graph.datasets.cache import UNREADABLE_COLUMNS
-from plstm_graph.datasets.harmless_csv import write_rows
-from plstm_graph.datasets.whole_file import whole_file
+from plstm_graph.datasets.files import whole_file, write_rows
+from plstm_graph.drawing import draw_contributions
 from plstm_graph.errors import InputError
 from plstm_graph.explain import contributions
 from plstm_graph.task import GraphTask

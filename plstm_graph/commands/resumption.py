@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from plstm_graph.datasets.files import whole_file
 from plstm_graph.datasets.seeds import seed_of
-from plstm_graph.datasets.whole_file import whole_file
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from plstm_graph.commands.stream import Source
-from plstm_graph.datasets.harmless_csv import write_rows
-from plstm_graph.datasets.whole_file import whole_file
+from plstm_graph.datasets.files import whole_file, write_rows
 from plstm_graph.errors import InputError
 
 _GROUP = 16384  # rows of a row group in Parquet

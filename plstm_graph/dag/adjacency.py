@@ -135,12 +135,12 @@ def in_directed_component(component_ptr, members, ptr, out_col, in_col):
     directed = np.zeros(len(members), np.bool_)
     for c in range(len(component_ptr) - 1):
         nodes = members[component_ptr[c] : component_ptr[c + 1]]
-        one_way = False
+        one_sided = False
         for node in nodes:
             for a in range(ptr[node], ptr[node + 1]):
-                one_way = one_way or out_col[a] < 0 or in_col[a] < 0
+                one_sided = one_sided or out_col[a] < 0 or in_col[a] < 0
         for node in nodes:
-            directed[node] = one_way
+            directed[node] = one_sided
     return directed
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from plstm_graph.dag.adjacency import incoming_lines, oriented_edges
+from plstm_graph.dag.bonds import Bonds, check_edge_index
 from plstm_graph.dag.levels import edge_levels, line_levels
 from plstm_graph.dag.multitree import multitree_lines
-from plstm_graph.dag.orientation import Orientation, Structure, check_edge_index, resolve
+from plstm_graph.dag.orientation import Orientation, rank_bonds, resolve
 from plstm_graph.errors import InputError
 
 
@@ -200,14 +201,14 @@ class LineGraphDAG(LineGraph):
 
         Complexity: O(C log N + L), see :func:`plstm_graph.dag.rank_nodes` for the ranking.
         """
-        structure = Structure(edge_index, num_nodes, node_labels, edge_labels)
-        num_nodes = structure.num_nodes
+        bonds = Bonds(edge_index, num_nodes, node_labels, edge_labels)
+        num_nodes = bonds.num_nodes
         if batch is not None:
             _check_batch(batch, edge_index, num_nodes)
         graph = Data(edge_index=edge_index, x=node_labels, edge_attr=edge_labels, num_nodes=num_nodes)
-        ranks = structure.rank(resolve(rank, graph))
-        ptr, nbr, out_col, in_col, _ = structure.adjacency
-        src, dst, column, edge_ptr = oriented_edges(structure.node_ptr, ranks, ptr, nbr, out_col, in_col)
+        ranks = rank_bonds(bonds, resolve(rank, graph))
+        ptr, nbr, out_col, in_col, _ = bonds.adjacency
+        src, dst, column, edge_ptr = oriented_edges(bonds.node_ptr, ranks, ptr, nbr, out_col, in_col)
         pred_ptr, pred = incoming_lines(src, dst, num_nodes)
         return _assemble(
             num_nodes,
@@ -217,9 +218,9 @@ class LineGraphDAG(LineGraph):
             pred_ptr=pred_ptr,
             pred=pred,
             line_id=np.arange(len(pred)),
-            node_ptr=structure.node_ptr,
+            node_ptr=bonds.node_ptr,
             edge_ptr=edge_ptr,
-            block_columns=structure.block_columns,
+            block_columns=bonds.block_columns,
         ).to(edge_index.device)
 
     @classmethod

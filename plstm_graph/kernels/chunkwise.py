@@ -42,21 +42,21 @@ class _Chunk(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """One way through the DAG."""
+    """One direction through the DAG."""
 
     chunks: list[_Chunk]
     num_borders: int
 
 
-def _plan(dag: LineGraph, way: int) -> _Plan:
-    """Cut the edges into chunks; the second way goes through the reversed DAG, from the last edge on.
+def _plan(dag: LineGraph, direction: int) -> _Plan:
+    """Cut the edges into chunks; the second direction goes through the reversed DAG, from the last edge on.
 
     No chunk has edges of two blocks: in dense products, NaN of one graph would reach all others.
     """
     src, dst, pred, succ = (x.cpu().numpy() for x in (dag.src, dag.dst, dag.pred, dag.succ))
     edge_ptr = dag.edge_ptr.cpu().numpy()
     edges, lines = np.arange(len(src)), np.arange(len(pred))
-    if way == 1:
+    if direction == 1:
         edges, src, dst = edges[::-1], dst[::-1], src[::-1]
         pred, succ = len(src) - 1 - succ, len(src) - 1 - pred
         edge_ptr = (len(src) - edge_ptr)[::-1]
@@ -196,18 +196,18 @@ def _outer(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def chunkwise_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
-    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
+    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions.
 
     Complexity: O(E H (c + p) (c + K + V) + B H K V) time and O(B H K V) memory beside inputs and output, for
     chunks of c edges that p borders enter, and B borders in all. Source: arXiv 2506.11997, Appendix A.
     """
     query, key, value, direct = nodes
     output = (direct * (query * key).sum(-1)).unsqueeze(-1) * value
-    for way, one_way in enumerate(zip(*gates, strict=True)):
-        plan = _plan(dag, way)
+    for direction, one_direction in enumerate(zip(*gates, strict=True)):
+        plan = _plan(dag, direction)
         states = _no_states(plan, nodes)
         for chunk in plan.chunks:
-            arrived, states[chunk.borders] = _cross(chunk, *_read(chunk, nodes[:3], one_way, states))
+            arrived, states[chunk.borders] = _cross(chunk, *_read(chunk, nodes[:3], one_direction, states))
             output.index_add_(0, chunk.nodes, arrived)
     return output
 
@@ -222,12 +222,14 @@ def chunkwise_backward(
     grad_value = (direct * scores).unsqueeze(-1) * grad
     node_grads = [grad_scores * key, grad_scores * query, grad_value, scores * grad_weights]
     gate_grads = [torch.zeros_like(x) for x in gates]
-    for way, one_way in enumerate(zip(*gates, strict=True)):
-        plan = _plan(dag, way)
+    for direction, one_direction in enumerate(zip(*gates, strict=True)):
+        plan = _plan(dag, direction)
         states = _no_states(plan, nodes)
         for chunk in plan.chunks:
-            _, states[chunk.borders] = _cross(chunk, *_read(chunk, nodes[:3], one_way, states))
-        _walk_back(plan, states, grad, nodes[:3], one_way, node_grads[:3], [x[way] for x in gate_grads])
+            _, states[chunk.borders] = _cross(chunk, *_read(chunk, nodes[:3], one_direction, states))
+        _walk_back(
+            plan, states, grad, nodes[:3], one_direction, node_grads[:3], [x[direction] for x in gate_grads]
+        )
     return [*node_grads, *gate_grads]
 
 
@@ -241,7 +243,7 @@ def _walk_back(
     nodes: Sequence[Tensor], gates: Sequence[Tensor],
     node_grads: Sequence[Tensor], gate_grads: Sequence[Tensor],
 ) -> None:  # fmt: skip
-    """Add one way's gradients, from the last chunk to the first."""
+    """Add one direction's gradients, from the last chunk to the first."""
     grad_states = torch.zeros_like(states)
     grad_source, grad_transition, grad_mark = gate_grads
     for chunk in reversed(plan.chunks):

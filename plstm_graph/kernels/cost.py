@@ -3,7 +3,7 @@
 - ``"auto"`` takes the fused kernels of the device: ``cpu``, or ``triton`` on a GPU. Where Triton is missing
   or cannot take the heads, ``lattice`` for sequences and grids, dense matrices (``gating``) while all blocks
   are small, else ``chunkwise`` or ``reference``, whichever takes fewer steps one after the other. On a CPU
-  the fused kernels are faster than ``lattice`` at every size (benchmarks/lattice.py).
+  the fused kernels are faster than ``lattice`` at every size (benchmarks/speed/lattice.py).
 - The fused CPU kernels take the form with fewer multiply-adds, block by block (:func:`prefers_states`).
 - The Triton kernels take the gating form for blocks of up to 128 nodes (:func:`gating_tile`): their
   n²·(K + V) multiply-adds stay on the chip, where states move (edges + lines)·K·V numbers through memory.
@@ -88,28 +88,28 @@ def why_not_triton(device: torch.device, key_dim: int) -> str | None:
 
 
 @structure_inner
-def gating_operations(nodes, edges, lines, key_dim, value_dim, ways):
+def gating_operations(nodes, edges, lines, key_dim, value_dim, directions):
     """Multiply-adds of one block and head in gating form: a solve over node rows, then two dense products."""
-    return nodes * nodes * (key_dim + value_dim) + ways * (edges + lines) * nodes
+    return nodes * nodes * (key_dim + value_dim) + directions * (edges + lines) * nodes
 
 
 @structure_inner
-def state_operations(edges, lines, key_dim, value_dim, ways):
+def state_operations(edges, lines, key_dim, value_dim, directions):
     """Multiply-adds of one block and head in state form: a solve over states, filled once and read once."""
-    return ways * (2 * edges + lines) * key_dim * value_dim
+    return directions * (2 * edges + lines) * key_dim * value_dim
 
 
 @structure
-def prefers_states(nodes, edges, lines, key_dim, value_dim, ways):
+def prefers_states(nodes, edges, lines, key_dim, value_dim, directions):
     """Whether the fused CPU kernels take the state form for a block: narrow heads and long molecules."""
-    dense = gating_operations(nodes, edges, lines, key_dim, value_dim, ways)
-    return state_operations(edges, lines, key_dim, value_dim, ways) < dense
+    dense = gating_operations(nodes, edges, lines, key_dim, value_dim, directions)
+    return state_operations(edges, lines, key_dim, value_dim, directions) < dense
 
 
 @structure
-def prefers_chunks(nodes, edges, lines, key_dim, value_dim, ways):
+def prefers_chunks(nodes, edges, lines, key_dim, value_dim, directions):
     """Whether the fused CPU kernels cut a block into chunks: its states would not stay in the cache."""
-    return edges > WHOLE_STATE_BLOCK and prefers_states(nodes, edges, lines, key_dim, value_dim, ways)
+    return edges > WHOLE_STATE_BLOCK and prefers_states(nodes, edges, lines, key_dim, value_dim, directions)
 
 
 @structure_inner

@@ -95,8 +95,8 @@ def _resolvent(matrix: Tensor, num_levels: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Way:
-    """Gates and resolvent of one way through the DAGs of a bucket; ``end`` is where its edges arrive."""
+class _Direction:
+    """Gates and resolvent of one direction of the DAGs of a bucket; ``end`` is where its edges arrive."""
 
     source: Tensor  # [b, H, e]
     mark: Tensor
@@ -124,29 +124,29 @@ class _Way:
         return grad_source, adjoint @ arrived.mT, grad_mark
 
 
-def _ways(gates: Sequence[Tensor], bucket: _Bucket, num_levels: int) -> list[_Way]:
-    """The DAG's own way and, if its gates are given, that of the reversed one."""
+def _directions(gates: Sequence[Tensor], bucket: _Bucket, num_levels: int) -> list[_Direction]:
+    """The DAG's own direction and, if its gates are given, that of the reversed one."""
     columns = torch.arange(bucket.size, device=bucket.edges.device)
     one = gates[0].new_ones(len(bucket.edges), 1, 1)
     at_src = _pad(one * (bucket.src_slot[:, None, None] == columns), bucket.edge_slot, bucket)
     at_dst = _pad(one * (bucket.dst_slot[:, None, None] == columns), bucket.edge_slot, bucket)
-    ways = []
-    for way, (source, transition, mark) in enumerate(zip(*gates, strict=True)):
+    directions = []
+    for direction, (source, transition, mark) in enumerate(zip(*gates, strict=True)):
         matrix = _transition_matrix(transition, bucket)
-        ways.append(
-            _Way(
+        directions.append(
+            _Direction(
                 source=_pad(source[bucket.edges], bucket.edge_slot, bucket),
                 mark=_pad(mark[bucket.edges], bucket.edge_slot, bucket),
-                resolvent=_resolvent(matrix.mT if way == 1 else matrix, num_levels),
-                start_inc=at_dst if way == 1 else at_src,
-                end_inc=at_src if way == 1 else at_dst,
+                resolvent=_resolvent(matrix.mT if direction == 1 else matrix, num_levels),
+                start_inc=at_dst if direction == 1 else at_src,
+                end_inc=at_src if direction == 1 else at_dst,
             )
         )
-    return ways
+    return directions
 
 
 def gating_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
-    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
+    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions.
 
     Complexity: O(B s³ H log depth) time for B blocks padded to s edges.
     """
@@ -154,8 +154,8 @@ def gating_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGr
     for bucket in _buckets(dag):
         q, k, v, direct = (_pad(x[bucket.nodes], bucket.node_slot, bucket) for x in nodes)
         gating = torch.diag_embed(direct)
-        for way in _ways(gates, bucket, dag.num_levels):
-            gating = gating + way.gating()
+        for direction in _directions(gates, bucket, dag.num_levels):
+            gating = gating + direction.gating()
         output[bucket.nodes] = _unpad((gating * (q @ k.mT)) @ v, bucket.node_slot)
     return output
 
@@ -167,17 +167,21 @@ def gating_entries(direct: Tensor, gates: Sequence[Tensor], dag: LineGraph) -> t
     """
     receivers, senders, entries = [], [], []
     for bucket in _buckets(dag):
-        ways = torch.stack([way.gating() for way in _ways(gates, bucket, dag.num_levels)], dim=1)
+        directions = torch.stack(
+            [direction.gating() for direction in _directions(gates, bucket, dag.num_levels)], dim=1
+        )
         own = torch.diag_embed(_pad(direct[bucket.nodes], bucket.node_slot, bucket))
-        ways = torch.cat([ways[:, :1] + own.unsqueeze(1), ways[:, 1:]], dim=1)  # [b, W, H, n, n]
+        directions = torch.cat(
+            [directions[:, :1] + own.unsqueeze(1), directions[:, 1:]], dim=1
+        )  # [b, W, H, n, n]
         node = bucket.nodes.new_full((bucket.blocks * bucket.size,), -1)
         node[bucket.node_slot] = bucket.nodes
         node = node.view(bucket.blocks, bucket.size)
-        joined = ways.detach().ne(0).flatten(1, 2).any(1) | torch.diag_embed(node >= 0)
+        joined = directions.detach().ne(0).flatten(1, 2).any(1) | torch.diag_embed(node >= 0)
         block, row, column = joined.nonzero(as_tuple=True)
         receivers.append(node[block, row])
         senders.append(node[block, column])
-        entries.append(ways[block, :, :, row, column])
+        entries.append(directions[block, :, :, row, column])
     if not entries:  # no node at all
         none = dag.src.new_empty(0)
         return none, none, direct.new_empty(0, len(gates[0]), direct.size(1))
@@ -197,17 +201,17 @@ def gating_backward(
     grad_source, grad_transition, grad_mark = grads[4:]
     for bucket in _buckets(dag):
         q, k, v, direct, g = (_pad(x[bucket.nodes], bucket.node_slot, bucket) for x in (*nodes, grad))
-        ways = _ways(gates, bucket, dag.num_levels)
+        directions = _directions(gates, bucket, dag.num_levels)
         gating = torch.diag_embed(direct)
-        for way in ways:
-            gating = gating + way.gating()
+        for direction in directions:
+            gating = gating + direction.gating()
         scores, grad_weights = q @ k.mT, g @ v.mT
         grad_scores, grad_gating = gating * grad_weights, scores * grad_weights
         dense = (grad_scores @ k, grad_scores.mT @ q, (gating * scores).mT @ g)
         for total, part in zip(grads, (*dense, grad_gating.diagonal(dim1=-2, dim2=-1)), strict=False):
             total[bucket.nodes] = _unpad(part, bucket.node_slot)
-        for i, way in enumerate(ways):
-            at_source, matrix, at_mark = way.gradients(grad_gating)
+        for i, direction in enumerate(directions):
+            at_source, matrix, at_mark = direction.gradients(grad_gating)
             matrix = matrix.mT if i == 1 else matrix
             grad_source[i, bucket.edges] = _unpad(at_source, bucket.edge_slot)
             grad_transition[i, bucket.lines] = matrix[

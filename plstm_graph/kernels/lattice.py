@@ -26,7 +26,7 @@ _SEQUENCE_TILE, _GRID_TILE = 64, 8
 
 
 def stm_lattice(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph, lattice: Lattice) -> Tensor:
-    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
+    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions.
 
     Args:
         lattice: what the nodes of ``dag`` are.
@@ -37,9 +37,9 @@ def stm_lattice(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph
     """
     query, key, value, direct = nodes
     output = (direct * (query * key).sum(-1)).unsqueeze(-1) * value
-    for way, one_way in enumerate(zip(*gates, strict=True)):
-        maps = _node_maps(one_way, dag, lattice, way)
-        turned = _turned(lattice, way)
+    for direction, one_direction in enumerate(zip(*gates, strict=True)):
+        maps = _node_maps(one_direction, dag, lattice, direction)
+        turned = _turned(lattice, direction)
         maps, *laid_out = (
             x.unflatten(0, lattice[:3]).flip(turned) for x in (maps, query, key, value)
         )  # [graphs, height, width, …], edges point right and down
@@ -47,16 +47,16 @@ def stm_lattice(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph
     return output
 
 
-def _turned(lattice: Lattice, way: int) -> list[int]:
-    """Axes along which edges point left or up, on the DAG or, as way 1, on the reversed one."""
-    return ([1] if way == 1 else []) + ([2] if lattice.leftwards != (way == 1) else [])
+def _turned(lattice: Lattice, direction: int) -> list[int]:
+    """Axes along which edges point left or up, on the DAG or, as direction 1, on the reversed one."""
+    return ([1] if direction == 1 else []) + ([2] if lattice.leftwards != (direction == 1) else [])
 
 
-def _node_maps(gates: tuple[Tensor, ...], dag: LineGraph, lattice: Lattice, way: int) -> Tensor:
+def _node_maps(gates: tuple[Tensor, ...], dag: LineGraph, lattice: Lattice, direction: int) -> Tensor:
     """Z of single nodes [N, H, p + 1, p + 1], for p = 2 edges of a grid, right and down, 1 of a sequence."""
     source, transition, mark = gates
     start, end, before, after = dag.src, dag.dst, dag.pred, dag.succ
-    if way == 1:
+    if direction == 1:
         start, end, before, after = end, start, after, before
     ports = _ports(lattice.height)
     edge = (dag.src // lattice.width != dag.dst // lattice.width).long()  # 0 across, 1 down

@@ -50,7 +50,7 @@ def marked_sums(query: Tensor, states: Tensor, mark: Tensor, dag: LineGraph) -> 
 
 
 def stm_reference(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
-    r"""Output of one or both ways, the second on the reversed DAG.
+    r"""Output of one or both directions, the second on the reversed DAG.
 
     .. math:: h_n = \sum_{e: dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n
 
@@ -63,8 +63,8 @@ def stm_reference(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGra
     """
     query, key, value, direct = nodes
     output = (direct * (query * key).sum(-1)).unsqueeze(-1) * value
-    for way, (source, transition, mark) in enumerate(zip(*gates, strict=True)):
-        if way == 1:
+    for direction, (source, transition, mark) in enumerate(zip(*gates, strict=True)):
+        if direction == 1:
             dag, lines = _turned(dag)
             transition = transition[lines]
         states = cell_states(key, value, source, transition, dag)

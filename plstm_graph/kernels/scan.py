@@ -17,7 +17,7 @@ from plstm_graph.kernels.cpu import cpu_backward, cpu_forward
 from plstm_graph.kernels.forward_mode import lower_tangents
 from plstm_graph.kernels.gating import gating_backward, gating_forward
 
-#: Inputs: query, key, value and direct of nodes, then source, transition and mark of [ways, E or L, H].
+#: Inputs: query, key, value and direct of nodes, then source, transition and mark of [directions, E or L, H].
 _NODES, _INPUTS = 4, 7
 
 #: Tensors of the structure.
@@ -28,7 +28,7 @@ _HEAD_AXES = (1, 1, 1, 1, 2, 2, 2)
 
 
 def scan(inputs: Sequence[Tensor], dag: LineGraph, backend: str) -> Tensor:
-    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways."""
+    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions."""
     structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.succ, dag.level, dag.node_ptr, dag.edge_ptr)
     # An op of torch.library has no forward mode, whose tangents would be lost silently, and no torch.func.
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
@@ -43,7 +43,7 @@ def _stm(
     src: Tensor, dst: Tensor, pred_ptr: Tensor, pred: Tensor, succ: Tensor, level: Tensor,
     node_ptr: Tensor, edge_ptr: Tensor, backend: str,
 ) -> Tensor:  # fmt: skip
-    """Output [N, H, V]; gates are [ways, E or L, H], the second way on the reversed DAG."""
+    """Output [N, H, V]; gates are [directions, E or L, H], the second direction on the reversed DAG."""
     dag = _dag(query.size(0), src, dst, pred_ptr, pred, succ, level, node_ptr, edge_ptr)
     forward, _ = _passes(backend)
     return forward((query, key, value, direct), (source, transition, mark), dag)
@@ -213,13 +213,13 @@ def _tangent(tensors: Sequence[Tensor], tangents: Sequence[Tensor], backend: str
     products = (query_dot, query, query), (key, key_dot, key), (value, value, value_dot), [direct] * 3
     side_by_side = [torch.cat(x, dim=1) for x in products] + [torch.cat([x] * 3, dim=2) for x in gates]
     of_query, of_key, of_value = scan(side_by_side, dag, backend).chunk(3, dim=1)
-    ways = []
+    directions = []
     for source, transition, mark, *dotted in zip(*gates, *tangents[_NODES:], strict=True):
         source_dot, transition_dot, mark_dot = dotted
         rows = [transition, torch.zeros_like(transition)], [transition_dot, transition]
         matrix = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)  # [L, H, 2, 2]
-        ways.append((torch.stack([source, source_dot], -1), matrix, torch.stack([mark_dot, mark], -1)))
-    expanded, dual = expand_gates(ways, dag)
+        directions.append((torch.stack([source, source_dot], -1), matrix, torch.stack([mark_dot, mark], -1)))
+    expanded, dual = expand_gates(directions, dag)
     dual_gates = [torch.stack(kind) for kind in zip(*expanded, strict=True)]
     of_gates = scan([query, key, value, direct_dot, *dual_gates], dual, backend)
     return of_query + of_key + of_value + of_gates

@@ -19,7 +19,7 @@ from plstm_graph.kernels.cost import (
     prefers_chunks,
     state_operations,
 )
-from plstm_graph.kernels.cpu import kernels
+from plstm_graph.kernels.cpu import blocks
 from plstm_graph.kernels.cpu.bounds import Arrays, check_bounds
 from plstm_graph.kernels.cpu.state_form import cut
 from plstm_graph.kernels.cpu.threads import run_over_ranges
@@ -29,10 +29,10 @@ _BACKWARD_OPERATIONS = 3.0
 
 
 def cpu_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
-    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways."""
+    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions."""
     output = torch.empty_like(nodes[2], memory_format=torch.contiguous_format)
     arguments = (_views(nodes), _views(gates), *_structure(dag), output.numpy())
-    _run(kernels.forward, kernels.forward_long, arguments, nodes, gates, dag, 1.0)
+    _run(blocks.forward, blocks.forward_long, arguments, nodes, gates, dag, 1.0)
     return output
 
 
@@ -43,7 +43,7 @@ def cpu_backward(
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*nodes, *gates)]
     outputs = _views(grads[: len(nodes)]), _views(grads[len(nodes) :])
     arguments = (_views([grad])[0], _views(nodes), _views(gates), *_structure(dag), *outputs)
-    _run(kernels.backward, kernels.backward_long, arguments, nodes, gates, dag, _BACKWARD_OPERATIONS)
+    _run(blocks.backward, blocks.backward_long, arguments, nodes, gates, dag, _BACKWARD_OPERATIONS)
     return grads
 
 

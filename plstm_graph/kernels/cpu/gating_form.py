@@ -15,7 +15,7 @@ def _padded(count):
 
 
 @kernel_inner
-def scratch(nodes, edges, key_dim, value_dim, ways, like):
+def scratch(nodes, edges, key_dim, value_dim, directions, like):
     """Memory for the largest block that a call meets in this form.
 
     Every matrix has an allocation of its own: slices of one would have to be told apart at run time in
@@ -25,7 +25,7 @@ def scratch(nodes, edges, key_dim, value_dim, ways, like):
     dim = _padded(most)
     square = (nodes, width)
     by_node = (np.zeros(square, dtype), np.zeros(square, dtype), np.zeros(square, dtype))
-    by_edge = np.empty((ways + 1, edges, width), dtype)
+    by_edge = np.empty((directions + 1, edges, width), dtype)
     flat = (nodes, dim)
     by_dim = (np.zeros(flat, dtype), np.zeros(flat, dtype), np.zeros(flat, dtype), np.zeros(flat, dtype))
     transposed = (np.zeros((most, width), dtype), np.zeros((most, width), dtype))
@@ -91,23 +91,23 @@ def _transpose(a, count):
 
 @kernel_inner
 def _gating_matrix(gating, rows, direct, gates, h, dag, block):
-    """Fill ``gating`` [nodes, nodes] with M_inc (I - T)^{-1} S_inc + diag(D), both ways added.
+    """Fill ``gating`` [nodes, nodes] with M_inc (I - T)^{-1} S_inc + diag(D), both directions added.
 
-    Leaves (I - T)^{-1} S_inc of each way in ``rows`` [ways, edges, nodes].
+    Leaves (I - T)^{-1} S_inc of each direction in ``rows`` [directions, edges, nodes].
     """
     source, transition, mark = gates
     ends, _, _ = dag
     node, count, first, last = block
     width = _padded(count)
     clear(gating, count, width)
-    for way in range(source.shape[0]):
-        resolved = rows[way]
+    for direction in range(source.shape[0]):
+        resolved = rows[direction]
         clear(resolved, last - first, width)
         for e in range(first, last):
-            resolved[e - first, ends[way, e] - node] = source[way, e, h]
-        solve(resolved, width, transition, way, h, dag, block, (first, last), None, None, False, False)
+            resolved[e - first, ends[direction, e] - node] = source[direction, e, h]
+        solve(resolved, width, transition, direction, h, dag, block, (first, last), None, None, False, False)
         for e in range(first, last):
-            add_row(gating, ends[1 - way, e] - node, mark[way, e, h], resolved, e - first, width)
+            add_row(gating, ends[1 - direction, e] - node, mark[direction, e, h], resolved, e - first, width)
     for n in range(count):
         gating[n, n] += direct[node + n, h]
 
@@ -164,25 +164,25 @@ def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_g
     _store_product(gating, g, product, h, block, grad_value)
     for n in range(count):
         grad_direct[node + n, h] = scores[n, n]
-    for way in range(gates[0].shape[0]):
-        _gate_gradients(scores, by_edge[way], by_edge[-1], gates, way, h, dag, block, gate_grads)
+    for direction in range(gates[0].shape[0]):
+        _gate_gradients(scores, by_edge[direction], by_edge[-1], gates, direction, h, dag, block, gate_grads)
 
 
 @kernel_inner
-def _gate_gradients(grad_gating, rows, adjoint, gates, way, h, dag, block, gate_grads):
-    """Gradients of source, transition and mark of one way from that of the gating matrix."""
+def _gate_gradients(grad_gating, rows, adjoint, gates, direction, h, dag, block, gate_grads):
+    """Gradients of source, transition and mark of one direction from that of the gating matrix."""
     _, transition, mark = gates
     grad_source, grad_transition, grad_mark = gate_grads
     ends, _, _ = dag
     node, count, first, last = block
     width = _padded(count)
     for e in range(first, last):
-        row, at_end, m = e - first, ends[1 - way, e] - node, mark[way, e, h]
-        grad_mark[way, e, h] = row_dot(grad_gating, at_end, rows, row, width)
+        row, at_end, m = e - first, ends[1 - direction, e] - node, mark[direction, e, h]
+        grad_mark[direction, e, h] = row_dot(grad_gating, at_end, rows, row, width)
         for j in range(width):
             adjoint[row, j] = m * grad_gating[at_end, j]
     span = (first, last)
-    solve(adjoint, width, transition, way, h, dag, block, span, None, None, True, False)
+    solve(adjoint, width, transition, direction, h, dag, block, span, None, None, True, False)
     for e in range(first, last):
-        grad_source[way, e, h] = adjoint[e - first, ends[way, e] - node]
-    transition_gradient(adjoint, rows, width, way, h, dag, block, span, None, None, grad_transition)
+        grad_source[direction, e, h] = adjoint[e - first, ends[direction, e] - node]
+    transition_gradient(adjoint, rows, width, direction, h, dag, block, span, None, None, grad_transition)

@@ -72,8 +72,8 @@ def _leave(rows, width, block, span, borders, slots):
 
 
 @kernel_inner
-def _solve_states(states, nodes, gates, way, h, dag, block, span, borders, slots, known):
-    """States [edges, K·V] of one way: S_e k v^T at the start of every edge, then the solve.
+def _solve_states(states, nodes, gates, direction, h, dag, block, span, borders, slots, known):
+    """States [edges, K·V] of one direction: S_e k v^T at the start of every edge, then the solve.
 
     Borders are read and written, or only read if they are ``known``.
     """
@@ -83,27 +83,29 @@ def _solve_states(states, nodes, gates, way, h, dag, block, span, borders, slots
     ends, _, _ = dag
     key_dim, value_dim = key.shape[2], value.shape[2]
     for e in range(first, last):
-        n = ends[way, e]
+        n = ends[direction, e]
         for i in range(key_dim):
-            scaled = source[way, e, h] * key[n, h, i]
+            scaled = source[direction, e, h] * key[n, h, i]
             for j in range(value_dim):
                 states[e - first, i * value_dim + j] = scaled * value[n, h, j]
-    if borders is not None and way == 1:
+    if borders is not None and direction == 1:
         _take_up(states, key_dim * value_dim, block, span, borders, slots)
-    solve(states, key_dim * value_dim, transition, way, h, dag, block, span, borders, slots, False, known)
-    if borders is not None and way == 0 and not known:
+    solve(
+        states, key_dim * value_dim, transition, direction, h, dag, block, span, borders, slots, False, known
+    )
+    if borders is not None and direction == 0 and not known:
         _leave(states, key_dim * value_dim, block, span, borders, slots)
 
 
 @kernel_inner
-def _read_states(states, query, mark, way, h, ends, span, out):
+def _read_states(states, query, mark, direction, h, ends, span, out):
     """Add M_e q^T C_e at the end of every edge."""
     first, last = span
     value_dim = out.shape[2]
     for e in range(first, last):
-        n = ends[1 - way, e]
+        n = ends[1 - direction, e]
         for i in range(query.shape[2]):
-            scaled = mark[way, e, h] * query[n, h, i]
+            scaled = mark[direction, e, h] * query[n, h, i]
             for j in range(value_dim):
                 out[n, h, j] += scaled * states[e - first, i * value_dim + j]
 
@@ -149,9 +151,9 @@ def forward_block(nodes, gates, h, dag, block, memory, out):
     states, _ = memory
     span = (block[2], block[3])
     _direct_forward(nodes, h, block, out)
-    for way in range(gates[0].shape[0]):
-        _solve_states(states, nodes, gates, way, h, dag, block, span, None, None, False)
-        _read_states(states, nodes[0], gates[2], way, h, dag[0], span, out)
+    for direction in range(gates[0].shape[0]):
+        _solve_states(states, nodes, gates, direction, h, dag, block, span, None, None, False)
+        _read_states(states, nodes[0], gates[2], direction, h, dag[0], span, out)
 
 
 @kernel_inner
@@ -162,12 +164,12 @@ def forward_chunks(nodes, gates, h, dag, block, chunks_of_block, out):
     states, borders = np.empty((chunk, width), out.dtype), np.empty((count, width), out.dtype)
     chunks = (block[3] - block[2] + chunk - 1) // chunk
     _direct_forward(nodes, h, block, out)
-    for way in range(gates[0].shape[0]):
+    for direction in range(gates[0].shape[0]):
         clear(borders, count, width)
         for turn in range(chunks):
-            span = _span(turn, chunks, chunk, block, way == 1)
-            _solve_states(states, nodes, gates, way, h, dag, block, span, borders, slots, False)
-            _read_states(states, nodes[0], gates[2], way, h, dag[0], span, out)
+            span = _span(turn, chunks, chunk, block, direction == 1)
+            _solve_states(states, nodes, gates, direction, h, dag, block, span, borders, slots, False)
+            _read_states(states, nodes[0], gates[2], direction, h, dag[0], span, out)
 
 
 @kernel_inner
@@ -176,10 +178,10 @@ def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_g
     states, adjoint = memory
     span = (block[2], block[3])
     _direct_backward(grad, nodes, h, block, node_grads)
-    for way in range(gates[0].shape[0]):
-        _solve_states(states, nodes, gates, way, h, dag, block, span, None, None, False)
-        _way_backward(
-            states, adjoint, grad, nodes, gates, way, h, dag, block, span, None, None, None,
+    for direction in range(gates[0].shape[0]):
+        _solve_states(states, nodes, gates, direction, h, dag, block, span, None, None, False)
+        _direction_backward(
+            states, adjoint, grad, nodes, gates, direction, h, dag, block, span, None, None, None,
             node_grads, gate_grads,
         )  # fmt: skip
 
@@ -193,27 +195,27 @@ def backward_chunks(grad, nodes, gates, h, dag, block, chunks_of_block, node_gra
     borders, returned = np.empty((count, width), grad.dtype), np.empty((count, width), grad.dtype)
     chunks = (block[3] - block[2] + chunk - 1) // chunk
     _direct_backward(grad, nodes, h, block, node_grads)
-    for way in range(gates[0].shape[0]):
+    for direction in range(gates[0].shape[0]):
         clear(borders, count, width)
         clear(returned, count, width)
         for turn in range(chunks):
-            span = _span(turn, chunks, chunk, block, way == 1)
-            _solve_states(states, nodes, gates, way, h, dag, block, span, borders, slots, False)
+            span = _span(turn, chunks, chunk, block, direction == 1)
+            _solve_states(states, nodes, gates, direction, h, dag, block, span, borders, slots, False)
         for turn in range(chunks):
-            span = _span(turn, chunks, chunk, block, way == 0)
-            _solve_states(states, nodes, gates, way, h, dag, block, span, borders, slots, True)
-            _way_backward(
-                states, adjoint, grad, nodes, gates, way, h, dag, block, span, borders, returned, slots,
+            span = _span(turn, chunks, chunk, block, direction == 0)
+            _solve_states(states, nodes, gates, direction, h, dag, block, span, borders, slots, True)
+            _direction_backward(
+                states, adjoint, grad, nodes, gates, direction, h, dag, block, span, borders, returned, slots,
                 node_grads, gate_grads,
             )  # fmt: skip
 
 
 @kernel_inner
-def _way_backward(
-    states, adjoint, grad, nodes, gates, way, h, dag, block, span, borders, returned, slots,
+def _direction_backward(
+    states, adjoint, grad, nodes, gates, direction, h, dag, block, span, borders, returned, slots,
     node_grads, gate_grads,
 ):  # fmt: skip
-    """Add one way's gradients of the nodes and write those of its gates, of the edges in the span.
+    """Add one direction's gradients of the nodes and write those of its gates, of the edges in the span.
 
     ``borders`` hold the states of borders, ``returned`` their adjoints.
     """
@@ -227,34 +229,38 @@ def _way_backward(
     width = key_dim * value_dim
     zero = query.dtype.type(0)
     for e in range(first, last):
-        n = ends[1 - way, e]
+        n = ends[1 - direction, e]
         marked = zero
         for i in range(key_dim):
-            base, read, scaled = i * value_dim, zero, mark[way, e, h] * query[n, h, i]
+            base, read, scaled = i * value_dim, zero, mark[direction, e, h] * query[n, h, i]
             for j in range(value_dim):
                 read += states[e - first, base + j] * grad[n, h, j]
                 adjoint[e - first, base + j] = scaled * grad[n, h, j]
             marked += read * query[n, h, i]
-            grad_query[n, h, i] += mark[way, e, h] * read
-        grad_mark[way, e, h] = marked
-    if returned is not None and way == 0:
+            grad_query[n, h, i] += mark[direction, e, h] * read
+        grad_mark[direction, e, h] = marked
+    if returned is not None and direction == 0:
         _take_up(adjoint, width, block, span, returned, slots)
-    solve(adjoint, width, transition, way, h, dag, block, span, returned, slots, True, False)
-    if returned is not None and way == 1:
+    solve(adjoint, width, transition, direction, h, dag, block, span, returned, slots, True, False)
+    if returned is not None and direction == 1:
         _leave(adjoint, width, block, span, returned, slots)
     for e in range(first, last):
-        n = ends[way, e]
+        n = ends[direction, e]
         sourced = zero
         for i in range(key_dim):
-            base, read, scaled = i * value_dim, zero, source[way, e, h] * key[n, h, i]
+            base, read, scaled = i * value_dim, zero, source[direction, e, h] * key[n, h, i]
             for j in range(value_dim):
                 read += adjoint[e - first, base + j] * value[n, h, j]
                 grad_value[n, h, j] += scaled * adjoint[e - first, base + j]
             sourced += read * key[n, h, i]
-            grad_key[n, h, i] += source[way, e, h] * read
-        grad_source[way, e, h] = sourced
+            grad_key[n, h, i] += source[direction, e, h] * read
+        grad_source[direction, e, h] = sourced
     if borders is None:
-        transition_gradient(adjoint, states, width, way, h, dag, block, span, None, None, grad_transition)
+        transition_gradient(
+            adjoint, states, width, direction, h, dag, block, span, None, None, grad_transition
+        )
     else:
-        before = returned if way == 1 else borders
-        transition_gradient(adjoint, states, width, way, h, dag, block, span, before, slots, grad_transition)
+        before = returned if direction == 1 else borders
+        transition_gradient(
+            adjoint, states, width, direction, h, dag, block, span, before, slots, grad_transition
+        )

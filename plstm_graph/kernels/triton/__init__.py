@@ -13,7 +13,7 @@ from plstm_graph.kernels.triton.plan import Levels, plan_of
 
 
 def triton_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
-    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) [W, …, H] of W ways.
+    """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions.
 
     Inputs may be of any floating dtypes, the output is of the query's; sums are kept in float32 or better.
     """

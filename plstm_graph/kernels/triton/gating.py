@@ -1,14 +1,14 @@
 r"""The gating form in Triton: one program a (block, head), rows of (I - T)^{-1} S_inc in scratch memory.
 
-A program sweeps its block's edges in topological order, row by row: (e + l)·n operations a way, where
+A program sweeps its block's edges in topological order, row by row: (e + l)·n operations a direction, where
 log-depth products of dense matrices take about 4·e³·log2(depth). The rows are read back by the program
 that wrote them, so they stay in its cache. Scores take the place of the [nodes, nodes] matrix that attention
 makes, and are weighted by the gating matrix row by row. Nodes are padded to ``BLOCK``, edges are not.
 
 All sums run in the order of the structure: no atomics, and one result whatever else is in the batch.
 
-Throughout: ``ways`` is 1, or 2 with the reversed DAG; an edge of way w starts at ``ends[w]``, ends at
-``ends[1 - w]``, continues the edges ``gather_edge[w]`` by the transitions ``gather_line[w]`` (CSR by
+Throughout: ``directions`` is 1, or 2 with the reversed DAG; an edge of direction w starts at ``ends[w]``,
+ends at ``ends[1 - w]``, continues the edges ``gather_edge[w]`` by the transitions ``gather_line[w]`` (CSR by
 ``gather_ptr[w]``), and ``arrive_edge[w]`` are the edges that end at a node (CSR by ``arrive_ptr[w]``).
 """
 
@@ -21,11 +21,10 @@ import triton.language as tl
 from torch import Tensor
 
 from plstm_graph.dag import LineGraph
-from plstm_graph.kernels.triton.options import LAUNCH_OPTIONS, MOST_REGISTERS
-from plstm_graph.kernels.triton.plan import Bucket, Links
+from plstm_graph.kernels.triton.plan import LAUNCH_OPTIONS, MOST_REGISTERS, Bucket, Links
 
 #: Sizes that differ from batch to batch: no kernel is compiled for their values.
-_SIZES = ["items", "ways", "num_nodes", "num_edges", "num_lines", "capacity"]
+_SIZES = ["items", "directions", "num_nodes", "num_edges", "num_lines", "capacity"]
 
 
 @triton.jit
@@ -73,41 +72,41 @@ def _products(
 
 @triton.jit
 def _resolve(
-    rows, source, transition, node, first, last, h, heads, ways, num_edges, num_lines, capacity,
+    rows, source, transition, node, first, last, h, heads, directions, num_edges, num_lines, capacity,
     ends, gather_ptr, gather_edge, gather_line, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Rows [ways, capacity, BLOCK] = (I - T)^{-1} S_inc, a row for every edge from ``first`` on."""
+    """Rows [directions, capacity, BLOCK] = (I - T)^{-1} S_inc, a row for every edge from ``first`` on."""
     cols = tl.arange(0, BLOCK)
-    for way in range(ways):
+    for direction in range(directions):
         for i in range(last - first):
-            e = tl.where(way == 0, first + i, last - 1 - i)
-            start = tl.load(ends + way * num_edges + e) - node
-            s = tl.load(source + (way * num_edges + e) * heads + h).to(rows.dtype.element_ty)
+            e = tl.where(direction == 0, first + i, last - 1 - i)
+            start = tl.load(ends + direction * num_edges + e) - node
+            s = tl.load(source + (direction * num_edges + e) * heads + h).to(rows.dtype.element_ty)
             row = tl.where(cols == start, s, 0.0)
-            at = gather_ptr + way * (num_edges + 1) + e
+            at = gather_ptr + direction * (num_edges + 1) + e
             for i_line in range(tl.load(at), tl.load(at + 1)):
-                before = way * capacity + tl.load(gather_edge + way * num_lines + i_line) - first
-                line = way * num_lines + tl.load(gather_line + way * num_lines + i_line)
+                before = direction * capacity + tl.load(gather_edge + direction * num_lines + i_line) - first
+                line = direction * num_lines + tl.load(gather_line + direction * num_lines + i_line)
                 row += tl.load(transition + line * heads + h) * tl.load((rows + before * BLOCK) + cols)
-            tl.store((rows + (way * capacity + e - first) * BLOCK) + cols, row)
+            tl.store((rows + (direction * capacity + e - first) * BLOCK) + cols, row)
             tl.debug_barrier()  # all threads of the program read this row
 
 
 @triton.jit
 def _gating_row(
-    rows, direct, mark, node, i, first, h, heads, ways, num_nodes, num_edges, capacity,
+    rows, direct, mark, node, i, first, h, heads, directions, num_nodes, num_edges, capacity,
     arrive_ptr, arrive_edge, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Row i of a block's gating matrix, M_inc (I - T)^{-1} S_inc + diag(D) with both ways added: [BLOCK]."""
+    """Row i of a block's gating matrix, M_inc (I - T)^{-1} S_inc + diag(D), of both directions: [BLOCK]."""
     cols = tl.arange(0, BLOCK)
     d = tl.load(direct + (node + i) * heads + h).to(rows.dtype.element_ty)
     gating = tl.where(cols == i, d, 0.0)
-    for way in range(ways):
-        at = arrive_ptr + way * (num_nodes + 1) + node + i
+    for direction in range(directions):
+        at = arrive_ptr + direction * (num_nodes + 1) + node + i
         for a in range(tl.load(at), tl.load(at + 1)):
-            e = tl.load(arrive_edge + way * num_edges + a)
-            m = tl.load(mark + (way * num_edges + e) * heads + h)
-            gating += m * tl.load((rows + (way * capacity + e - first) * BLOCK) + cols)
+            e = tl.load(arrive_edge + direction * num_edges + a)
+            m = tl.load(mark + (direction * num_edges + e) * heads + h)
+            gating += m * tl.load((rows + (direction * capacity + e - first) * BLOCK) + cols)
     return gating
 
 
@@ -115,24 +114,24 @@ def _gating_row(
 def forward_kernel(
     query, key, value, direct, source, transition, mark, out, scratch,
     ends, gather_ptr, gather_edge, gather_line, arrive_ptr, arrive_edge, node_ptr, edge_ptr, blocks,
-    items, heads, key_dim, value_dim, ways, num_nodes, num_edges, num_lines, capacity,
+    items, heads, key_dim, value_dim, directions, num_nodes, num_edges, num_lines, capacity,
     BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Output of the ``items`` pairs of a block in ``blocks`` and a head, shared out among the programs."""
-    rows = scratch + tl.program_id(0).to(tl.int64) * (ways * capacity + BLOCK) * BLOCK
-    weights = rows + ways * capacity * BLOCK  # scores first
+    rows = scratch + tl.program_id(0).to(tl.int64) * (directions * capacity + BLOCK) * BLOCK
+    weights = rows + directions * capacity * BLOCK  # scores first
     cols, c = tl.arange(0, BLOCK), tl.arange(0, CHANNELS)
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
         block, h = tl.load(blocks + item // heads), item % heads
         node = tl.load(node_ptr + block)
         first, last = tl.load(edge_ptr + block), tl.load(edge_ptr + block + 1)
         count = (tl.load(node_ptr + block + 1) - node).to(tl.int32)
-        _resolve(rows, source, transition, node, first, last, h, heads, ways, num_edges, num_lines,
+        _resolve(rows, source, transition, node, first, last, h, heads, directions, num_edges, num_lines,
                  capacity, ends, gather_ptr, gather_edge, gather_line, BLOCK)  # fmt: skip
         _products(weights, query, key, node, count, h, heads, key_dim, BLOCK, CHANNELS)
         for i in range(count):
-            gating = _gating_row(rows, direct, mark, node, i, first, h, heads, ways, num_nodes, num_edges,
-                                 capacity, arrive_ptr, arrive_edge, BLOCK)  # fmt: skip
+            gating = _gating_row(rows, direct, mark, node, i, first, h, heads, directions, num_nodes,
+                                 num_edges, capacity, arrive_ptr, arrive_edge, BLOCK)  # fmt: skip
             weight = gating * tl.load((weights + i * BLOCK) + cols)
             tl.debug_barrier()  # all threads have the score
             tl.store((weights + i * BLOCK) + cols, weight)
@@ -154,12 +153,12 @@ def backward_kernel(
     grad, query, key, value, direct, source, transition, mark,
     grad_query, grad_key, grad_value, grad_direct, grad_source, grad_transition, grad_mark, scratch,
     ends, gather_ptr, gather_edge, gather_line, arrive_ptr, arrive_edge, node_ptr, edge_ptr, blocks,
-    items, heads, key_dim, value_dim, ways, num_nodes, num_edges, num_lines, capacity,
+    items, heads, key_dim, value_dim, directions, num_nodes, num_edges, num_lines, capacity,
     BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the same pairs; the gating matrix is computed anew."""
-    rows = scratch + tl.program_id(0).to(tl.int64) * ((ways + 1) * capacity + 3 * BLOCK) * BLOCK
-    adjoint = rows + ways * capacity * BLOCK
+    rows = scratch + tl.program_id(0).to(tl.int64) * ((directions + 1) * capacity + 3 * BLOCK) * BLOCK
+    adjoint = rows + directions * capacity * BLOCK
     scores = adjoint + capacity * BLOCK  # then their gradients
     weights = scores + BLOCK * BLOCK  # gradients of the weights first
     at_gating = weights + BLOCK * BLOCK  # gradients of the gating matrix
@@ -169,13 +168,13 @@ def backward_kernel(
         node = tl.load(node_ptr + block)
         first, last = tl.load(edge_ptr + block), tl.load(edge_ptr + block + 1)
         count = (tl.load(node_ptr + block + 1) - node).to(tl.int32)
-        _resolve(rows, source, transition, node, first, last, h, heads, ways, num_edges, num_lines,
+        _resolve(rows, source, transition, node, first, last, h, heads, directions, num_edges, num_lines,
                  capacity, ends, gather_ptr, gather_edge, gather_line, BLOCK)  # fmt: skip
         _products(scores, query, key, node, count, h, heads, key_dim, BLOCK, CHANNELS)
         _products(weights, grad, value, node, count, h, heads, value_dim, BLOCK, CHANNELS)
         for i in range(count):
-            gating = _gating_row(rows, direct, mark, node, i, first, h, heads, ways, num_nodes, num_edges,
-                                 capacity, arrive_ptr, arrive_edge, BLOCK)  # fmt: skip
+            gating = _gating_row(rows, direct, mark, node, i, first, h, heads, directions, num_nodes,
+                                 num_edges, capacity, arrive_ptr, arrive_edge, BLOCK)  # fmt: skip
             score = tl.load((scores + i * BLOCK) + cols)
             reached = tl.load((weights + i * BLOCK) + cols)
             tl.debug_barrier()  # all threads have both
@@ -206,28 +205,30 @@ def backward_kernel(
                 grad_v += weight[:, None] * g.to(rows.dtype.element_ty)[None, :]
             tile = _tile(grad_value, node, h, heads, value_dim, channel, BLOCK, CHANNELS)
             tl.store(tile, grad_v, mask=_in_tile(count, value_dim, channel, BLOCK, CHANNELS))
-        for way in range(ways):
-            back = 1 - way
+        for direction in range(directions):
+            back = 1 - direction
             for step in range(last - first):
-                e = tl.where(way == 0, last - 1 - step, first + step)
-                gate = (way * num_edges + e) * heads + h
+                e = tl.where(direction == 0, last - 1 - step, first + step)
+                gate = (direction * num_edges + e) * heads + h
                 end = tl.load(ends + back * num_edges + e) - node
                 at_end = tl.load((at_gating + end * BLOCK) + cols)
-                row = tl.load((rows + (way * capacity + e - first) * BLOCK) + cols)
+                row = tl.load((rows + (direction * capacity + e - first) * BLOCK) + cols)
                 tl.store(grad_mark + gate, tl.sum(at_end * row, axis=0))
                 row = tl.load(mark + gate) * at_end
                 link = gather_ptr + back * (num_edges + 1) + e
                 for i_line in range(tl.load(link), tl.load(link + 1)):
                     after = tl.load(gather_edge + back * num_lines + i_line) - first
-                    line = way * num_lines + tl.load(gather_line + back * num_lines + i_line)
+                    line = direction * num_lines + tl.load(gather_line + back * num_lines + i_line)
                     row += tl.load(transition + line * heads + h) * tl.load((adjoint + after * BLOCK) + cols)
                 tl.store((adjoint + (e - first) * BLOCK) + cols, row)
-                start = tl.load(ends + way * num_edges + e) - node
+                start = tl.load(ends + direction * num_edges + e) - node
                 tl.store(grad_source + gate, tl.sum(tl.where(cols == start, row, 0.0), axis=0))
-                link = gather_ptr + way * (num_edges + 1) + e
+                link = gather_ptr + direction * (num_edges + 1) + e
                 for i_line in range(tl.load(link), tl.load(link + 1)):
-                    before = way * capacity + tl.load(gather_edge + way * num_lines + i_line) - first
-                    line = way * num_lines + tl.load(gather_line + way * num_lines + i_line)
+                    before = (
+                        direction * capacity + tl.load(gather_edge + direction * num_lines + i_line) - first
+                    )
+                    line = direction * num_lines + tl.load(gather_line + direction * num_lines + i_line)
                     at_line = tl.sum(row * tl.load((rows + before * BLOCK) + cols), axis=0)
                     tl.store(grad_transition + line * heads + h, at_line)
                 tl.debug_barrier()  # all threads of the program read the adjoint row

@@ -4,12 +4,12 @@ Forward, on the DAG and on its reverse, and adjoint are one sweep,
 
 .. math:: C_e = a_e \, l_{start(e)} r_{start(e)}^T + \sum_{(e',e)} T_{e'e} \, C_{e'},
 
-whose states are read at the other end of every edge. The adjoint of one way walks the other, so one kernel
-serves all four, and the two ways of a bidirectional layer share its launches. Only states that are still to
-be continued are in memory. The backward pass keeps those that are alive at every √depth-th level and has
-the states of one such segment after the other computed anew.
+whose states are read at the other end of every edge. The adjoint of one direction walks the other, so one
+kernel serves all four, and the two directions of a bidirectional layer share its launches. Only states that
+are still to be continued are in memory. The backward pass keeps those that are alive at every √depth-th level
+and recomputes the states of one such segment after the other.
 
-All sums run in the order of the structure: no atomics. Row r of the links is a way and the adjoint of
+All sums run in the order of the structure: no atomics. Row r of the links is a direction and the adjoint of
 the other; see :class:`~plstm_graph.kernels.triton.plan.Links`.
 """
 
@@ -23,11 +23,10 @@ import triton.language as tl
 from torch import Tensor
 
 from plstm_graph.kernels.cost import state_tile
-from plstm_graph.kernels.triton.options import LAUNCH_OPTIONS
-from plstm_graph.kernels.triton.plan import Levels
+from plstm_graph.kernels.triton.plan import LAUNCH_OPTIONS, Levels
 
 #: Sizes that differ from batch to batch or launch to launch: no kernel is compiled for their values.
-_SIZES = ["first_0", "count_0", "first_1", "lo_0", "hi_0", "lo_1", "hi_1", "slots", "ways", "num_nodes",
+_SIZES = ["first_0", "count_0", "first_1", "lo_0", "hi_0", "lo_1", "hi_1", "slots", "directions", "num_nodes",
           "num_edges", "num_lines"]  # fmt: skip
 
 
@@ -45,7 +44,7 @@ def sweep_kernel(
     to_left, to_right, to_read, to_transition,
     ends, gather_ptr, gather_edge, gather_line, slot,
     first_0, count_0, first_1, lo_0, hi_0, lo_1, hi_1, slots,
-    heads, key_dim, value_dim, ways, num_edges, num_lines,
+    heads, key_dim, value_dim, directions, num_edges, num_lines,
     ADJOINT: tl.constexpr, READ_LEFT: tl.constexpr, READ_RIGHT: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr,
 ):  # fmt: skip
@@ -58,12 +57,12 @@ def sweep_kernel(
     tile, h = tl.program_id(0) % tiles, tl.program_id(0) // tiles % heads
     i = tl.program_id(0) // tiles // heads
     row = tl.where(i < count_0, 0, 1)
-    way = row
+    direction = row
     if ADJOINT:
-        way = 1 - row
+        direction = 1 - row
     e = tl.where(row == 0, first_0 + i, first_1 + i - count_0).to(tl.int64)
     start, end = tl.load(ends + row * num_edges + e), tl.load(ends + (1 - row) * num_edges + e)
-    gate = (way * num_edges + e) * heads + h
+    gate = (direction * num_edges + e) * heads + h
     k, v = tl.arange(0, KEY), tile * VALUE + tl.arange(0, VALUE)
     in_k, in_v = k < key_dim, v < value_dim
     inside = in_k[:, None] & in_v[None, :]
@@ -76,7 +75,7 @@ def sweep_kernel(
     at = gather_ptr + row * (num_edges + 1) + e
     for i_line in range(tl.load(at), tl.load(at + 1)):
         before = tl.load(gather_edge + row * num_lines + i_line)
-        line = way * num_lines + tl.load(gather_line + row * num_lines + i_line)
+        line = direction * num_lines + tl.load(gather_line + row * num_lines + i_line)
         if ADJOINT:
             place = tl.load(slot + row * num_edges + before)
         else:
@@ -98,23 +97,23 @@ def sweep_kernel(
         if READ_LEFT:
             at_right = tl.load((peer_right + (end * heads + h) * value_dim) + v, mask=in_v, other=0.0)
             reached = tl.sum(state * at_right[None, :], axis=1)
-            partial = tile.to(tl.int64) * ways * num_edges * heads + gate
+            partial = tile.to(tl.int64) * directions * num_edges * heads + gate
             tl.store((to_left + partial * key_dim) + k, r * reached, mask=in_k)
             tl.store(to_read + partial, tl.sum(at_left * reached, axis=0))
     if ADJOINT:  # a transition's gradient: what left by the line times what came back
-        at = gather_ptr + way * (num_edges + 1) + e
+        at = gather_ptr + direction * (num_edges + 1) + e
         for i_line in range(tl.load(at), tl.load(at + 1)):
-            before = tl.load(gather_edge + way * num_lines + i_line)
-            line = way * num_lines + tl.load(gather_line + way * num_lines + i_line)
-            place = _place(before, way, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots)
+            before = tl.load(gather_edge + direction * num_lines + i_line)
+            line = direction * num_lines + tl.load(gather_line + direction * num_lines + i_line)
+            place = _place(before, direction, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots)
             left_by = tl.load((kept + (place * heads + h) * size) + cells, mask=inside, other=0.0)
-            partial = (tile.to(tl.int64) * ways * num_lines + line) * heads + h
+            partial = (tile.to(tl.int64) * directions * num_lines + line) * heads + h
             tl.store(to_transition + partial, tl.sum(tl.sum(state * left_by, axis=1), axis=0))
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def arrive_kernel(
-    out, scale, vector, rows, arrive_ptr, arrive_edge, heads, width, ways, num_nodes, num_edges,
+    out, scale, vector, rows, arrive_ptr, arrive_edge, heads, width, directions, num_nodes, num_edges,
     ADJOINT: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """out [N, H, width] = scale·vector, plus the rows [W, E, H, width] of the edges that end at a node."""
@@ -123,13 +122,13 @@ def arrive_kernel(
     inside = column < width
     mine = node * heads + h
     total = tl.load(scale + mine) * tl.load(vector + mine * width + column, mask=inside, other=0.0)
-    for way in range(ways):
-        row = way
+    for direction in range(directions):
+        row = direction
         if ADJOINT:
-            row = 1 - way
+            row = 1 - direction
         at = arrive_ptr + row * (num_nodes + 1) + node
         for a in range(tl.load(at), tl.load(at + 1)):
-            e = way * num_edges + tl.load(arrive_edge + row * num_edges + a)
+            e = direction * num_edges + tl.load(arrive_edge + row * num_edges + a)
             total += tl.load(rows + (e * heads + h) * width + column, mask=inside, other=0.0)
     tl.store(out + mine * width + column, total, mask=inside)
 
@@ -142,7 +141,7 @@ class _Launcher:
         self.like = key
         self.num_nodes, self.heads, self.key_dim = key.shape
         self.value_dim = value.size(2)
-        self.ways, self.num_edges = source.shape[:2]
+        self.directions, self.num_edges = source.shape[:2]
         self.depth = len(levels.level_ptr) - 1
         self.tile = state_tile(self.key_dim, self.value_dim)
         self.tiles = triton.cdiv(self.value_dim, self.tile.value)
@@ -169,7 +168,7 @@ class _Launcher:
         """Launch the steps one after the other; an adjoint is told by the states ``kept`` for it.
 
         Args:
-            segment: edges of both ways whose states are recorded, in ``kept`` if given, else ``memory``.
+            segment: edges of both directions whose states are recorded, in ``kept`` or else in ``memory``.
             read: (mark or source, left and right at the edges' ends).
         """
         adjoint = kept is not None
@@ -177,14 +176,14 @@ class _Launcher:
         gate, peer_left, peer_right = read or (nothing, nothing, nothing)
         for step in range(first_step, last_step):
             first_0, last_0, first_1, last_1 = self.edges(step, step + 1)
-            count_0 = 0 if adjoint and self.ways == 1 else last_0 - first_0
-            count_1 = 0 if not adjoint and self.ways == 1 else last_1 - first_1
+            count_0 = 0 if adjoint and self.directions == 1 else last_0 - first_0
+            count_1 = 0 if not adjoint and self.directions == 1 else last_1 - first_1
             sweep_kernel[((count_0 + count_1) * self.heads * self.tiles,)](
                 left, right, peer_left, peer_right, fill, gate, transition, memory,
                 nothing if kept is None else kept,
                 *(nothing if x is None else x for x in (to_left, to_right, to_read, to_transition)),
                 *links[:4], self.levels.slot, first_0, count_0, first_1, *segment, self.levels.slots,
-                self.heads, self.key_dim, self.value_dim, self.ways, self.num_edges,
+                self.heads, self.key_dim, self.value_dim, self.directions, self.num_edges,
                 links.gather_edge.size(1), ADJOINT=adjoint, READ_LEFT=to_left is not None,
                 READ_RIGHT=to_right is not None,
                 KEY=self.tile.key, VALUE=self.tile.value, num_warps=self.tile.warps,
@@ -196,7 +195,7 @@ class _Launcher:
         out = torch.empty_like(vector)
         width = vector.size(2)
         arrive_kernel[(self.num_nodes * self.heads,)](
-            out, scale, vector, rows, *self.levels.links[4:], self.heads, width, self.ways,
+            out, scale, vector, rows, *self.levels.links[4:], self.heads, width, self.directions,
             self.num_nodes, self.num_edges, ADJOINT=adjoint, WIDTH=triton.next_power_of_2(width),
             num_warps=1, **LAUNCH_OPTIONS,
         )  # fmt: skip
@@ -211,7 +210,7 @@ def level_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], levels: Leve
     query, key, value, direct = nodes
     source, transition, mark = gates
     run = _Launcher(key, value, source, levels)
-    to_right = run.empty(run.ways, run.num_edges, run.heads, run.value_dim)
+    to_right = run.empty(run.directions, run.num_edges, run.heads, run.value_dim)
     memory = run.states(levels.slots)
     run.sweep(0, run.depth, key, value, source, transition, memory,
               read=(mark, query, query), to_right=to_right)  # fmt: skip
@@ -229,7 +228,7 @@ def level_backward(
     query, key, value, direct = nodes
     source, transition, mark = gates
     run = _Launcher(key, value, source, levels)
-    gate_shape = (run.tiles, run.ways, run.num_edges, run.heads)
+    gate_shape = (run.tiles, run.directions, run.num_edges, run.heads)
     to_left, to_read = run.empty(*gate_shape, run.key_dim), run.empty(*gate_shape)
     score, reached = (query * key).sum(-1), (grad * value).sum(-1)
 
@@ -248,7 +247,7 @@ def level_backward(
     segments = [run.edges(*steps) for steps in pairwise(borders)]
     longest = max((b - a + d - c for a, b, c, d in segments), default=0)
     kept = run.states(levels.slots + longest)
-    to_right = run.empty(run.ways, run.num_edges, run.heads, run.value_dim)
+    to_right = run.empty(run.directions, run.num_edges, run.heads, run.value_dim)
     to_transition = run.empty(run.tiles, *transition.shape)
     for (first, last), segment in zip(reversed([*pairwise(borders)]), reversed(segments), strict=True):
         kept[: levels.slots] = alive.pop()

@@ -1,4 +1,4 @@
-"""How a batch is laid out for the GPU kernels: its links both ways, buckets of blocks, levels of edges.
+"""How a batch is laid out for the GPU kernels: its links both directions, buckets of blocks, levels of edges.
 
 Everything here is integers, computed once for a DAG and shared by all layers and both passes.
 """
@@ -17,11 +17,20 @@ from plstm_graph.kernels.cost import GatingTile, gating_tile
 
 Indices = NDArray[np.int64]
 
+#: Registers that a thread can have.
+MOST_REGISTERS = 255
+
+#: One stage: loads that the compiler moves ahead of a loop would miss what the loop stores. All the
+#: registers: the assembler would rather spill some, to make room for more programs.
+LAUNCH_OPTIONS: dict[str, int] = {"num_stages": 1}
+if torch.version.hip is None:
+    LAUNCH_OPTIONS["maxnreg"] = MOST_REGISTERS
+
 
 class Links(NamedTuple):
     """A DAG (row 0) and its reverse (row 1), as both kinds of kernels walk them.
 
-    An edge of way w starts at ``ends[w]`` and ends at ``ends[1 - w]``. It continues the edges
+    An edge of direction w starts at ``ends[w]`` and ends at ``ends[1 - w]``. It continues the edges
     ``gather_edge[w]`` by the transitions ``gather_line[w]`` (CSR by ``gather_ptr[w]``), and the edges
     ``arrive_edge[w]`` end at a node (CSR by ``arrive_ptr[w]``).
     """
@@ -54,7 +63,7 @@ class Levels(NamedTuple):
     lines: Tensor  # [l]
     links: Links
     slot: Tensor  # [2, e]
-    slots: int  # how many both ways need
+    slots: int  # how many both directions need
     level_ptr: list[int]  # first edge of every level, on the host
 
 

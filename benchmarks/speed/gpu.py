@@ -1,13 +1,13 @@
 """Check the GPU kernels against the oracle, then time them and PyTorch Geometric's layers.
 
-    python benchmarks/gpu.py                          # all of it
-    python benchmarks/gpu.py --batches 256 --rounds 5 --json out.json
+    python -m benchmarks.speed.gpu                          # all of it
+    python -m benchmarks.speed.gpu --batches 256 --rounds 5 --json out.json
 
 Correctness first, on molecules that reach every tile of the gating kernels and the level kernels: output and
 all gradients of `stm` against `reference` in float64 on the CPU, in both modes, with one and both directions,
 in float64 and float32; the Triton kernels must also give the same bits twice. A result that differs ends it.
 
-Then the candidates of benchmarks/conv.py take turns, round by round, timed by the device's own events on
+Then the candidates of benchmarks.speed.conv take turns, round by round, timed by the device's own events on
 batches of the solubility set, which are repeated beyond its size. `forward` runs without gradients; `both` is
 a forward and a backward pass to the inputs and all parameters. The DAG is prepared and on the device. Peak
 memory is what the allocator hands out during `both`, launches are the kernels that the profiler sees.
@@ -31,13 +31,17 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch_geometric.data import Batch, Data
 
-from conv import BASELINE, as_records, differentiable, layer_candidates, numbers, show, show_ratio
-from measure import SHORTEST_SAMPLE, Candidate, environment, write_results
-from plstm_graph import LineGraphDAG
-from plstm_graph.chem import smiles_to_data
-from plstm_graph.kernels.cost import gating_tile, why_not_triton
-from plstm_graph.testing import TOLERANCES
-from workload import (
+from benchmarks.measure import RESULTS, SHORTEST_SAMPLE, Candidate, environment, write_results
+from benchmarks.speed.conv import (
+    BASELINE,
+    as_records,
+    differentiable,
+    layer_candidates,
+    numbers,
+    show,
+    show_ratio,
+)
+from benchmarks.speed.workload import (
     HEADS,
     OpInputs,
     build_dag,
@@ -46,13 +50,17 @@ from workload import (
     result_name,
     worst_error,
 )
+from plstm_graph import LineGraphDAG
+from plstm_graph.chem import smiles_to_data
+from plstm_graph.kernels.cost import gating_tile, why_not_triton
+from plstm_graph.testing import TOLERANCES
 
 BACKENDS = ("triton", "gating", "reference")
 WARM_UP = 3  # the first call compiles
 NO_GPU = (
     "There is no CUDA device here, so nothing can be timed: `make test` runs the kernels in Triton's "
-    "interpreter, benchmarks/gpu_kernels.py compiles them ahead of time, and benchmarks/roofline.py counts "
-    "what they move and compute."
+    "interpreter, benchmarks.speed.gpu_kernels compiles them ahead of time, and benchmarks.speed.roofline "
+    "counts what they move and compute."
 )
 
 
@@ -86,15 +94,16 @@ def check_backends(
     for dtype in (torch.float64, torch.float32):
         allowed = TOLERANCES[dtype]["atol"]
         for mode in ("P", "D"):
-            for ways in (1, 2):
-                rounded = tuple(x.to(dtype) for x in (op.tensors if ways == 2 else op.tensors[:7]))
+            for directions in (1, 2):
+                rounded = tuple(x.to(dtype) for x in (op.tensors if directions == 2 else op.tensors[:7]))
                 expected = output_and_gradients(tuple(x.double() for x in rounded), dag, mode, "reference")
                 inputs = tuple(x.to(device) for x in rounded)
                 for backend in backends:
-                    what = f"stm {backend}, {mode}-mode, {ways} way{'s'[: ways - 1]}, {dtype}, width {width},"
+                    both = "both directions" if directions == 2 else "one direction"
+                    what = f"stm {backend}, {mode}-mode, {both}, {dtype}, width {width},"
                     found = output_and_gradients(inputs, there, mode, backend)
                     error, place = worst_error([x.cpu() for x in found], expected)
-                    # Written this way round so that a NaN fails too.
+                    # Written this direction round so that a NaN fails too.
                     if not error <= allowed:
                         sys.exit(
                             f"{what} differs from reference by {error:.1e} ({result_name(place)}), more than "
@@ -241,7 +250,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=numbers, default=sizes, help="default 256,1024,4096,8192")
     parser.add_argument("--widths", type=numbers, default=[96], help="multiples of 4; default 96")
     parser.add_argument("--rounds", type=int, default=15, help="at least 3, default 15")
-    default = Path(__file__).parent / "results" / "gpu.json"
+    default = RESULTS / "gpu.json"
     parser.add_argument("--json", type=Path, default=default, help=f"default {default.name}")
     args = parser.parse_args()
     if args.rounds < 3:
@@ -252,7 +261,7 @@ def arguments() -> argparse.Namespace:
 
 
 def gpu_environment(device: torch.device) -> dict[str, object]:
-    """The setting of benchmarks/conv.py, and the device's."""
+    """The setting of benchmarks/speed/conv.py, and the device's."""
     setting = environment()
     versions = {"triton": importlib.metadata.version("triton"), "cuda": torch.version.cuda}
     properties = torch.cuda.get_device_properties(device)

@@ -1,7 +1,7 @@
 """PLSTMConv where others have their layer: in OGB's own network for molecules, in place of GINConv.
 
-    python -m benchmarks.drop_in --root path/to/data        # an hour or two on two cores
-    python -m benchmarks.drop_in --root path/to/data --datasets molesol --seeds 1 --epochs 1
+    python -m benchmarks.accuracy.drop_in --root path/to/data        # an hour or two on two cores
+    python -m benchmarks.accuracy.drop_in --root path/to/data --datasets molesol --seeds 1 --epochs 1
 
 The network is that of OGB's example: five layers of width 300 with a batch norm after each, ReLU after all
 but the last, dropout of 0.5, no residual connections, the mean of the last layer's nodes, a linear head; with
@@ -44,8 +44,8 @@ from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
 
-from benchmarks.measure import ROOT, environment
-from benchmarks.table import commit, data_module, keep, known
+from benchmarks.accuracy.table import commit, data_module, keep, known
+from benchmarks.measure import RESULTS, environment
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.commands.pool import side_by_side
@@ -55,7 +55,7 @@ from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from plstm_graph.models.embedding import CategoryEncoder
 
-RESULTS = ROOT / "benchmarks" / "results" / "drop_in"
+OUTCOMES = RESULTS / "drop_in"
 DATASETS = ("molesol", "molfreesolv")
 _LAYERS, _WIDTH, _DROPOUT, _RATE, _BATCH = 5, 300, 0.5, 1e-3, 32
 
@@ -226,7 +226,7 @@ def main(argv: Sequence[str]) -> int:
     """Make what is missing, print the table, and return 1 if the layer cannot be dropped in."""
     description, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.drop_in",
+        "python -m benchmarks.accuracy.drop_in",
         description=description,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -236,7 +236,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=OUTCOMES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     options = parser.parse_args(argv)
     rows = list(product(options.datasets, CONVS, (False, True)))

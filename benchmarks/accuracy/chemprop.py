@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.outcome import outcome
+from benchmarks.accuracy.outcome import outcome
 from plstm_graph.commands.fit import Result
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError

@@ -1,29 +1,27 @@
 """Sequences and grids: the scan in logarithmic depth against the general backends.
 
-    python -m benchmarks.lattice
+    python -m benchmarks.speed.lattice
 
-Four heads, both ways, forward alone and with the backward pass, for narrow and wide heads. Correctness first:
-outputs and gradients of every shape against the fused kernels in double precision. A ratio above 1 says how
-many times as long the general backend takes. Results go to benchmarks/results/lattice.json.
+Four heads, both directions, forward alone and with the backward pass, narrow and wide heads. Correctness
+first: outputs and gradients of every shape against the fused kernels in double precision. A ratio above 1
+says how many times as long the general backend takes. Results go to benchmarks/results/lattice.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.measure import environment, time_interleaved, write_results
-from benchmarks.scaling import candidate, largest_error
+from benchmarks.measure import RESULTS, environment, time_interleaved, write_results
+from benchmarks.speed.scaling import candidate, largest_error
 from plstm_graph import LineGraphDAG
 from plstm_graph.dag import grid_dag, sequence_dag
 
-RESULTS = Path(__file__).parent / "results" / "lattice.json"
 TOLERANCE = 1e-10
 LENGTHS, SIDES, CHANNELS = (256, 1_024, 4_096, 16_384), (16, 32, 64, 128), (16, 64)
 GENERAL = ("cpu", "chunkwise")
@@ -45,7 +43,7 @@ def check(name: str, dag: LineGraphDAG) -> str:
 
 def main() -> None:
     description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser("python -m benchmarks.lattice", description=description)
+    parser = argparse.ArgumentParser("python -m benchmarks.speed.lattice", description=description)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     checks, records = [], []
@@ -70,7 +68,7 @@ def main() -> None:
     console = Console()
     console.print(*checks, sep="\n")
     console.print(table)
-    write_results(RESULTS, environment(), checks, records)
+    write_results(RESULTS / "lattice.json", environment(), checks, records)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rdkit.Chem import rdFingerprintGenerator
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from benchmarks.outcome import outcome
+from benchmarks.accuracy.outcome import outcome
 from plstm_graph.chem import read_smiles
 from plstm_graph.commands.fit import Result
 from plstm_graph.datasets import GraphDataModule

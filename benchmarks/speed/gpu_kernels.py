@@ -1,6 +1,6 @@
 """Compile every Triton kernel ahead of time, without a GPU: registers, spills and shared memory.
 
-    python benchmarks/gpu_kernels.py [--targets 80 90 100] [--dtypes fp32 fp16 bf16] [--json PATH]
+    python -m benchmarks.speed.gpu_kernels [--targets 80 90 100] [--dtypes fp32 fp16 bf16] [--json PATH]
 
 Every tile that the cost model can choose for heads of 16 to 256 channels. Exits with 1 if one spills,
 needs more shared memory than a target has, or uses an atomic.
@@ -31,7 +31,7 @@ from triton.compiler import ASTSource
 from plstm_graph.kernels.cost import gating_tile, state_tile
 from plstm_graph.kernels.triton.gating import backward_kernel, forward_kernel
 from plstm_graph.kernels.triton.level import arrive_kernel, sweep_kernel
-from plstm_graph.kernels.triton.options import LAUNCH_OPTIONS
+from plstm_graph.kernels.triton.plan import LAUNCH_OPTIONS
 
 #: Compute capabilities and the shared memory that a program can have there.
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -48,7 +48,9 @@ SWEEPS = {
 }
 #: Arguments that hold indices, and integers; all others are tensors of the dtype, scratch of float32.
 INDICES = re.compile(r"(gather|arrive|node|edge)_\w+|ends|blocks|slot")
-INTEGERS = re.compile(r"(num|first|count|lo|hi)_\w+|(key|value)_dim|items|heads|ways|capacity|width|slots")
+INTEGERS = re.compile(
+    r"(num|first|count|lo|hi)_\w+|(key|value)_dim|items|heads|directions|capacity|width|slots"
+)
 
 
 class Variant(NamedTuple):
@@ -70,8 +72,8 @@ def variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
             continue
         seen.add((tile, dtype))
         for kernel in (forward_kernel, backward_kernel):
-            way = kernel.__name__.removesuffix("_kernel")
-            name = f"gating {way}, {tile.nodes} nodes by {tile.channels} channels"
+            direction = kernel.__name__.removesuffix("_kernel")
+            name = f"gating {direction}, {tile.nodes} nodes by {tile.channels} channels"
             constants = {"BLOCK": tile.nodes, "CHANNELS": tile.channels}
             yield Variant(name, kernel.__name__, dtype, tile.warps, constants)
     for dim in HEAD_DIMS if "fp32" in dtypes else ():

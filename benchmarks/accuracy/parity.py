@@ -1,6 +1,6 @@
 """Do matrix transitions count parity along a path, far beyond the lengths that they were trained on?
 
-    python -m benchmarks.parity
+    python -m benchmarks.accuracy.parity
 
 One layer walks paths of bits from end to end; the last node is asked whether the number of ones is odd.
 The first node is a start sign, as texts have. Networks differ in the components of a state alone
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,12 +22,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measure import environment, write_results
+from benchmarks.measure import RESULTS, environment, write_results
 from plstm_graph import LineGraphDAG, PLSTMConv
 from plstm_graph.commands.report import spread
 from plstm_graph.dag import sequence_dag
 
-RESULTS = Path(__file__).parent / "results" / "parity.json"
 SHORTEST, LONGEST, TESTED = 2, 20, (20, 50, 100, 200)
 _START_SIGN, _WIDTH, _RATE, _BATCH, _TEST_PATHS = 2, 32, 3e-3, 64, 1000
 
@@ -90,7 +88,7 @@ def accuracy(model: Parity, length: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.parity", description=(__doc__ or "").partition("\n")[0]
+        "python -m benchmarks.accuracy.parity", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--state_dims", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seeds", type=int, default=5)
@@ -110,7 +108,7 @@ def main() -> None:
         table.add_row(str(state_dim), *(spread([row[str(length)] for row in rows]) for length in TESTED))
     Console().print(table)
     setting = environment() | {"steps": options.steps, "trained on nodes": [SHORTEST, LONGEST]}
-    write_results(RESULTS, setting, [], records)
+    write_results(RESULTS / "parity.json", setting, [], records)
 
 
 if __name__ == "__main__":

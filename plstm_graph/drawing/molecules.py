@@ -1,17 +1,4 @@
-"""Drawings of molecules: how they are oriented, which atom heard of which, what a prediction rests on.
-
-.. code-block:: python
-
-    draw_orientation("CC(=O)Nc1ccc(O)cc1", mode="D").save("orientation.svg")
-
-    gatings = gating_matrices(network, data)
-    matrix = gatings[0].dense(data.num_nodes).sum((2, 3))  # both directions, all heads
-    draw_gating(data.smiles, matrix)
-    draw_influence(data.smiles, matrix[:, 7], atom=7)  # who hears of atom 7
-
-    atoms, bonds = contributions(task, data)
-    draw_contributions(data.smiles, atoms[:, 0], bonds[:, 0])
-"""
+"""The pictures: a molecule's DAG, its gating matrix, one atom's influence, contributions to a prediction."""
 
 from html import escape
 
@@ -21,8 +8,9 @@ from rdkit import Chem
 from torch import Tensor
 
 from plstm_graph.chem import mol_to_data, read_smiles
-from plstm_graph.chem.depiction import Depiction, depict
-from plstm_graph.chem.svg import (
+from plstm_graph.dag import LineGraphDAG, Orientation, build_dag
+from plstm_graph.drawing.depiction import Depiction, depict
+from plstm_graph.drawing.svg import (
     FAINT,
     FONT,
     INK,
@@ -40,10 +28,7 @@ from plstm_graph.chem.svg import (
     text,
     text_width,
 )
-from plstm_graph.dag import LineGraphDAG, Orientation, build_dag
 from plstm_graph.errors import InputError
-
-__all__ = ["Drawing", "draw_contributions", "draw_gating", "draw_influence", "draw_orientation"]
 
 _DISC = 14.0  # radius of what is painted behind an atom
 _PRUNED = "#c2410c"

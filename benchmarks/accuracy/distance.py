@@ -1,8 +1,8 @@
 """Tasks that need distance, trained on the short and tested on the long.
 
-    python -m benchmarks.distance peptides                 # an hour or two on two cores
-    python -m benchmarks.distance arrows
-    python -m benchmarks.distance peptides --models plstm gine8 --seeds 1
+    python -m benchmarks.accuracy.distance peptides                 # an hour or two on two cores
+    python -m benchmarks.accuracy.distance arrows
+    python -m benchmarks.accuracy.distance peptides --models plstm gine8 --seeds 1
 
 peptides (preset `peptide_ends`): do the residues at both ends of a peptide match? PLSTM, GINE of 4 and of
 8 layers, GINE with a virtual node and GPS (GINE beside multi-head attention), with two readouts.
@@ -37,14 +37,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch_geometric.nn import GINEConv, GPSConv, global_add_pool
 
-from benchmarks.image_networks import GridPLSTM, ViT
-from benchmarks.measure import ROOT, environment
-from benchmarks.table import data_module
+from benchmarks.accuracy.image_networks import GridPLSTM, ViT
+from benchmarks.accuracy.table import data_module
+from benchmarks.measure import RESULTS, environment
 from plstm_graph.commands.pool import side_by_side
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import GraphDataModule
-from plstm_graph.datasets.whole_file import whole_file
+from plstm_graph.datasets.files import whole_file
 from plstm_graph.models import GINE, PLSTM, GraphNetwork, Graphs
 from plstm_graph.models.block import feed_forward
 from plstm_graph.task import GraphTask
@@ -180,7 +180,7 @@ def run(task: Distance, model: str, readout: str, seed: int, cache: Path) -> dic
 def main() -> None:
     description, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.distance",
+        "python -m benchmarks.accuracy.distance",
         description=description,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -194,7 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     task = TASKS[options.task]
     models, readouts = options.models or list(task.networks), options.readouts or task.readouts
-    results = ROOT / "benchmarks" / "results" / options.task
+    results = RESULTS / options.task
     rows = [
         (readout, model, seed) for seed in range(options.seeds) for readout in readouts for model in models
     ]

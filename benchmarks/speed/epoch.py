@@ -1,7 +1,7 @@
 """Speed of a training epoch: PLSTM, a GPS network and a GIN, in molecules per second.
 
-    python -m benchmarks.epoch --root path/to/ogb                 # a whole epoch of ogbg-molhiv: minutes
-    python -m benchmarks.epoch --root path/to/ogb --rounds 4      # its first 32 batches
+    python -m benchmarks.speed.epoch --root path/to/ogb              # a whole epoch of ogbg-molhiv: minutes
+    python -m benchmarks.speed.epoch --root path/to/ogb --rounds 4   # its first 32 batches
 
 All networks have one depth, width and dropout. PLSTM and GIN are fed by this project's loader, GPS (GINE and
 multi-head attention) by PyG's DataLoader from a list of graphs.
@@ -33,8 +33,8 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GIN, GINEConv, GPSConv, global_mean_pool
 
-from benchmarks.measure import ROOT, environment, quartiles, write_results
-from benchmarks.workload import NETWORK
+from benchmarks.measure import RESULTS, environment, quartiles, write_results
+from benchmarks.speed.workload import NETWORK
 from plstm_graph.datasets import OGB
 from plstm_graph.models import PLSTM
 
@@ -77,7 +77,7 @@ class GPS(nn.Module):
 
 
 @dataclass
-class Candidate:
+class Training:
     """A network, where its batches come from, and the seconds of each round."""
 
     name: str
@@ -119,7 +119,7 @@ class Candidate:
     def seconds(self) -> list[float]:
         return [a + b for a, b in zip(self.waited, self.stepped, strict=True)]
 
-    def times(self, other: Candidate) -> tuple[float, float, float]:
+    def times(self, other: Training) -> tuple[float, float, float]:
         """Quartiles over the rounds of this one's time by the other's."""
         ratios = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
         low, median, high = quartiles(ratios)
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="ogbg-molhiv")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, help="by default a whole epoch")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "epoch.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "epoch.json")
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -173,14 +173,14 @@ def main() -> None:
 
     ours = module.train_dataloader
     candidates = [
-        Candidate("PLSTM", plstm, ours),
-        Candidate(
+        Training("PLSTM", plstm, ours),
+        Training(
             "GPS",
             GPS(width, layers, dropout),
             lambda: DataLoader(graphs, options.batch_size, shuffle=True),
         ),
-        Candidate("GIN", PlainGIN(width, layers, dropout, "batch_norm"), ours),
-        Candidate("GIN, bare", PlainGIN(width, layers, 0.0, None), ours),
+        Training("GIN", PlainGIN(width, layers, dropout, "batch_norm"), ours),
+        Training("GIN, bare", PlainGIN(width, layers, 0.0, None), ours),
     ]
     for candidate in candidates:  # warm up
         for batch in itertools.islice(candidate.loader(), 2):

@@ -1,7 +1,7 @@
 """Speed and memory of `plstm-graph predict`, process start included, and of `chemprop predict` beside it.
 
-    python -m benchmarks.predict --smiles HIV.csv --rows 100000
-    python -m benchmarks.predict --smiles HIV.csv --rows 100000 --chemprop path/to/venv/bin/chemprop
+    python -m benchmarks.speed.predict --smiles HIV.csv --rows 100000
+    python -m benchmarks.speed.predict --smiles HIV.csv --rows 100000 --chemprop path/to/venv/bin/chemprop
 
 Both commands read a CSV file of the table's readable rows, repeated up to --rows, and write one. PLSTM has
 fresh weights; Chemprop's network is its default, of like size, trained for three epochs on a few rows.
@@ -32,8 +32,8 @@ from rdkit.Chem import CanonSmiles
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import ROOT, environment, write_results
-from benchmarks.workload import NETWORK
+from benchmarks.measure import RESULTS, environment, write_results
+from benchmarks.speed.workload import NETWORK
 from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.errors import InputError
 from plstm_graph.models import PLSTM
@@ -50,7 +50,7 @@ print(sum(value.numel() for name, value in state.items() if name.endswith(("weig
 
 
 @dataclass
-class Candidate:
+class Command:
     """A command, where it writes, and what its runs took."""
 
     name: str
@@ -120,7 +120,7 @@ def save(task: GraphTask, path: Path) -> Path:
     return path
 
 
-def plstm(folder: Path, table: Path, workers: int | None) -> tuple[Candidate, GraphTask]:
+def plstm(folder: Path, table: Path, workers: int | None) -> tuple[Command, GraphTask]:
     """A checkpoint with fresh weights and the command that applies it."""
     torch.manual_seed(0)
     task = GraphTask(PLSTM(**NETWORK), "classification", target_names=["active"])
@@ -131,10 +131,10 @@ def plstm(folder: Path, table: Path, workers: int | None) -> tuple[Candidate, Gr
     if workers is not None:
         command += ["--data.num_workers", str(workers)]
     size = sum(parameter.numel() for parameter in task.network.parameters())
-    return Candidate("plstm-graph predict, PLSTM", command, folder / "plstm.csv", size), task.eval()
+    return Command("plstm-graph predict, PLSTM", command, folder / "plstm.csv", size), task.eval()
 
 
-def check(candidate: Candidate, task: GraphTask, smiles: list[str]) -> str:
+def check(candidate: Command, task: GraphTask, smiles: list[str]) -> str:
     """Compare the command's output with the rows asked for and the task's own predictions."""
     written = pd.read_csv(candidate.output)
     if written["row"].tolist() != list(range(len(smiles))) or written["predicted_active"].isna().any():
@@ -148,7 +148,7 @@ def check(candidate: Candidate, task: GraphTask, smiles: list[str]) -> str:
     return f"{len(smiles):,} rows in order; {len(rows)} of them agree with the network's own to {error:.1e}"
 
 
-def chemprop(program: Path, folder: Path, table: Path, smiles: list[str]) -> Candidate:
+def chemprop(program: Path, folder: Path, table: Path, smiles: list[str]) -> Command:
     """Chemprop's default network after three epochs, and the command that applies it."""
     few = list(dict.fromkeys(map(CanonSmiles, smiles[:FEW])))
     targets = np.random.default_rng(0).normal(size=len(few))
@@ -163,7 +163,7 @@ def chemprop(program: Path, folder: Path, table: Path, smiles: list[str]) -> Can
     ).stdout
     command = [program, "predict", "-i", table, "-s", "smiles", "--model-paths", model]
     command += ["-o", folder / "chemprop.csv", "--accelerator", "cpu", "--batch-size", "256"]
-    return Candidate("chemprop predict", [*map(str, command)], folder / "chemprop.csv", int(size))
+    return Command("chemprop predict", [*map(str, command)], folder / "chemprop.csv", int(size))
 
 
 def main() -> None:
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--num-workers", type=int, help="of plstm-graph predict; by default its own choice")
     parser.add_argument("--chemprop", type=Path, help="the program, in an environment of its own")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "predict.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "predict.json")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as name:

@@ -1,10 +1,10 @@
 """Time and memory of one scan over long graphs: linear in the edges, forward and backward.
 
-    python -m benchmarks.scaling                          # up to 10^5 edges; minutes
-    python -m benchmarks.scaling --most 10000 --rounds 3
-    python -m benchmarks.scaling --parts mix              # one large graph among small ones; a minute
+    python -m benchmarks.speed.scaling                          # up to 10^5 edges; minutes
+    python -m benchmarks.speed.scaling --most 10000 --rounds 3
+    python -m benchmarks.speed.scaling --parts mix              # one large graph among small ones; a minute
 
-Sequences, grids, random DAGs and proteins of growing size, walked both ways by four heads of 16 channels, on
+Sequences, grids, random DAGs and proteins of growing size, both directions, four heads of 16 channels, on
 the backends that take graphs of any length. Correctness first: outputs and all gradients of the smallest of
 each kind against the reference, in double precision. The slope is that of log time over log edges, fitted
 over all sizes. Peak memory of forward and backward stands beside what outputs and gradients need alone.
@@ -18,7 +18,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
@@ -30,12 +29,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import Candidate, environment, peak_memory, time_interleaved, write_results
+from benchmarks.measure import RESULTS, Candidate, environment, peak_memory, time_interleaved, write_results
 from plstm_graph import LineGraphDAG, stm
 from plstm_graph.dag import grid_dag, sequence_dag
 from plstm_graph.datasets.peptides import RESIDUES
 
-RESULTS = Path(__file__).parent / "results"
 HEADS, CHANNELS = 4, 16
 BACKENDS = ("cpu", "chunkwise")
 SIZES = (1_000, 3_162, 10_000, 31_623, 100_000)
@@ -72,7 +70,7 @@ KINDS: dict[str, Callable[[int], LineGraphDAG]] = {
 
 
 def draw_inputs(dag: LineGraphDAG, dtype: torch.dtype, channels: int = CHANNELS) -> list[Tensor]:
-    """Query, key, value, direct and the gates of both ways, stable in P-mode."""
+    """Query, key, value, direct and the gates of both directions, stable in P-mode."""
     generator = torch.Generator().manual_seed(0)
 
     def rand(*shape: int) -> Tensor:
@@ -187,7 +185,7 @@ def table_of(records: Sequence[dict[str, Any]]) -> Table:
 
 def main() -> None:
     description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser("python -m benchmarks.scaling", description=description)
+    parser = argparse.ArgumentParser("python -m benchmarks.speed.scaling", description=description)
     parser.add_argument("--most", type=int, default=SIZES[-1], help="edges of the largest graphs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=("graphs", "mix"), default=["graphs", "mix"])

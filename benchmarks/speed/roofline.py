@@ -1,8 +1,8 @@
 """Count what the GPU kernels move and compute, and the least time that it takes; needs no GPU.
 
-    python benchmarks/roofline.py                                   # 256 and 4096 molecules
-    python benchmarks/roofline.py --data mol.csv --smiles smiles    # molecules of a table of one's own
-    python benchmarks/roofline.py --batches 32 --json out.json
+    python -m benchmarks.speed.roofline                                   # 256 and 4096 molecules
+    python -m benchmarks.speed.roofline --data mol.csv --smiles smiles    # molecules of a table of one's own
+    python -m benchmarks.speed.roofline --batches 32 --json out.json
 
 `stm` with backend `triton` in float32, both directions, width 96, 4 heads, on molecules of the solubility set
 (13 atoms on average, half of those of ogbg-molhiv), repeated beyond its size, or of a table. Per kernel:
@@ -34,13 +34,13 @@ from rich.console import Console
 from rich.table import Table
 from torch_geometric.data import Batch, Data
 
-from conv import numbers
+from benchmarks.speed.conv import numbers
+from benchmarks.speed.workload import HEADS, build_dag, load_molecules
 from plstm_graph import LineGraphDAG
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.cost import GatingTile, state_tile
 from plstm_graph.kernels.triton.plan import Bucket, Levels, plan_of
-from workload import HEADS, build_dag, load_molecules
 
 WIDTH = 96
 DIM = WIDTH // HEADS  # channels of a head, for queries, keys and values
@@ -141,7 +141,7 @@ def level_work(levels: Levels) -> list[Work]:
     """Sweeps and arrivals of the blocks that go by level; see plstm_graph/kernels/triton/level.py."""
     nodes, edges, lines = len(levels.nodes), len(levels.edges), len(levels.lines)
     depth = len(levels.level_ptr) - 1
-    stored = int((levels.slot >= 0).sum())  # states that something continues, both ways
+    stored = int((levels.slot >= 0).sum())  # states that something continues, both directions
     tile = state_tile(DIM, DIM)
     tiles = -(-DIM // tile.value)
     gates = WAYS * (2 * edges + lines)  # fill, read and transition
@@ -340,7 +340,7 @@ def main() -> None:
         console.print(*(table(results[-1]) for table in (kernel_table, sweep_table, form_table)))
     if args.json is not None:
         speeds = {"bytes_per_second": BANDWIDTH, "flops_per_second": ARITHMETIC}
-        setting = {"molecules": origin, "width": WIDTH, "heads": HEADS, "ways": WAYS, **speeds}
+        setting = {"molecules": origin, "width": WIDTH, "heads": HEADS, "directions": WAYS, **speeds}
         args.json.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")
         console.print(f"Written to {args.json}.")
 

@@ -114,7 +114,7 @@ def worst_error(got: list[Tensor], expected: list[Tensor]) -> tuple[float, int]:
 
 def _judge(what: str, molecules: int, error: float, place: str) -> str:
     line = f"{what} agrees with reference on {molecules} molecules: worst error {error:.1e}"
-    # Written this way round so that a NaN fails too.
+    # Written this direction round so that a NaN fails too.
     if not error <= TOLERANCE:
         sys.exit(
             f"{what} differs from reference by {error:.1e} ({place}, float64, {molecules} "

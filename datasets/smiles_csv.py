@@ -10,10 +10,9 @@ import torch
 from torch_geometric.datasets import MoleculeNet as PyGMoleculeNet
 
 from plstm_graph.datasets.base import MoleculeDataModule
-from plstm_graph.datasets.download import fetch
+from plstm_graph.datasets.files import fetch, whole_file
 from plstm_graph.datasets.splits import Split
 from plstm_graph.datasets.table import Table, read_csv
-from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 
 _REGRESSION = ("esol", "freesolv", "lipo")

@@ -10,7 +10,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from plstm_graph.chem.svg import PAPER, Panel
+from plstm_graph.drawing.svg import PAPER, Panel
 
 #: Room around the molecule in pixels, for what is painted around its outermost atoms.
 MARGIN = 18.0

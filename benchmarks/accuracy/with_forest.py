@@ -1,6 +1,6 @@
 """Trained networks beside a random forest on Morgan fingerprints, and the mean of what both predict.
 
-    python -m benchmarks.with_forest --preset molhiv --root path/to/data CHECKPOINT [CHECKPOINT ...]
+    python -m benchmarks.accuracy.with_forest --preset molhiv --root path/to/data CHECKPOINT [CHECKPOINT ...]
 
 The first checkpoint stands beside the forest of seed 0, the second beside that of seed 1, ... Both saw the
 training rows of the preset's data alone, and have the same weight in the mean, which nothing is fitted for.
@@ -22,10 +22,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.forest import features_of, forest_predictions
-from benchmarks.measure import ROOT, environment, write_results
-from benchmarks.outcome import score
-from benchmarks.table import MODELS, data_module
+from benchmarks.accuracy.forest import features_of, forest_predictions
+from benchmarks.accuracy.outcome import score
+from benchmarks.accuracy.table import MODELS, data_module
+from benchmarks.measure import RESULTS, environment, write_results
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import print_table, spread
 from plstm_graph.datasets import GraphDataModule
@@ -35,7 +35,7 @@ from plstm_graph.task import GraphTask
 #: Values or probabilities [molecules, T] float64 of the "validation" and the "test" molecules.
 Predictions = dict[str, Tensor]
 
-RESULTS = ROOT / "benchmarks" / "results" / "with_forest"
+OUTCOMES = RESULTS / "with_forest"
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def model_of(task: GraphTask) -> str:
     beside = len(getattr(task.network, "branches", ())) > 1
     model = type(task.network).__name__.lower() + "-fingerprint" * beside
     if model not in MODELS:
-        raise InputError(f"A {type(task.network).__name__} is no network of benchmarks.table.")
+        raise InputError(f"A {type(task.network).__name__} is no network of benchmarks.accuracy.table.")
     return model
 
 
@@ -112,7 +112,7 @@ def measure(tasks: Sequence[GraphTask], module: GraphDataModule) -> list[dict[st
 
 def main() -> None:
     description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser("python -m benchmarks.with_forest", description=description)
+    parser = argparse.ArgumentParser("python -m benchmarks.accuracy.with_forest", description=description)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--preset", required=True)
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
@@ -133,7 +133,7 @@ def main() -> None:
         scores = {part: spread([row[part] for row in chosen]) for part in ("validation", "test")}
         cells.append({"predictions": label} | scores)
     print_table(f"{options.preset}: {module.metric}", cells)
-    write_results(RESULTS / options.preset / f"{models.pop()}.json", environment(), [], rows)
+    write_results(OUTCOMES / options.preset / f"{models.pop()}.json", environment(), [], rows)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Train several networks on a suite of data sets and write one table.
 
-    python -m benchmarks.table --suite tu --models plstm,gin,gcn,gat,mpnn --root path/to/data
-    python -m benchmarks.table --suite ogb --datasets molesol,mollipo --seeds 3 --root path/to/data
-    python -m benchmarks.table --suite tu --datasets nci1 --models plstm,plstm-p,plstm-d,plstm-index ...
+    python -m benchmarks.accuracy.table --suite tu --models plstm,gin,gcn,gat,mpnn --root path/to/data
+    python -m benchmarks.accuracy.table --suite ogb --datasets molesol,mollipo --seeds 3 --root path/to/data
+    python -m benchmarks.accuracy.table --suite tu --datasets nci1 --models plstm,plstm-p,plstm-d ...
 
 ``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset, whose
 network is PLSTM; other networks take width, depth, dropout, norms and readout from it, but have no walk
@@ -41,9 +41,9 @@ from typing import Any
 
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from benchmarks.chemprop import fit_chemprop
-from benchmarks.forest import fit_forest
-from benchmarks.measure import ROOT, environment
+from benchmarks.accuracy.chemprop import fit_chemprop
+from benchmarks.accuracy.forest import fit_forest
+from benchmarks.measure import RESULTS, ROOT, environment
 from plstm_graph import datasets
 from plstm_graph.checkpoint import NETWORKS, argument_names
 from plstm_graph.commands.fit import Result
@@ -51,9 +51,9 @@ from plstm_graph.commands.pool import fit, side_by_side
 from plstm_graph.commands.presets import read_preset, with_configuration_files
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import GraphDataModule
+from plstm_graph.datasets.files import whole_file
 from plstm_graph.datasets.splits import SCAFFOLD_FOLDS
 from plstm_graph.datasets.tu import FOLDS as TU_FOLDS
-from plstm_graph.datasets.whole_file import whole_file
 from plstm_graph.errors import InputError
 from plstm_graph.models import LocalNetwork, Preparation
 
@@ -277,7 +277,7 @@ def markdown(dataset: str, records: Sequence[dict[str, Any]]) -> str:
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     description, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.table",
+        "python -m benchmarks.accuracy.table",
         description=description,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -314,7 +314,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options.folds = list(range(folds)) or [None]
     options.seeds = options.seeds or (1 if folds else 3)
     folder = options.suite + "_cross_validated" * options.cross_validate
-    options.out = options.out or ROOT / "benchmarks" / "results" / folder
+    options.out = options.out or RESULTS / folder
     return options, overrides
 
 

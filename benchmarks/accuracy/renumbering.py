@@ -1,6 +1,6 @@
 """How far trained networks' predictions move when the atoms of the test molecules are numbered anew.
 
-    python -m benchmarks.renumbering --preset molesol --root path/to/data CHECKPOINT [CHECKPOINT ...]
+    python -m benchmarks.accuracy.renumbering --preset molesol --root path/to/data CHECKPOINT [CHECKPOINT ...]
 
 Each test graph of the preset's data is renumbered at random --times times, its bonds listed in another order.
 The spread is the deviation of a graph's predictions (in the targets' unit, or of probabilities), as the mean
@@ -23,16 +23,15 @@ from rich.table import Table
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from benchmarks.measure import ROOT, environment, write_results
-from benchmarks.outcome import score
-from benchmarks.table import data_module
+from benchmarks.accuracy.outcome import score
+from benchmarks.accuracy.table import data_module
+from benchmarks.measure import RESULTS, environment, write_results
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import renumber_nodes
 
-RESULTS = ROOT / "benchmarks" / "results" / "renumbering"
 _BATCH = 256
 
 
@@ -76,7 +75,7 @@ def measure(path: str, module: GraphDataModule, graphs: list[Data], times: int) 
 
 def main() -> None:
     description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser("python -m benchmarks.renumbering", description=description)
+    parser = argparse.ArgumentParser("python -m benchmarks.accuracy.renumbering", description=description)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--preset", required=True)
     parser.add_argument("--times", type=int, default=10)
@@ -91,7 +90,7 @@ def main() -> None:
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)
     setting = environment() | {"graphs": len(graphs), "numberings": options.times}
-    write_results(RESULTS / f"{options.preset}.json", setting, [], rows)
+    write_results(RESULTS / "renumbering" / f"{options.preset}.json", setting, [], rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What networks learn: tables, folds, tasks of distance."""
