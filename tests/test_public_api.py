@@ -4,6 +4,8 @@
 the changelog. From 1.0 on, what is to go is marked with ``typing_extensions.deprecated`` for a minor version.
 """
 
+import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -72,6 +74,51 @@ def test_the_public_api_is_the_one_that_was_written_down(record_property):
     record_property(
         "trust", f"public API: {found.count(chr(10))} names, signatures and defaults as written down"
     )
+
+
+def public_functions():
+    """Public functions, classes and methods of this package by their names; fields are no arguments."""
+    found = {}
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for public in public_names(module):
+            value = getattr(module, public)
+            made = dataclasses.is_dataclass(value) or hasattr(value, "_fields") or hasattr(value, "__total__")
+            if not callable(value) or made or not signature(value):
+                continue
+            found[f"{name}.{public}"] = value
+            if inspect.isclass(value):
+                for method, function in vars(value).items():
+                    if method[0] != "_" and inspect.isfunction(function):
+                        found[f"{name}.{public}.{method}"] = function
+    return found
+
+
+def test_no_function_takes_more_than_twelve_arguments():
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    functions = public_functions()
+    assert len(functions) > 50
+    for name, function in functions.items():
+        parameters = inspect.signature(function).parameters.values()
+        taken = [p.name for p in parameters if p.name != "self" and p.kind not in several]
+        assert len(taken) <= 12, f"{name} takes {len(taken)}"
+
+
+def test_no_call_passes_more_than_five_by_position():
+    names = {name.rpartition(".")[2] for name in public_functions()}
+    root = Path(__file__).parents[1]
+    seen = 0
+    for folder in ("plstm_graph", "datasets", "benchmarks", "examples"):
+        for file in (root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if not isinstance(node, ast.Call) or isinstance(node.func, ast.Call):
+                    continue
+                called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                given = [argument for argument in node.args if not isinstance(argument, ast.Starred)]
+                if called in names:
+                    seen += 1
+                    assert len(given) <= 5, f"{file}:{node.lineno}"
+    assert seen > 100
 
 
 def test_a_name_that_is_to_go_warns_and_is_written_down_as_such():
