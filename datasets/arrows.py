@@ -126,7 +126,7 @@ def draw_arrows(pixels: int, count: int, rng: np.random.Generator) -> tuple[Tens
     Args:
         pixels: along a side.
         count: of images.
-        rng: where places and directions come from.
+        rng: where positions and directions come from.
 
     Returns:
         float32 [count, pixels, pixels] from 0 to 1, and bool [count], whether the arrow points at the disc:

@@ -176,7 +176,7 @@ class GraphDataModule(LightningDataModule, ABC):
         return sampler
 
     def train_dataloader(self) -> DataLoader:
-        """Training rows, shuffled anew in every epoch."""
+        """Training rows, shuffled in every epoch."""
         return self._loader(self.rows.train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:

@@ -1,4 +1,4 @@
-"""Keep what was made once in a file whose name tells what it was made from."""
+"""Prepared graphs in files, whose names are hashes of what they were made from."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from plstm_graph.errors import InputError
 # Files whose code decides what a cached graph looks like.
 _SHAPING_SOURCES = ("chem/features.py", "dag/*.py")
 
-# What zipfile, torch and the making of graphs say of files that are none or others.
+# What zipfile, torch and the making of graphs raise for damaged or other files.
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnpicklingError, TypeError)
 
 #: Columns of the files that list rows without a graph.

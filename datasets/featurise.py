@@ -65,7 +65,7 @@ def featurise_smiles(
         start: Row of the first.
         smiles: SMILES strings, or what stands in their place.
         ranks: Whether to rank the atoms, which only DAGs need.
-        max_atoms: Molecules with more count as unreadable, and so do SMILES that are too long for as many.
+        max_atoms: Molecules with more count as unreadable, and so do SMILES too long for that number.
     """
     return _featurise(start, smiles, ranks, max_atoms)[0]
 

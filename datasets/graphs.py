@@ -12,7 +12,7 @@ from plstm_graph.dag import DAG_LAYOUT, LineGraphData, Orientation, build_dag, d
 from plstm_graph.dag.walks import random_walk_pe
 from plstm_graph.errors import InputError
 
-#: The other tensors of a graph, as :data:`~plstm_graph.dag.DAG_LAYOUT` says it of a DAG's.
+#: The other tensors of a graph, as :data:`~plstm_graph.dag.DAG_LAYOUT` has it for a DAG's.
 _LAYOUT: dict[str, tuple[str, str | None]] = {
     "x": ("nodes", None),
     "canonical_rank": ("nodes", None),
@@ -64,7 +64,7 @@ class PackedGraphs(Dataset):
         chosen = torch.as_tensor(rows)
         counts = {what: numbers[chosen] for what, numbers in self.counts.items()}
         offsets = {what: _with_zero(numbers) for what, numbers in counts.items()}
-        places = {
+        positions = {
             what: torch.arange(int(offsets[what][-1]))
             + torch.repeat_interleave(self.starts[what][chosen] - offsets[what][:-1], counts[what])
             for what in counts
@@ -73,7 +73,7 @@ class PackedGraphs(Dataset):
         slices, increments = {}, {}
         for key, values in self.tensors.items():
             what, numbered = _LAYOUT[key]
-            values = values.index_select(1 if key == "edge_index" else 0, places[what])
+            values = values.index_select(1 if key == "edge_index" else 0, positions[what])
             increments[key] = torch.zeros_like(chosen)
             if numbered is not None:
                 increments[key] = offsets[numbered][:-1]

@@ -147,14 +147,15 @@ def _canonical_ranks(graphs: PackedGraphs, name: str) -> Tensor:
     """
     smiles = graphs.smiles or []
     read, _ = featurise(Table(smiles, np.empty((len(smiles), 0), np.float32)), name, scaffolds=False)
-    places = torch.full((len(smiles),), -1)
-    places[read.tensors["row"]] = torch.arange(len(read))
+    positions = torch.full((len(smiles),), -1)
+    positions[read.tensors["row"]] = torch.arange(len(read))
     ranks = []
-    for row, place in enumerate(places.tolist()):
-        if place >= 0 and all(
-            torch.equal(graphs.attribute(key, row), read.attribute(key, place)) for key in ("x", "edge_index")
+    for row, position in enumerate(positions.tolist()):
+        if position >= 0 and all(
+            torch.equal(graphs.attribute(key, row), read.attribute(key, position))
+            for key in ("x", "edge_index")
         ):
-            ranks.append(read.attribute("canonical_rank", place))
+            ranks.append(read.attribute("canonical_rank", position))
         else:
             ranks.append(rank_nodes(graphs[row], "canonical"))
     return torch.cat(ranks)

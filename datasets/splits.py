@@ -97,7 +97,7 @@ def scaffold_fold(split: Split, scaffolds: Sequence[str], fold: int) -> Split:
             f"Training molecules of {found} scaffolds cannot be parted into {SCAFFOLD_FOLDS} folds."
         )
     folds = GroupKFold(SCAFFOLD_FOLDS).split(split.train, groups=scaffolds)
-    rest, held_out = (split.train[torch.from_numpy(places)] for places in list(folds)[fold])
+    rest, held_out = (split.train[torch.from_numpy(positions)] for positions in list(folds)[fold])
     return Split(rest, split.val, held_out)
 
 

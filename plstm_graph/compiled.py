@@ -74,11 +74,11 @@ def _make_private_folder(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
 
 
-_Place = tuple[Path, Callable[[Path], None]]
+_CacheFolder = tuple[Path, Callable[[Path], None]]
 
 
 @cache
-def _place(sources: Path) -> _Place | None:
+def _cache_folder(sources: Path) -> _CacheFolder | None:
     """Where compiled functions of a folder of sources are kept, and what makes that folder.
 
     In this order: ``NUMBA_CACHE_DIR``, where it is set; beside the sources; the user's cache; a folder of
@@ -86,24 +86,24 @@ def _place(sources: Path) -> _Place | None:
     cannot be read, as inside an archive.
     """
     if not _SOURCES:
-        _say("plstm_graph cannot read its own sources, so that every process compiles the kernels anew.")
+        _say("plstm_graph cannot read its own sources, so that every process compiles the kernels again.")
         return None
     # Several environments and copies may share a cache.
     name = f"{sources.name}_{hashlib.sha256(os.fsencode(sources)).hexdigest()[:32]}"
     user_wide = Path(AppDirs("numba", appauthor=False).user_cache_dir)
-    places: list[_Place] = [(sources / "__pycache__", _make_folder)]
+    folders: list[_CacheFolder] = [(sources / "__pycache__", _make_folder)]
     if _config.CACHE_DIR:
-        places.insert(0, (Path(_config.CACHE_DIR).absolute() / name, _make_folder))
+        folders.insert(0, (Path(_config.CACHE_DIR).absolute() / name, _make_folder))
     if user_wide.is_absolute():  # without a home it is a folder named ~, wherever the process stands
-        places.append((user_wide / name, _make_folder))
-    for folder, make in places:
+        folders.append((user_wide / name, _make_folder))
+    for folder, make in folders:
         if _can_be_written(folder, make):
             return folder, make
-    return _temporary_place(name)
+    return _temporary_folder(name)
 
 
-def _temporary_place(name: str) -> _Place | None:
-    """The last of the places, or ``None``; either is said."""
+def _temporary_folder(name: str) -> _CacheFolder | None:
+    """The last of the folders, or ``None``; either is said."""
     if hasattr(os, "geteuid"):  # Windows gives every user a temporary folder, and a cache that can be written
         with suppress(OSError):  # from gettempdir, which finds no folder that can be written
             folder = Path(tempfile.gettempdir()) / f"plstm_graph-{os.geteuid()}" / name
@@ -114,8 +114,8 @@ def _temporary_place(name: str) -> _Place | None:
                 )
                 return folder, _make_private_folder
     _say(
-        "plstm_graph finds no folder that it can write, so that every process compiles the kernels anew; set "
-        "NUMBA_CACHE_DIR to one."
+        "plstm_graph finds no folder that it can write, so that every process compiles the kernels again; "
+        "set NUMBA_CACHE_DIR to one."
     )
     return None
 
@@ -139,13 +139,13 @@ class _Cache(NullCache):
     """Keeps a function as compiled in a file for every signature and kind of processor.
 
     A file begins with a hash of its content and of all that the content was compiled from: what is
-    damaged or was made from other sources is compiled anew, and takes the old file's place. Numba's own
+    damaged or was made from other sources is compiled again, and takes the old file's place. Numba's own
     cache looks at the source of the function alone, raises what a damaged file makes ``pickle`` raise, and
     lets processes that start side by side give two signatures the same file.
     """
 
-    def __init__(self, function: Callable[..., Any], place: _Place) -> None:
-        self._folder, self._make = place
+    def __init__(self, function: Callable[..., Any], folder: _CacheFolder) -> None:
+        self._folder, self._make = folder
         self._code = function.__code__
         self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
 
@@ -198,9 +198,9 @@ def _compile(function: Callable[..., Any], **options: Any) -> Any:
     if _config.DISABLE_JIT:
         return np.errstate(all="ignore")(function)  # integers that wrap around are none of NumPy's business
     compiled: Any = njit(function, nogil=True, **options)
-    place = _place(Path(function.__code__.co_filename).absolute().parent)
-    if place is not None:
-        compiled._cache = _Cache(function, place)  # where njit(cache=True) puts Numba's own
+    folder = _cache_folder(Path(function.__code__.co_filename).absolute().parent)
+    if folder is not None:
+        compiled._cache = _Cache(function, folder)  # where njit(cache=True) puts Numba's own
     return compiled
 
 

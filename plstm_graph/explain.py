@@ -1,4 +1,4 @@
-"""Which atoms and bonds a prediction rests on, and which node heard of which."""
+"""Contributions of atoms and bonds to a prediction, and the gating matrices of a network."""
 
 from typing import Any
 

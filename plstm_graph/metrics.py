@@ -92,7 +92,7 @@ def multiclass_metrics(classes: int) -> MetricCollection:
 
 
 def metrics_of(task: str, outputs: int) -> MetricCollection:
-    """Metrics of a :data:`~plstm_graph.task.Task` with so many outputs; the first one selects checkpoints."""
+    """Metrics of a :data:`~plstm_graph.task.Task` with that many outputs; the first selects checkpoints."""
     if task == "multiclass":
         return multiclass_metrics(outputs)
     return regression_metrics() if task == "regression" else classification_metrics()

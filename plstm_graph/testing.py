@@ -23,13 +23,13 @@ def renumber_nodes(data: Data, order: Tensor) -> Data:
         data: a graph; every attribute that PyG counts as a node's or an edge's moves along.
         order: [N] permutation; new node i is old node ``order[i]``.
     """
-    place = torch.empty_like(order)
-    place[order] = torch.arange(order.numel(), device=order.device)
+    position = torch.empty_like(order)
+    position[order] = torch.arange(order.numel(), device=order.device)
     columns = torch.randperm(data.num_edges, device=order.device)
     renumbered = data.clone()
     for key, value in data.to_dict().items():
         if key == "edge_index":
-            renumbered.edge_index = place[data.edge_index[:, columns]]
+            renumbered.edge_index = position[data.edge_index[:, columns]]
         elif data.is_node_attr(key):
             renumbered[key] = value[order]
         elif data.is_edge_attr(key):

@@ -193,7 +193,7 @@ def test_nothing_is_loaded_from_a_folder_that_others_may_have_made(nowhere, spoi
     lines, complaint = call()
     assert lines == ["2", "0", "None"]
     assert complaint.count("\n") == 1
-    assert "every process compiles the kernels anew; set NUMBA_CACHE_DIR to one." in complaint
+    assert "every process compiles the kernels again; set NUMBA_CACHE_DIR to one." in complaint
     assert not [*temporary.rglob("*.nbc")]
 
 

@@ -287,7 +287,7 @@ def test_rows_of_the_heat_map_are_receivers_and_columns_senders():
     matrix[8, 3] = -0.5
     drawing = draw_gating(PARACETAMOL, matrix)
     [cell] = [rect for rect in elements(drawing, "rect") if len(rect)]
-    assert cell[0].text == "O8 hears of N3: −0.5"
+    assert cell[0].text == "O8 receives from N3: −0.5"
     left, top, side = (float(cell.get(key)) for key in ("x", "y", "width"))
     labels = {(t.text, bool(t.get("transform"))): t for t in elements(drawing, "text")}
     row, column = labels["O8", False], labels["N3", True]

@@ -49,7 +49,7 @@ class Parity(nn.Module):
 
 
 def paths(lengths: list[int], generator: torch.Generator) -> tuple[Tensor, LineGraphDAG, Tensor]:
-    """Random signs on paths of so many nodes, their DAG, and whether the ones of each are odd."""
+    """Random signs on paths of this length, their DAG, and whether the ones of each are odd."""
     dag = LineGraphDAG.batch([sequence_dag(length) for length in lengths])
     signs = torch.randint(2, (dag.num_nodes,), generator=generator)
     first = dag.node_ptr[:-1]
@@ -61,7 +61,7 @@ def paths(lengths: list[int], generator: torch.Generator) -> tuple[Tensor, LineG
 
 
 def train(state_dim: int, seed: int, steps: int) -> Parity:
-    """A network after so many steps on short paths."""
+    """A network after a number of steps on short paths."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = Parity(state_dim)

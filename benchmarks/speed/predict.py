@@ -97,7 +97,7 @@ def held(pid: int) -> int:
 
 
 def write_table(source: Path, column: str, rows: int, path: Path) -> list[str]:
-    """Write readable SMILES, repeated up to so many rows, and return them."""
+    """Write readable SMILES, repeated up to this number of rows, and return them."""
     readable = []
     for smiles in pd.read_csv(source)[column]:
         try:

@@ -297,7 +297,7 @@ def form_table(result: dict) -> Table:
 
 
 def read_molecules(path: Path, column: str, most: int) -> list[Data]:
-    """Molecules of a table, at most so many, drawn without replacement with a fixed seed."""
+    """Molecules of a table, at most this number, drawn without replacement with a fixed seed."""
     table = pd.read_csv(path)
     if column not in table:
         sys.exit(f"{path} has no column {column!r}; it has {', '.join(map(repr, table.columns))}.")

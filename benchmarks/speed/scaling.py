@@ -50,7 +50,7 @@ def random_dag(edges: int) -> LineGraphDAG:
 
 
 def protein_dag(edges: int) -> LineGraphDAG:
-    """A random protein of about so many bonds, from its centre."""
+    """A random protein of about this number of bonds, from its centre."""
     rng = np.random.default_rng(0)
     sequence = "".join(rng.choice(list(RESIDUES), max(2, edges // 8)))
     mol = Chem.MolFromSequence(sequence)

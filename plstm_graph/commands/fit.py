@@ -344,7 +344,7 @@ def _check_model(asked: dict[str, Any], trained: dict[str, Any], command_line: s
         if name in command_line and trained.get(name, value) != value:
             raise InputError(
                 f"{name} is {value}, but the checkpoint's model has {trained[name]}, which it keeps: "
-                "leave the option out, or train anew without --ckpt_path."
+                "leave the option out, or train again without --ckpt_path."
             )
 
 

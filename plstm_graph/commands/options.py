@@ -56,7 +56,7 @@ the network and its training
   --model.network.hidden_channels NUMBER, --model.network.num_layers NUMBER, --model.network.dropout SHARE
   --model.learning_rate RATE
   --trainer.max_epochs NUMBER
-  --patience NUMBER         stop after so many epochs without a better validation score
+  --patience NUMBER         stop after this number of epochs without a better validation score
   --test_epoch best|last    which epoch is tested
   --seed_everything NUMBER  seed of weights, batches and dropout
   --threads NUMBER          CPU threads; small graphs train fastest with one

@@ -94,7 +94,7 @@ class Job:
     verb: str
     options: argparse.Namespace
     rank: int = 0  #: this process, of
-    world: int = 1  #: so many; chunk i belongs to process i mod world
+    world: int = 1  #: number of processes; chunk i belongs to process i mod world
     broken: int = 0  #: rows without a result, so far
     done: int = 0  #: rows in this run, so far
     started: float = field(default_factory=time.monotonic)
@@ -123,7 +123,7 @@ class Job:
                 f"{options.output!r}."
             )
         if options.resume and (self.ending != ".csv" or STANDARD in (options.data_path, options.output)):
-            raise InputError("--resume is for CSV files, from a file to a file; run this anew without it.")
+            raise InputError("--resume is for CSV files, from a file to a file; run this again without it.")
         if options.devices * options.num_nodes > 1 and STANDARD in (options.data_path, options.output):
             raise InputError("Several processes need files, not standard input or output.")
         if standard:

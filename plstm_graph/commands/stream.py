@@ -49,10 +49,10 @@ class Source(ABC):
 
     @abstractmethod
     def _batches(self, rows: int) -> Iterator[pa.RecordBatch]:
-        """The table, about so many rows at a time."""
+        """The table in chunks of about this number of rows."""
 
     def chunks(self, rows: int) -> Iterator[pa.RecordBatch]:
-        """The table, so many rows at a time; the last chunk may be shorter.
+        """The table in chunks of this number of rows; the last may be shorter.
 
         Raises:
             InputError: The file cannot be read as what it should be.

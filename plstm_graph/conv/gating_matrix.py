@@ -11,7 +11,7 @@ from plstm_graph.kernels import Gates
 
 @dataclass(frozen=True)
 class GatingMatrix:
-    r"""Which node heard of which through one layer, exactly: the layer is linear in its values.
+    r"""What every node receives from every other in one layer, exactly: a layer is linear in its values.
 
     .. math:: h_n = \sum_m \Big( \sum_w G^w_{nm} \Big) (q_n \cdot k_m) \, v_m
 
@@ -58,8 +58,8 @@ def mask_gates(gates: list[Gates], mask: Tensor, edge_index: Tensor, dag: LineGr
     key = edge_index[0] * dag.num_nodes + edge_index[1]
     order = key.argsort(stable=True)
     wanted = dag.dst * dag.num_nodes + dag.src
-    place = torch.searchsorted(key[order], wanted).clamp(max=len(key) - 1)
-    back = torch.where(key[order[place]] == wanted, order[place], dag.edge_id)
+    position = torch.searchsorted(key[order], wanted).clamp(max=len(key) - 1)
+    back = torch.where(key[order[position]] == wanted, order[position], dag.edge_id)
     masked = []
     directions = zip(gates, (dag.edge_id, back), (dag.succ, dag.pred), strict=False)
     for (source, transition, mark), column, entered in directions:

@@ -40,11 +40,11 @@ class PLSTMConv(MessagePassing):
     .. math:: \eta(h) = h / \sqrt{1 + \tfrac{1}{K} \sum_c h_c^2},
 
     is the RMS norm with an ε of 1: small heads, sums over few ancestors among them, stay nearly as they are,
-    and no root mean square exceeds 1. So what a node hears is bounded, whatever the input and however many
+    and no root mean square exceeds 1. So what a node receives is bounded, whatever the input and however many
     ancestors it has: :math:`\lVert x'_n - W_R x_n \rVert \le \lVert W_O \rVert \sqrt{H K} + \lVert b \rVert`.
 
     A graph with both directions of every bond is oriented to a DAG; a directed one must be acyclic and
-    keeps its directions. An atom hears from its ancestors and, if ``bidirectional``, from its descendants.
+    keeps its directions. An atom receives from its ancestors and, if ``bidirectional``, from its descendants.
     With the default orientation, atoms in different branches of the centre meet after two layers.
 
     A plain call builds its DAG from its own arguments; a prepared one saves that. ``torch.compile`` builds it
@@ -159,7 +159,7 @@ class PLSTMConv(MessagePassing):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
+        """Draw new parameters."""
         super().reset_parameters()
         inputs = (self.lin_query, self.lin_key, self.lin_value)
         # In this order with every seed.
@@ -276,7 +276,7 @@ class PLSTMConv(MessagePassing):
         """Refuse a hook on a step of message passing, none of which a scan takes."""
         raise InputError(
             "PLSTMConv has no propagate, message, aggregate or edge_update that a hook could watch; use "
-            "register_forward_hook, or return_gating=True to see who hears whom."
+            "register_forward_hook, or return_gating=True to see which node receives from which."
         )
 
     register_propagate_forward_pre_hook = register_propagate_forward_hook = _never_fires

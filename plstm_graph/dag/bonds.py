@@ -26,7 +26,7 @@ class Bonds:
     Args:
         edge_index: [2, C] integer; both directions of a bond, or one only in a directed graph.
         num_nodes: N; by default one more than the largest index.
-        node_labels, edge_labels: [N, …], [C, …] what tells nodes and bonds apart, if anything does.
+        node_labels, edge_labels: [N, …], [C, …] labels that distinguish nodes and bonds, if there are any.
 
     Raises:
         InputError: indices out of range, or a directed cycle.
@@ -95,7 +95,7 @@ def ascending_bits(values: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def check_edge_index(edge_index: Tensor, num_nodes: int | None) -> NDArray[np.int64]:
-    """Return ``edge_index`` as a contiguous [2, C] int64 array, or say what is wrong with it."""
+    """Return ``edge_index`` as a contiguous [2, C] int64 array, or refuse it."""
     if not isinstance(edge_index, Tensor):
         raise InputError(f"edge_index must be a tensor [2, num_edges], not {type(edge_index).__name__}.")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:

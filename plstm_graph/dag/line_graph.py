@@ -184,15 +184,15 @@ class LineGraphDAG(LineGraph):
 
         A component whose bonds are all given in both directions is undirected and is oriented by
         ``rank``; one that has a bond in one direction only is directed and keeps its directions. Repeated
-        bonds count once (the first column stands for them); self loops are left out, since what a node
-        says to itself is the direct gate's part.
+        bonds count once (the first column stands for them); self loops are left out, since the direct gate is
+        a node's own.
 
         Args:
             edge_index: [2, C] integer.
             num_nodes: N; by default one more than the largest index.
             rank: orientation, see :func:`plstm_graph.dag.rank_nodes`.
             batch: [N] graph of every node; only checked, since blocks follow from the bonds.
-            node_labels: [N, …] what tells nodes apart before the structure does: features or RDKit's
+            node_labels: [N, …] labels that distinguish nodes before the structure does: features or RDKit's
                 canonical ranks. Without them, ends of C-O count as alike.
             edge_labels: [C, …] the same for bonds.
 
@@ -253,9 +253,9 @@ class LineGraphDAG(LineGraph):
             edge = np.argmin(level)
             raise InputError(f"edge {edge} ({src[edge]}→{dst[edge]}) lies on or behind a directed cycle.")
         order = np.lexsort((np.arange(len(src)), level))
-        place = np.argsort(order)
-        line_id = np.lexsort((place[first], place[second]))
-        pred, succ = place[first][line_id], place[second][line_id]
+        position = np.argsort(order)
+        line_id = np.lexsort((position[first], position[second]))
+        pred, succ = position[first][line_id], position[second][line_id]
         repeated = np.flatnonzero((pred[1:] == pred[:-1]) & (succ[1:] == succ[:-1]))
         if len(repeated):
             raise InputError(f"lines {line_id[repeated[0]]} and {line_id[repeated[0] + 1]} are the same.")

@@ -22,18 +22,18 @@ class Root:
     """The orientation by distance from one node of every component.
 
     Args:
-        place: the node's place in the canonical order of its component, from 0 to below 1; ``None`` draws a
+        position: of the node in the canonical order of its component, from 0 to below 1; ``None`` draws a
             node at random, by torch's numbers, whenever a graph is oriented.
 
     Raises:
-        InputError: a place outside of that.
+        InputError: a position outside of that.
     """
 
-    place: float | None = None
+    position: float | None = None
 
     def __post_init__(self) -> None:
-        if self.place is not None and not 0 <= self.place < 1:
-            raise InputError(f"the place of a root must be from 0 to below 1, not {self.place}.")
+        if self.position is not None and not 0 <= self.position < 1:
+            raise InputError(f"the position of a root must be from 0 to below 1, not {self.position}.")
 
 
 #: A name, a root, a rank for every node, or a function that gives one for a PyG graph.
@@ -47,7 +47,7 @@ def rank_nodes(graph: Data, orientation: Orientation = "center") -> Tensor:
     - ``"bfs"``: by distance from an end of a longest shortest path of the component.
     - ``"canonical"``: by ``graph.canonical_rank``, or else by colour refinement.
     - ``"index"``: by the nodes' numbers.
-    - :class:`Root`: by distance from a node that is drawn, or has its place in the canonical order.
+    - :class:`Root`: by distance from a node that is drawn, or has its position in the canonical order.
     - a tensor [N] of ranks, or a function that returns one for the graph.
 
     Ties are broken canonically: by ``graph.canonical_rank`` [N] (RDKit's, see :mod:`plstm_graph.chem`) if
@@ -72,7 +72,7 @@ def rank_nodes(graph: Data, orientation: Orientation = "center") -> Tensor:
 
 
 def tie_breakers(graph: Data) -> tuple[Tensor | None, Tensor | None]:
-    """What tells the nodes [N, …] and the columns [C, …] of a graph apart before its structure does."""
+    """Labels of the nodes [N, …] and the columns [C, …] of a graph, which break ties."""
     if graph.get("canonical_rank") is not None:
         return graph.canonical_rank, None
     return graph.get("x"), graph.get("edge_attr")
@@ -105,7 +105,7 @@ def rank_bonds(bonds: Bonds, orientation: OrientationName | Root | Tensor) -> ND
             raise InputError(f"a rank needs the shape [{bonds.num_nodes}], not {list(orientation.shape)}.")
         first = ascending_bits(label_keys(orientation, bonds.num_nodes, "rank"))
     elif isinstance(orientation, Root):
-        first = distance_from(_roots(bonds, orientation.place, canonical), ptr, nbr)
+        first = distance_from(_roots(bonds, orientation.position, canonical), ptr, nbr)
     elif orientation == "canonical" or bonds.in_directed.all():
         return canonical
     else:
@@ -114,12 +114,12 @@ def rank_bonds(bonds: Bonds, orientation: OrientationName | Root | Tensor) -> ND
     return bonds.refined(np.where(bonds.in_directed, bonds.depth, first), canonical)
 
 
-def _roots(bonds: Bonds, place: float | None, canonical: NDArray[np.int64]) -> NDArray[np.int64]:
+def _roots(bonds: Bonds, position: float | None, canonical: NDArray[np.int64]) -> NDArray[np.int64]:
     """A node of every component: [components]."""
     sizes = np.diff(bonds.component_ptr)
-    if place is None:
+    if position is None:
         offset, members = torch.rand(len(sizes), dtype=torch.float64).numpy() * sizes, bonds.members
     else:
         # Components follow each other in the canonical order as they do in the list of members.
-        offset, members = place * sizes, np.argsort(canonical)
+        offset, members = position * sizes, np.argsort(canonical)
     return members[bonds.component_ptr[:-1] + offset.astype(np.int64)]

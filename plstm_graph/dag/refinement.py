@@ -160,8 +160,8 @@ def canonical_rank(component_ptr, members, adj_ptr, adj, adj_key, depth, label):
     Args:
         component_ptr, members: [C+1], [N] int64, the nodes of every connected component.
         adj_ptr, adj: [N+1], [A] int64, undirected neighbour lists (CSR).
-        adj_key: [A] int64, what tells one bond from another; zeros where nothing does.
-        depth, label: [N] int64, what tells the nodes apart before their bonds do.
+        adj_key: [A] int64 labels of the bonds; zeros where there are none.
+        depth, label: [N] int64 labels of the nodes, read before their bonds.
 
     Returns:
         rank: [N] int64, a permutation of 0 … N-1; components keep their order.

@@ -10,7 +10,7 @@ from plstm_graph.dag.line_graph import LineGraphDAG
 from plstm_graph.dag.orientation import Orientation, Root, resolve, tie_breakers
 from plstm_graph.errors import InputError
 
-#: What a layer or :func:`dag_of` says of a graph that was changed behind its DAG's back.
+#: The message of a layer or :func:`dag_of` for a graph that was changed after its DAG was prepared.
 STALE = (
     "The prepared DAG does not fit edge_index, which was changed after it was prepared; apply ToLineGraphDAG "
     "after all other transforms, or leave dag out."
@@ -170,7 +170,7 @@ def dag_of(data: Data) -> LineGraphDAG | None:
             edge_ptr=_pointer(data.dag_block_edges),
             block_columns=data.dag_block_columns,
         )
-    except RuntimeError as error:  # there are not as many lines as the edges have predecessors
+    except RuntimeError as error:  # fewer or more lines than the edges have predecessors
         raise InputError(STALE) from error
 
 

@@ -98,8 +98,8 @@ def _return_probabilities(ptr, nbr, walk_length):
         before[start] = 1.0
         count = 1
         for step in range(1, (walk_length + 1) // 2 + 1):
-            for place in range(count):  # nodes that are reached in this step come later in the list
-                node = reached[place]
+            for position in range(count):  # nodes that are reached in this step come later in the list
+                node = reached[position]
                 share = before[node] / (ptr[node + 1] - ptr[node])
                 if share > 0.0:
                     for a in range(ptr[node], ptr[node + 1]):
@@ -110,8 +110,8 @@ def _return_probabilities(ptr, nbr, walk_length):
                             count += 1
                         after[other] += share
             odd, even = 0.0, 0.0
-            for place in range(count):
-                node = reached[place]
+            for position in range(count):
+                node = reached[position]
                 ratio = degree / (ptr[node + 1] - ptr[node])
                 odd += before[node] * after[node] * ratio
                 even += after[node] * after[node] * ratio
@@ -120,7 +120,7 @@ def _return_probabilities(ptr, nbr, walk_length):
             result[start, 2 * step - 2] = odd
             if 2 * step <= walk_length:
                 result[start, 2 * step - 1] = even
-        for place in range(count):
-            before[reached[place]] = 0.0
-            seen[reached[place]] = False
+        for position in range(count):
+            before[reached[position]] = 0.0
+            seen[reached[position]] = False
     return result

@@ -1,4 +1,4 @@
-"""Drawings of molecules: how they are oriented, which atom heard of which, what a prediction rests on.
+"""Drawings of molecules: how they are oriented, which atom receives from which, what a prediction rests on.
 
 .. code-block:: python
 
@@ -7,7 +7,7 @@
     gatings = gating_matrices(network, data)
     matrix = gatings[0].dense(data.num_nodes).sum((2, 3))  # both directions, all heads
     draw_gating(data.smiles, matrix)
-    draw_influence(data.smiles, matrix[:, 7], atom=7)  # who hears of atom 7
+    draw_influence(data.smiles, matrix[:, 7], atom=7)  # what every atom receives from atom 7
 
     atoms, bonds = contributions(task, data)
     draw_contributions(data.smiles, atoms[:, 0], bonds[:, 0])

@@ -1,4 +1,4 @@
-"""The structure of a molecule as RDKit draws it, in black, with the places of its atoms."""
+"""The structure of a molecule as RDKit draws it, in black, with the positions of its atoms."""
 
 import re
 from dataclasses import dataclass
@@ -69,26 +69,26 @@ def depict(mol: Chem.Mol, indices: bool) -> Depiction:
     options.setAnnotationColour((0.35, 0.38, 0.42))
     options.padding = 0.0
     drawer.DrawMolecule(mol)
-    places = [drawer.GetDrawCoords(i) for i in range(mol.GetNumAtoms())]
+    positions = [drawer.GetDrawCoords(i) for i in range(mol.GetNumAtoms())]
     drawer.FinishDrawing()
     body = drawer.GetDrawingText().partition("<!-- END OF HEADER -->")[2].removesuffix("</svg>\n")
     letters = re.findall(r"<path class='(?:atom-\d+|note)' d='[^']*' fill='#[0-9A-Fa-f]{6}'/>\n", body)
     for letter in letters:
         body = body.replace(letter, "", 1)
-    labelled = np.zeros(len(places), np.bool_)
+    labelled = np.zeros(len(positions), np.bool_)
     labelled[[int(atom) for letter in letters for atom in re.findall(r"class='atom-(\d+)'", letter)]] = True
     return Depiction(
         drawer.Width() + 2 * MARGIN,
         drawer.Height() + 2 * MARGIN,
         body,
         "".join(letters),
-        np.array([(place.x, place.y) for place in places]) + MARGIN,
+        np.array([(position.x, position.y) for position in positions]) + MARGIN,
         labelled,
     )
 
 
 def _has_layout(mol: Chem.Mol) -> bool:
-    """Whether the user has laid the molecule out on paper, no two atoms in one place."""
+    """Whether the user has laid the molecule out on paper, no two atoms in one position."""
     if not mol.GetNumConformers() or mol.GetConformer().Is3D():
         return False
     return len(np.unique(mol.GetConformer().GetPositions(), axis=0)) == mol.GetNumAtoms()

@@ -177,8 +177,8 @@ def _array(values: ArrayLike | Tensor, shape: tuple[int, ...], name: str) -> NDA
     if array.shape != shape:
         raise InputError(f"{name} needs the shape {list(shape)} for this molecule, not {list(array.shape)}.")
     if not np.isfinite(array).all():
-        place = ", ".join(map(str, np.argwhere(~np.isfinite(array))[0]))
-        raise InputError(f"{name}[{place}] is not finite.")
+        index = ", ".join(map(str, np.argwhere(~np.isfinite(array))[0]))
+        raise InputError(f"{name}[{index}] is not finite.")
     return array
 
 
@@ -314,7 +314,7 @@ def _heat_map(names: list[str], values: NDArray[np.float64], scale: Scale) -> Pa
         parts.append(line(left, top + i * cell, left + side, top + i * cell, FAINT, "stroke-width='0.5'"))
     for row, column in np.argwhere(values):
         value = values[row, column]
-        title = f"{names[row]} hears of {names[column]}: {number(value)}"
+        title = f"{names[row]} receives from {names[column]}: {number(value)}"
         parts.append(
             rectangle(left + column * cell, top + row * cell, cell, cell, scale.colour(value), title=title)
         )

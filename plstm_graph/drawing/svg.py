@@ -212,8 +212,8 @@ def rectangle(
 
 def blend(stops: tuple[str, ...], share: float) -> str:
     """The colour at a share, 0 to 1, of the way along colours equally far apart."""
-    place = min(max(share, 0.0), 1.0) * (len(stops) - 1)
-    first = min(int(place), len(stops) - 2)
+    position = min(max(share, 0.0), 1.0) * (len(stops) - 1)
+    first = min(int(position), len(stops) - 2)
     ends = [np.array([int(stop[i : i + 2], 16) for i in (1, 3, 5)]) for stop in stops[first : first + 2]]
-    mixed = ends[0] + (place - first) * (ends[1] - ends[0])
+    mixed = ends[0] + (position - first) * (ends[1] - ends[0])
     return "#" + "".join(f"{round(channel):02x}" for channel in mixed)

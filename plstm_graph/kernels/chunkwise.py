@@ -8,7 +8,7 @@ edges, the borders, that its lines continue:
     C_e = \sum_{f} R_{ef} \, S_f \, k_{src(f)} v_{src(f)}^T + \sum_{b} (R \, T_{in})_{eb} \, C_b
 
 Only the states of borders are ever made; the rest of a chunk is one attention-like pass. The backward pass
-makes the borders anew and goes back chunk by chunk, so that memory grows with the borders alone.
+recomputes the borders and goes back chunk by chunk, so that memory grows with the borders alone.
 """
 
 import itertools

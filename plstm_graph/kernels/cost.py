@@ -141,7 +141,7 @@ class GatingTile(NamedTuple):
 
 
 def gating_tile(nodes: int, key_dim: int, value_dim: int) -> GatingTile | None:
-    """The tile that takes a block of so many nodes, or ``None`` if the block goes by level."""
+    """The smallest tile that holds a block with this number of nodes, or ``None`` if it goes by level."""
     block = max(_padded(nodes), _SMALLEST_GATING_BLOCK)
     if block > _LARGEST_GATING_BLOCK:
         return None

@@ -103,7 +103,7 @@ def _scan(maps: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _join_to_tiles(maps: Tensor, tile: list[int]) -> tuple["_Regions", Tensor]:
-    """Join nodes [graphs, height, width, …] to tiles of so many rows and columns.
+    """Join nodes [graphs, height, width, …] to tiles of this number of rows and columns.
 
     Beside the tiles: the numbers of their nodes, [rows of tiles, columns of tiles, n], as they stand in maps.
     """

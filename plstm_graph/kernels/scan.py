@@ -109,7 +109,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
         ctx.backend = inputs[-1]
-        ctx.save_for_backward(*inputs[:-1])  # the inputs only: everything else is computed anew
+        ctx.save_for_backward(*inputs[:-1])  # the inputs only: everything else is recomputed
         ctx.save_for_forward(*inputs[:-1])
 
     @staticmethod

@@ -105,8 +105,8 @@ class FingerprintTask(nn.Module):
     .. math::
         \frac{1}{1024} \sum_k \big(w_k^T h + b_k - \log(1 + c_k)\big)^2
 
-    in the mean over the graphs. A network that is trained on it too learns to tell molecules apart in ways of
-    which few labels speak.
+    in the mean over the graphs. A network that is trained on it too learns differences between molecules
+    that few labels show.
 
     Args:
         channels: of the embedding.

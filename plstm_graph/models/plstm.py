@@ -36,7 +36,7 @@ class PLSTM(GraphNetwork):
         orientation: how graphs become DAGs; a batch that carries prepared DAGs (see
             :class:`~plstm_graph.dag.ToLineGraphDAG`) is taken as it was prepared.
         roots: 0 to orient graphs by ``orientation``. Otherwise breadth first from one of their nodes: in
-            training from one that is drawn anew in every step, in evaluation from this many, spread evenly
+            training from one that is newly drawn in every step, in evaluation from this many, spread evenly
             over the canonical order, one pass each, whose embeddings are averaged.
         bidirectional: scan the reversed DAG too.
         state_dim: components of every state, see :class:`~plstm_graph.PLSTMConv`.

@@ -71,7 +71,7 @@ def forward(first_block, last_block, nodes, gates, dag, borders, out):
 def backward(first_block, last_block, grad, nodes, gates, dag, borders, node_grads, gate_grads):
     """Write the gradients of blocks ``first_block … last_block - 1`` but the long ones.
 
-    All but the inputs is computed anew.
+    All but the inputs is recomputed.
 
     Args:
         grad: [N, H, V] gradient of the output.

@@ -31,7 +31,7 @@ def check_bounds(dag: Arrays, borders: Arrays, num_nodes: int) -> None:
     if not (sizes and _leads_nowhere_else(ends, pred_ptr, pred, node_ptr, edge_ptr, num_nodes)):
         raise InputError(
             "The tensors of this LineGraphDAG were changed, or never fitted each other: their indices lead "
-            "out of the graph. Build it anew, with LineGraphDAG.from_edge_index or from_lines."
+            "out of the graph. Build it again, with LineGraphDAG.from_edge_index or from_lines."
         )
 
 

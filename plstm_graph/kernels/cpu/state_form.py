@@ -121,7 +121,7 @@ def _node_dot(a, b, n, h):
 
 @kernel_inner
 def _direct_forward(nodes, h, block, out):
-    """Write what nodes say to themselves."""
+    """Write the direct terms."""
     query, key, value, direct = nodes
     for n in range(block[0], block[0] + block[1]):
         weight = direct[n, h] * _node_dot(query, key, n, h)
@@ -131,7 +131,7 @@ def _direct_forward(nodes, h, block, out):
 
 @kernel_inner
 def _direct_backward(grad, nodes, h, block, node_grads):
-    """Write the gradients of what nodes say to themselves."""
+    """Write the gradients of the direct terms."""
     query, key, value, direct = nodes
     grad_query, grad_key, grad_value, grad_direct = node_grads
     for n in range(block[0], block[0] + block[1]):

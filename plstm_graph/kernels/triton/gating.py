@@ -156,7 +156,7 @@ def backward_kernel(
     items, heads, key_dim, value_dim, directions, num_nodes, num_edges, num_lines, capacity,
     BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the same pairs; the gating matrix is computed anew."""
+    """Gradients of the same pairs; the gating matrix is recomputed."""
     rows = scratch + tl.program_id(0).to(tl.int64) * ((directions + 1) * capacity + 3 * BLOCK) * BLOCK
     adjoint = rows + directions * capacity * BLOCK
     scores = adjoint + capacity * BLOCK  # then their gradients

@@ -31,7 +31,7 @@ _SIZES = ["first_0", "count_0", "first_1", "lo_0", "hi_0", "lo_1", "hi_1", "slot
 
 
 @triton.jit
-def _place(e, row, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots):
+def _position(e, row, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots):
     """Where the state of an edge lies: behind all slots if its segment is recorded, else in its slot."""
     lo, hi = tl.where(row == 0, lo_0, lo_1), tl.where(row == 0, hi_0, hi_1)
     base = tl.where(row == 0, slots, slots + hi_0 - lo_0)
@@ -77,16 +77,16 @@ def sweep_kernel(
         before = tl.load(gather_edge + row * num_lines + i_line)
         line = direction * num_lines + tl.load(gather_line + row * num_lines + i_line)
         if ADJOINT:
-            place = tl.load(slot + row * num_edges + before)
+            position = tl.load(slot + row * num_edges + before)
         else:
-            place = _place(before, row, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots)
-        arriving = tl.load((memory + (place * heads + h) * size) + cells, mask=inside, other=0.0)
+            position = _position(before, row, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots)
+        arriving = tl.load((memory + (position * heads + h) * size) + cells, mask=inside, other=0.0)
         state += tl.load(transition + line * heads + h) * arriving
     if ADJOINT:
-        place = tl.load(slot + row * num_edges + e)
+        position = tl.load(slot + row * num_edges + e)
     else:
-        place = _place(e, row, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots)
-    tl.store((memory + (place * heads + h) * size) + cells, state, mask=inside & (place >= 0))
+        position = _position(e, row, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots)
+    tl.store((memory + (position * heads + h) * size) + cells, state, mask=inside & (position >= 0))
 
     if READ_LEFT or READ_RIGHT:
         r = tl.load(read + gate)
@@ -105,8 +105,8 @@ def sweep_kernel(
         for i_line in range(tl.load(at), tl.load(at + 1)):
             before = tl.load(gather_edge + direction * num_lines + i_line)
             line = direction * num_lines + tl.load(gather_line + direction * num_lines + i_line)
-            place = _place(before, direction, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots)
-            left_by = tl.load((kept + (place * heads + h) * size) + cells, mask=inside, other=0.0)
+            position = _position(before, direction, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots)
+            left_by = tl.load((kept + (position * heads + h) * size) + cells, mask=inside, other=0.0)
             partial = (tile.to(tl.int64) * directions * num_lines + line) * heads + h
             tl.store(to_transition + partial, tl.sum(tl.sum(state * left_by, axis=1), axis=0))
 
@@ -243,7 +243,7 @@ def level_backward(
     grad_query = run.arrive(direct * reached, key, to_left.sum(0))
     grad_mark = to_read.sum(0)
 
-    # Back up, segment by segment: its states anew, then their adjoint in the same memory as before.
+    # Back up, segment by segment: its states again, then their adjoint in the same memory as before.
     segments = [run.edges(*steps) for steps in pairwise(borders)]
     longest = max((b - a + d - c for a, b, c, d in segments), default=0)
     kept = run.states(levels.slots + longest)

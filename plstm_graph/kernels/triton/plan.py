@@ -52,7 +52,7 @@ class Bucket(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """The blocks that go by level: which nodes, edges and lines they have, numbered anew from 0.
+    """The blocks that go by level: which nodes, edges and lines they have, renumbered from 0.
 
     Edges are sorted by level. A state needs memory while an edge that continues it is to come: it gets
     a slot and gives it back, as variables share registers; -1 where nothing continues the edge.
