@@ -125,7 +125,7 @@ class GraphTask(LightningModule):
         self.register_buffer("target_std", torch.ones(network.out_channels))
         self.register_buffer("target_scale_known", torch.tensor(task != "regression"))
         collection = metrics_of(task, network.out_channels)
-        self.metric = next(iter(collection)) if metric is None else metric
+        self.metric: str = str(next(iter(collection))) if metric is None else metric
         if self.metric not in collection:
             raise InputError(
                 f"metric of a {task} must be {' or '.join(map(repr, collection))}, not {metric!r}."

@@ -1,7 +1,7 @@
 """The public names, their signatures and defaults, as they were last decided on.
 
-``python tests/test_public_api.py`` writes them down anew: a change of tests/data/public_api.txt belongs into
-the changelog. From 1.0 on, what is to go is marked with ``typing_extensions.deprecated`` for a minor version.
+``python tests/test_public_api.py`` writes them down again: a change of tests/data/public_api.txt belongs into
+the changelog.
 """
 
 import ast
@@ -10,9 +10,6 @@ import importlib
 import inspect
 import re
 from pathlib import Path
-
-import pytest
-from typing_extensions import deprecated
 
 import plstm_graph
 
@@ -33,12 +30,6 @@ def public_names(module):
     return sorted(names)
 
 
-def note(value):
-    """What ``typing_extensions.deprecated`` says of a name that is to go."""
-    message = getattr(value, "__deprecated__", None)
-    return "" if message is None else f"  # deprecated: {message}"
-
-
 def signature(value):
     """Arguments with defaults, of what this package defines; annotations are for mypy."""
     made = value.__init__ if inspect.isclass(value) else getattr(value, "__func__", value)
@@ -56,15 +47,14 @@ def describe():
         module = importlib.import_module(name)
         for public in public_names(module):
             value = getattr(module, public)
-            lines.append(f"{name}.{public}{signature(value)}{note(value)}")
+            lines.append(f"{name}.{public}{signature(value)}")
             if inspect.isclass(value) and value.__module__.startswith("plstm_graph"):
                 for method in sorted(vars(value)):
                     function = getattr(value, method)
                     # PyG adds methods of modules that it makes to a layer when it is first built.
                     own = getattr(function, "__module__", None) == value.__module__
                     if method[0] != "_" and callable(function) and own:
-                        call = f"{signature(function)}{note(function)}"
-                        lines.append(f"{name}.{public}.{method}{call}")
+                        lines.append(f"{name}.{public}.{method}{signature(function)}")
     return "\n".join(lines) + "\n"
 
 
@@ -119,17 +109,6 @@ def test_no_call_passes_more_than_five_by_position():
                     seen += 1
                     assert len(given) <= 5, f"{file}:{node.lineno}"
     assert seen > 100
-
-
-def test_a_name_that_is_to_go_warns_and_is_written_down_as_such():
-    @deprecated("use stm instead")
-    def scan():
-        return 1
-
-    with pytest.warns(DeprecationWarning, match="use stm instead"):
-        assert scan() == 1
-    assert note(scan) == "  # deprecated: use stm instead"
-    assert note(plstm_graph.stm) == ""
 
 
 def test_the_package_tells_its_version_and_that_it_is_typed():

@@ -95,7 +95,7 @@ def test_wheel_holds_the_package_and_its_types_alone(wheel):
     inside = {name for name in names if name.startswith("plstm_graph/")}
     sources = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("plstm_graph/**/*.py")}
     sources |= {f"plstm_graph/datasets/{path.name}" for path in ROOT.glob("datasets/*.py")}
-    sources |= {f"plstm_graph/presets/{path.name}" for path in ROOT.glob("plstm_graph/presets/*.yaml")}
+    sources |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("plstm_graph/presets/**/*.yaml")}
     assert inside == sources | {"plstm_graph/py.typed"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
@@ -131,6 +131,11 @@ def test_example_of_the_readme_runs_with_the_wheel_alone(wheel, tmp_path):
     assert Path(file).is_relative_to(tmp_path / "venv")
     assert shape == "[15, 64]"  # ethanol, phenol, sodium acetate
     assert lines[-1] == "[]"
+    command = [python.with_name("plstm-graph"), "fit", "--config", "freesolv"]
+    refused = subprocess.run(command, cwd=outside, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert 'is not installed: pip install "plstm-graph[train]".' in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def test_the_command_line_runs_with_the_wheel_alone(wheel, tmp_path):

@@ -186,7 +186,7 @@ def _to_data(mol: Chem.Mol, smiles: str) -> Data:
     return Data(**{key: torch.from_numpy(arrays[key]) for key in keys}, smiles=smiles)
 
 
-def read_smiles(smiles: str) -> Chem.Mol:
+def read_smiles(smiles: object) -> Chem.Mol:
     """Parse one SMILES string.
 
     Args:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 import plstm_graph
-from plstm_graph import datasets
+import plstm_graph.datasets as datasets
 from plstm_graph.commands.ensemble import Ensemble
 from plstm_graph.commands.results import Predictions
 from plstm_graph.commands.sinks import check_folder
@@ -75,8 +75,8 @@ def _copy_package(folder: Path) -> Path:
     """Copy the package, to be sent to other machines; in a checkout its data modules lie beside it."""
     copy = folder / plstm_graph.__name__
     ignored = shutil.ignore_patterns("__pycache__")
-    for package, target in ((plstm_graph, copy), (datasets, copy / "datasets")):
-        shutil.copytree(Path(package.__file__ or "").parent, target, ignore=ignored, dirs_exist_ok=True)
+    for file, target in ((plstm_graph.__file__, copy), (datasets.__file__, copy / "datasets")):
+        shutil.copytree(Path(file or "").parent, target, ignore=ignored, dirs_exist_ok=True)
     return copy
 
 
@@ -117,7 +117,7 @@ def predict_on_ray(options: argparse.Namespace) -> None:
     try:
         workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
         done = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
-            Predictor,
+            Predictor,  # type: ignore[arg-type]  # a class that is called, as its documents have it
             fn_constructor_args=(*settings, str(unfinished)),
             num_cpus=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
@@ -139,7 +139,8 @@ def predict_on_ray(options: argparse.Namespace) -> None:
 
 def _parts(files: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
     """Split files into numbered parts of at most ``_ROWS`` rows; also return the total number of rows."""
-    parts, rows = [], 0
+    parts: list[dict[str, Any]] = []
+    rows = 0
     for name in files:
         with pq.ParquetFile(name) as file:
             for group in range(file.num_row_groups):

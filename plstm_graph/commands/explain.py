@@ -146,7 +146,7 @@ def _cells(mol: Chem.Mol, atoms: torch.Tensor, bonds: torch.Tensor) -> Iterator[
         yield "atom", atom.GetIdx(), "", "", atom.GetSymbol(), f"{value:.7g}"
     for bond, value in zip(mol.GetBonds(), bonds.tolist(), strict=True):
         begin, end = bond.GetBeginAtom(), bond.GetEndAtom()
-        sign = ":" if bond.GetIsAromatic() else bond.GetSmarts() or "-"
+        sign = ":" if bond.GetIsAromatic() else Chem.Bond.GetSmarts(bond) or "-"
         symbol = f"{begin.GetSymbol()}{sign}{end.GetSymbol()}"
         yield "bond", bond.GetIdx(), begin.GetIdx(), end.GetIdx(), symbol, f"{value:.7g}"
 

@@ -4,6 +4,7 @@ import inspect
 import logging
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -246,22 +247,24 @@ class GraphCLI(LightningCLI):
     def after_fit(self) -> None:
         """Save the learning curve, test the chosen checkpoint and print the closing table."""
         checkpoint = self.trainer.checkpoint_callback
-        if self.trainer.fast_dev_run or checkpoint is None or not checkpoint.best_model_path:
+        dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if dry or not isinstance(checkpoint, ModelCheckpoint) or not checkpoint.best_model_path:
             return
         if checkpoint.best_model_score is None:
             print(f"Nothing was left to train; test {checkpoint.best_model_path} with {PROGRAM} test.")
             return
-        folder = Path(self.trainer.log_dir)
+        folder = Path(self.trainer.log_dir or ".")
         if self.trainer.is_global_zero:
             self.curve.save(folder / "learning_curve.png")
         # Before what follows, which gives the callbacks back what they knew at the tested epoch.
         seconds, epochs = self.timer.time_elapsed(), self.trainer.current_epoch
         val, path = float(checkpoint.best_model_score), checkpoint.best_model_path
-        metrics = self.trainer.callback_metrics
-        self.trainer.callbacks = _without_averaging(self.trainer.callbacks)
+        metrics: Mapping[str, Any] = self.trainer.callback_metrics
+        kept = _without_averaging(self.trainer.callbacks)  # type: ignore[attr-defined]
+        self.trainer.callbacks = kept  # type: ignore[attr-defined]
         epoch = self._get(self.config, "test_epoch")
         if epoch == "last":
-            path = self.trainer.checkpoint_callbacks[-1].best_model_path
+            path = self.trainer.checkpoint_callbacks[-1].best_model_path  # type: ignore[attr-defined]
             if not metrics:  # a run that was killed between its last epoch and its test
                 [metrics] = self.trainer.validate(
                     self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False

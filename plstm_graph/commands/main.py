@@ -10,6 +10,9 @@ from plstm_graph.errors import InputError
 
 _HELP = ("-h", "--help")
 
+#: Packages of the extra ``train``, which the layer does without.
+_EXTRA = ("datamol", "jsonargparse", "matplotlib", "ogb", "pandas", "pyarrow", "rich")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for a wrong command line or file.
@@ -24,6 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(list(sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing not in _EXTRA:
+            raise
+        print(f'error: {missing} is not installed: pip install "plstm-graph[train]".', file=sys.stderr)
         return 2
     return 0
 

@@ -30,7 +30,7 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises:
         InputError: There is none of that name.
     """
-    import yaml  # type: ignore[import-untyped]  # which the commands' help does not wait for
+    import yaml  # which the commands' help does not wait for
 
     if name not in PRESETS:
         raise InputError(f"There is no preset {name!r}; presets are {', '.join(PRESETS)}.")

@@ -242,7 +242,7 @@ def _longest(column: pa.Array) -> int:
     return pc.max(pc.utf8_length(column)).as_py() or 1
 
 
-def _as_numpy(column: pa.Array, kind: np.dtype, width: int) -> NDArray:
+def _as_numpy(column: pa.Array, kind: np.dtype, width: int) -> NDArray[Any]:
     if not width:
         return np.array([text or "" for text in column.to_pylist()], kind)
     values = np.full((len(column), width), np.nan, kind)
