@@ -34,8 +34,8 @@ class ArrowPointing(GraphDataModule):
         resolution: Pixels along a side of the images for training and validation.
         test_resolution: Likewise for the test.
         patch: Pixels along a side of a patch.
-        train_size, val_size, test_size: How many images there are.
-        seed: Of the images; training and validation do not depend on what is tested.
+        train_size, val_size, test_size: Numbers of images.
+        seed: Seed of the images; training and validation do not depend on what is tested.
         **kwargs: Arguments of :class:`~plstm_graph.datasets.GraphDataModule`.
 
     Raises:
@@ -125,8 +125,8 @@ def draw_arrows(pixels: int, count: int, rng: np.random.Generator) -> tuple[Tens
 
     Args:
         pixels: along a side.
-        count: of images.
-        rng: where positions and directions come from.
+        count: number of images.
+        rng: generator of positions and directions.
 
     Returns:
         float32 [count, pixels, pixels] from 0 to 1, and bool [count], whether the arrow points at the disc:

@@ -198,7 +198,7 @@ class MoleculeDataModule(GraphDataModule):
     Args:
         split: ``"scaffold"`` (Bemis-Murcko, 80/10/10, no scaffold on both sides) or ``"random"``.
         split_seed: Seed of the random split.
-        unreadable: What becomes of SMILES that RDKit cannot read: ``"refuse"`` stops and names all of
+        unreadable: Treatment of SMILES that RDKit cannot read: ``"refuse"`` stops and names all of
             them, ``"skip"`` leaves them out and lists them in a file beside the prepared graphs.
         **kwargs: Arguments of :class:`GraphDataModule`.
     """

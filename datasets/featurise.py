@@ -39,7 +39,7 @@ class Featurised:
     """What becomes of some rows: arrays, since tensors would each hold a file descriptor on their way.
 
     Args:
-        tensors, counts: As :class:`PackedGraphs` has them, of the rows that could be read.
+        tensors, counts: Those of :class:`PackedGraphs`, for the rows that could be read.
         unreadable: The other rows.
     """
 
@@ -75,7 +75,7 @@ def featurise(table: Table, name: str, scaffolds: bool) -> tuple[PackedGraphs, l
 
     Args:
         table: Molecules and targets.
-        name: For the progress bar.
+        name: Name for the progress bar.
         scaffolds: Whether to find them too, which takes RDKit longer than all else if molecules are large.
 
     Raises:

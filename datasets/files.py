@@ -28,7 +28,7 @@ def whole_file(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
     Args:
         path: The file's name; its folder is made if it is missing.
         mode: ``"w"`` or ``"wb"``.
-        **kwargs: Of :func:`open`.
+        **kwargs: Arguments of :func:`open`.
 
     Raises:
         InputError: The disk is full or the folder cannot be written to; an earlier file of the name stays.
@@ -88,9 +88,9 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
     """Fetch a file, which appears whole and with this checksum or not at all.
 
     Args:
-        url: Where from.
+        url: Address of the file.
         sha256: SHA-256 of the file, 64 hexadecimal digits.
-        folder: Where to.
+        folder: Folder that it goes to.
 
     Returns:
         The file.
@@ -117,10 +117,10 @@ def fetch_folder(url: str, sha256: str, inner: str, folder: Path) -> None:
     """Fetch a ZIP archive and unpack one of its folders, which appears whole or not at all.
 
     Args:
-        url: Where from.
+        url: Address of the file.
         sha256: SHA-256 of the archive.
         inner: Name of the folder in the archive.
-        folder: What the folder becomes.
+        folder: Path of the unpacked folder.
 
     Raises:
         InputError: As of :func:`fetch`.

@@ -36,7 +36,7 @@ class PackedGraphs(Dataset):
     PyG's ``Batch.from_data_list`` makes of the same graphs.
 
     Args:
-        tensors: By attribute; ``edge_index`` is [2, columns].
+        tensors: Tensors by attribute; ``edge_index`` is [2, columns].
         counts: int64 [graphs] for ``"nodes"``, ``"columns"``, … : how many every graph has.
         smiles: One string for each graph, if they are molecules.
         scaffolds: Bemis-Murcko scaffold SMILES, likewise, if they split.
@@ -98,7 +98,7 @@ class PackedGraphs(Dataset):
         """Add what a network reads of all graphs: their DAGs, if they are to be oriented, and encodings.
 
         Args:
-            orientation: How to orient the graphs; ``None`` for no DAGs.
+            orientation: Orientation of the graphs; ``None`` for no DAGs.
             walk_length: Number of random-walk encodings; 0 for none.
 
         Raises:

@@ -24,8 +24,8 @@ class PeptideEnds(MoleculeDataModule):
         shortest, longest: Residues of the peptides for training and validation, uniformly drawn.
         test_residues: Residues of the peptides for the test.
         residues: Kinds that are drawn from, in one-letter codes.
-        train_size, val_size, test_size: How many there are.
-        seed: Of the sequences; training and validation do not depend on what is tested.
+        train_size, val_size, test_size: Numbers of peptides.
+        seed: Seed of the sequences; training and validation do not depend on what is tested.
         **kwargs: Arguments of :class:`~plstm_graph.datasets.GraphDataModule`.
 
     Raises:

@@ -30,7 +30,7 @@ def seed_of(purpose: Literal["order", "training", "loaders"], epoch: int, rank: 
     ``seed_everything``, 0 where that was not called.
 
     Args:
-        purpose: What is drawn.
+        purpose: Name of what is drawn.
         epoch: Number of the epoch.
         rank: Number of the process; 0 for what all processes draw alike.
 

@@ -94,7 +94,7 @@ class CSV(MoleculeDataModule):
         target_columns: Columns of the targets; empty cells are missing values.
         task: ``"classification"`` expects 0 and 1.
         split: ``"scaffold"``, ``"random"``, or the name of a column with ``train``, ``val`` and ``test``.
-        unit: Of the targets, for tables and axes.
+        unit: Unit of the targets, for tables and axes.
         unreadable: See :class:`MoleculeDataModule`.
         **kwargs: Arguments of :class:`MoleculeDataModule`.
     """

@@ -86,7 +86,7 @@ def scaffold_fold(split: Split, scaffolds: Sequence[str], fold: int) -> Split:
     Args:
         split: Rows of the three parts.
         scaffolds: One scaffold SMILES for every row of the training part.
-        fold: Which fifth, 0 to 4.
+        fold: Number of the fifth, 0 to 4.
 
     Raises:
         InputError: There are fewer than five scaffolds.

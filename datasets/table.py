@@ -47,7 +47,7 @@ def read_csv(path: Path, where: str, nrows: int | None = None) -> pd.DataFrame:
 
     Args:
         path: The file.
-        where: What to do if it is missing, a sentence without its full stop.
+        where: Remedy if it is missing, a sentence without its full stop.
         nrows: Rows to read; by default all.
 
     Raises:

@@ -29,7 +29,7 @@ def in_order(
 
     Args:
         function: A function of a module, which processes can find by its name.
-        calls: For every call a key, which comes back with the result, and the arguments.
+        calls: A key, which comes back with the result, and the arguments of every call.
         workers: Processes; 0 makes the calls here.
 
     Raises:

@@ -29,7 +29,7 @@ class EncodedNetwork(nn.Module):
         explanation = explainer(x.detach(), data.edge_index, edge_attr=edge_attr.detach())
 
     Args:
-        network: of this package.
+        network: a network of this package.
         data: the graph or batch to be explained, which fixes the DAGs and which nodes are whose.
 
     Raises:

@@ -48,7 +48,7 @@ class GraphTask(LightningModule):
         network: Graphs in, [num_graphs, T] out.
         task: ``"regression"``, ``"classification"``, or ``"multiclass"``: one target, which is the number
             of one of T classes.
-        metric: What selects checkpoints: ``"rmse"`` or ``"mae"``, ``"roc_auc"`` or
+        metric: Score that selects checkpoints: ``"rmse"`` or ``"mae"``, ``"roc_auc"`` or
             ``"average_precision"``, ``"accuracy"``; by default the first of its task's.
         learning_rate: Highest learning rate.
         weight_decay: AdamW's decay of weight matrices; biases, norms and embeddings have none.

@@ -43,10 +43,10 @@ def assert_renumbering_invariant(
     """Fail unless predictions stay the same when the nodes of every graph are renumbered.
 
     Args:
-        predict: from a batch to one row a graph, such as a network in evaluation mode.
+        predict: a function from a batch to one row a graph, such as a network in evaluation mode.
         graphs: raw graphs: a DAG that was prepared for one numbering does not fit another.
         atol: largest absolute difference.
-        seed: of the permutations.
+        seed: seed of the permutations.
 
     Raises:
         AssertionError: naming the graph that moved most.
@@ -65,7 +65,7 @@ def assert_batch_invariant(
     """Fail unless every graph gets the same prediction alone as in a batch with the others.
 
     Args:
-        predict: from a batch to one row a graph.
+        predict: a function from a batch to one row a graph.
         graphs: the batch.
         atol: largest absolute difference.
 

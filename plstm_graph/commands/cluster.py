@@ -34,11 +34,11 @@ class Predictor:
 
     Args:
         model_paths: Checkpoints, whose predictions are averaged.
-        schema: Of the table.
+        schema: Schema of the table.
         smiles_column: One of its columns.
         batch_size: Graphs that a network takes at once.
         max_atoms: Larger molecules get an error.
-        folder: Of the files.
+        folder: Folder of the files.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ def predict_on_ray(options: argparse.Namespace) -> None:
     that is lost and predicts again what it had not written.
 
     Args:
-        options: Of the verb ``predict``.
+        options: Options of the verb ``predict``.
 
     Raises:
         InputError: Ray is not installed, or something in the arguments or files is not as it should be.

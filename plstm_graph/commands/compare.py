@@ -19,7 +19,7 @@ def compare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Run the verb ``compare``.
 
     Args:
-        options: As :func:`~plstm_graph.commands.options.parser_of` reads them.
+        options: Options, as :func:`~plstm_graph.commands.options.parser_of` reads them.
         overrides: Options of ``fit``, which hold for all runs.
     """
     runs = [(config, seed) for seed in range(options.seeds) for config in options.configs]

@@ -59,7 +59,7 @@ class Ensemble:
         """Predictions or embeddings [graphs, ...] of every network.
 
         Args:
-            graphs: As they are before they are prepared.
+            graphs: Graphs without DAGs and encodings.
             batch_size: Graphs that a network takes at once, at most.
             embed: Whether to embed.
         """

@@ -42,7 +42,7 @@ def explain(options: argparse.Namespace) -> None:
     choice of classes by their logits, regression in the targets' unit.
 
     Args:
-        options: As :func:`~plstm_graph.commands.options.parser_of` reads them.
+        options: Options, as :func:`~plstm_graph.commands.options.parser_of` reads them.
 
     Raises:
         InputError: A file, column or target that is not there, a network that does not

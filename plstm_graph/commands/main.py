@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for a wrong command line or file.
 
     Args:
-        arguments: What follows the program's name; by default what was typed.
+        arguments: Verb and options; by default those that were typed.
     """
     # Small graphs give short parallel regions; threads that spin between them halt each other when the
     # machine has other work. OpenMP reads this when torch is loaded.

@@ -53,7 +53,7 @@ def predict(verb: str, options: argparse.Namespace) -> None:
 
     Args:
         verb: One of the two.
-        options: As :func:`~plstm_graph.commands.options.parser_of` reads them.
+        options: Options, as :func:`~plstm_graph.commands.options.parser_of` reads them.
 
     Raises:
         InputError: Anything in the options or files is not as it should be.
@@ -89,7 +89,7 @@ class Job:
 
     Args:
         verb: ``"predict"`` or ``"fingerprint"``.
-        options: As :func:`~plstm_graph.commands.options.parser_of` reads them.
+        options: Options, as :func:`~plstm_graph.commands.options.parser_of` reads them.
     """
 
     verb: str

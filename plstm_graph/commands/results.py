@@ -19,7 +19,7 @@ class _Chunk:
     Args:
         start: Number of the first row.
         batch: The input.
-        values: Of every network, [rows, ...].
+        values: Outputs of every network, [rows, ...].
         missing: [rows] where these are none.
         errors: Why.
     """
@@ -36,7 +36,7 @@ class Results(ABC):
 
     Args:
         ensemble: Networks.
-        smiles_column: Of the input.
+        smiles_column: Name of the input's column.
         batch_size: Graphs that a network takes at once.
     """
 
@@ -55,7 +55,7 @@ class Results(ABC):
         Args:
             start: Number of the chunk's first row.
             batch: The input.
-            featurised: What became of its SMILES.
+            featurised: Its graphs, and the rows that give none.
         """
         good = featurised.tensors["row"] - start
         missing = np.ones(len(batch), bool)

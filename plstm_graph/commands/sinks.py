@@ -78,7 +78,7 @@ class CSVFileSink(CSVSink):
     Args:
         path: The file.
         names: Columns.
-        settings: What the content follows from, as JSON has it; ``None`` keeps no record.
+        settings: Settings that decide on the content, as JSON has them; ``None`` keeps no record.
         resume: Go on where the record says an earlier run was, if there is one.
 
     Raises:
@@ -199,8 +199,8 @@ def join(parts: Sequence[Source], rows: int, sink: Sink) -> None:
 
     Args:
         parts: Chunk i is in part i mod len(parts).
-        rows: Of a chunk.
-        sink: Where to.
+        rows: Rows of a chunk.
+        sink: Sink that takes them.
     """
     streams = [part.chunks(rows) for part in parts]
     for number in count():

@@ -38,7 +38,7 @@ class Source(ABC):
     """A table to read.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
     """
 
     schema: pa.Schema

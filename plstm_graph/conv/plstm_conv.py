@@ -62,7 +62,7 @@ class PLSTMConv(MessagePassing):
         orientation: how undirected graphs become DAGs, see :func:`plstm_graph.dag.rank_nodes`.
         bias: additive biases of the query, key, value and output maps; the gates always have offsets.
         head_dim: K, query, key and value channels of every head; by default out_channels / H, rounded up.
-        backend: see :func:`plstm_graph.kernels.stm`.
+        backend: implementation of the scan, see :func:`plstm_graph.kernels.stm`.
         state_dim: J, components of a state, which matrix transitions rotate
             (:class:`~plstm_graph.conv.StateGates`); with 1, transitions are positive scalars.
         root_weight: add :math:`W_R x_n`. A scan alone keeps of a node's own features what its query and key

@@ -22,8 +22,8 @@ class Root:
     """The orientation by distance from one node of every component.
 
     Args:
-        position: of the node in the canonical order of its component, from 0 to below 1; ``None`` draws a
-            node at random, by torch's numbers, whenever a graph is oriented.
+        position: position of the node in the canonical order of its component, from 0 to below 1; ``None``
+            draws a node at random, by torch's numbers, whenever a graph is oriented.
 
     Raises:
         InputError: a position outside of that.
@@ -57,7 +57,7 @@ def rank_nodes(graph: Data, orientation: Orientation = "center") -> Tensor:
 
     Args:
         graph: a graph or batch with ``edge_index`` [2, C].
-        orientation: as above.
+        orientation: one of these.
 
     Returns:
         rank: [N] int64, a permutation of 0 … N-1 in which components follow each other.

@@ -75,7 +75,7 @@ class ToLineGraphDAG(BaseTransform):
     """Orient a graph and add its line-graph DAG, for ``transform`` as well as ``pre_transform``.
 
     Args:
-        orientation: see :func:`plstm_graph.dag.rank_nodes`; ties are broken as described there.
+        orientation: ranking of the nodes, see :func:`plstm_graph.dag.rank_nodes`.
 
     Raises:
         InputError: a graph that cannot be oriented, such as a directed cycle.

@@ -22,7 +22,7 @@ class Depiction:
     """A molecule as RDKit draws it.
 
     Args:
-        width, height: in pixels, with room for what is painted around the atoms.
+        width, height: size in pixels, with room for what is painted around the atoms.
         bonds, letters: SVG elements; letters are of labels and notes.
         atoms: [N, 2] positions in pixels.
         labelled: [N] whether an atom has letters.

@@ -44,7 +44,7 @@ def draw_orientation(
 
     Args:
         mol: molecule or SMILES.
-        orientation: see :func:`plstm_graph.dag.rank_nodes`.
+        orientation: ranking of the atoms, see :func:`plstm_graph.dag.rank_nodes`.
         mode: ``"P"`` or ``"D"``.
         indices: write RDKit's numbers to the atoms.
 
@@ -76,7 +76,7 @@ def draw_gating(mol: Chem.Mol | str, matrix: ArrayLike | Tensor, label: str = "g
         mol: molecule or SMILES with N atoms.
         matrix: [N, N], rows for receivers and columns for senders; one head and direction of
             :meth:`plstm_graph.conv.GatingMatrix.dense`, or a sum of them.
-        label: what the numbers are, for the colour bar.
+        label: name of the numbers, for the colour bar.
 
     Raises:
         InputError: an unreadable or empty molecule, or a matrix that does not fit it or is not finite.
@@ -102,7 +102,7 @@ def draw_influence(
         mol: molecule or SMILES with N atoms.
         values: [N].
         atom: the one whose influence it is, which gets a ring.
-        label: what the numbers are, for the colour bar.
+        label: name of the numbers, for the colour bar.
         indices: write RDKit's numbers to the atoms.
 
     Raises:
@@ -140,7 +140,7 @@ def draw_contributions(
         atoms: [N], a column of what :func:`plstm_graph.explain.contributions` returns.
         bonds: [E] in RDKit's order, or [2E] for the columns of ``edge_index``, of which every bond has two,
             one after the other; these are added.
-        label: what the numbers are, for the colour bar.
+        label: name of the numbers, for the colour bar.
         indices: write RDKit's numbers to the atoms.
 
     Raises:

@@ -118,7 +118,7 @@ def state_chunk(last_successor, edges):
 
     Args:
         last_successor: [edges] of every edge of a block, -1 if it has none.
-        edges: of the block.
+        edges: number of edges of the block.
     """
     best, fewest = edges, edges
     chunk = _SHORTEST_STATE_CHUNK

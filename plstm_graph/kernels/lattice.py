@@ -29,7 +29,7 @@ def stm_lattice(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions.
 
     Args:
-        lattice: what the nodes of ``dag`` are.
+        lattice: sizes of the sequences or grids of ``dag``.
 
     Complexity: for tiles of n nodes with p edges at their border, O(N H (n (K + V) + n p + p K V)) time in
     O(log N) steps, and on a grid of s nodes along a side O(s³ H + s² H K V) for what joins the tiles.

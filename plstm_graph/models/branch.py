@@ -33,7 +33,7 @@ class Branch(nn.Module, ABC):
 
         Args:
             graphs: with features as the data have them, before any encoder.
-            passes: for every DAG a pass over the blocks: nodes [N, hidden_channels] as the encoder leaves
+            passes: a pass over the blocks for every DAG: nodes [N, hidden_channels] as the encoder leaves
                 them, then as every block does.
         """
 
@@ -45,7 +45,7 @@ class NodeReadout(Branch):
         hidden_channels: width of the nodes.
         readout: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names, or ``"scaled_sum"``, the sum over
             20; several, as in ``["mean", "max"]``, are concatenated.
-        norm: of the nodes, before they are read out.
+        norm: norm of the nodes, before they are read out.
         layers: number of the last outputs of the encoder and the blocks that are read out.
     """
 

@@ -46,7 +46,7 @@ class CircularFingerprint(Branch):
 
     Args:
         size: number of counts of a fingerprint.
-        radius: of the largest environment, in edges.
+        radius: radius of the largest environment, in edges.
         channels: width of a fingerprint's readout; each channel costs as many weights as there are counts.
         hashes: number of hash functions, each with a fingerprint, a readout and a head of its own.
         columns: number of features of nodes and edges that are read, from the first; ``None`` for all. Of
@@ -109,7 +109,7 @@ class FingerprintTask(nn.Module):
     that few labels show.
 
     Args:
-        channels: of the embedding.
+        channels: width of the embedding.
 
     Complexity: O(B · 1024 · channels) for B graphs.
     """

@@ -21,7 +21,7 @@ class Preparation(NamedTuple):
     """What a network's graphs carry if their data module prepares them.
 
     Args:
-        orientation: of their DAGs; ``None`` for no DAGs.
+        orientation: orientation of their DAGs; ``None`` for no DAGs.
         walk_length: number of random-walk encodings.
     """
 
@@ -43,19 +43,19 @@ class GraphNetwork(nn.Module):
         out_channels: number of predictions for a graph.
         hidden_channels: width.
         dropout: probability, in blocks and heads.
-        norm: of the blocks, ``"layer"`` of a node's channels, or ``"batch"`` of a batch's nodes, channel by
-            channel.
+        norm: norm of the blocks, ``"layer"`` of a node's channels, or ``"batch"`` of a batch's nodes, channel
+            by channel.
         readout_norm: norm before the readout, by default ``norm``. ``"none"`` keeps how much each atom adds,
             for properties that sum up.
         readout: how nodes make a graph: ``"mean"``, ``"sum"``, ``"max"`` or another of PyG's names, or
             ``"scaled_sum"``, the sum over 20; several, as in ``["mean", "max"]``, are concatenated.
-        jk: what is read out: the nodes as the ``"last"`` block leaves them, or ``"cat"``, which adds the
-            encoder's and every other block's (jumping knowledge, Xu et al., arXiv 1806.03536).
+        jk: layers that are read out: the nodes as the ``"last"`` block leaves them, or ``"cat"``, which adds
+            the encoder's and every other block's (jumping knowledge, Xu et al., arXiv 1806.03536).
         in_channels: number of floating-point node features; ``None`` for OGB's atom and bond features.
         edge_dim: number of floating-point edge features; ``None`` for none, or for OGB's.
         walk_length: number of random-walk encodings of the nodes (:class:`~plstm_graph.dag.AddRandomWalkPE`);
             0 for none.
-        branches: what is read out beside the nodes, such as
+        branches: further branches beside the nodes', such as
             :class:`~plstm_graph.models.CircularFingerprint`.
 
     Raises:
@@ -171,7 +171,7 @@ class GraphNetwork(nn.Module):
         Args:
             graphs: with features as the data have them.
             encoded: the same with encoded features.
-            dags: see :meth:`dags`.
+            dags: one for each pass, see :meth:`dags`.
         """
         passes = [self.run_blocks(encoded._replace(dag=dag)) for dag in dags]
         return torch.cat([branch(graphs, passes) for branch in self.branches], dim=1)

@@ -31,8 +31,8 @@ class PLSTM(GraphNetwork):
         head_dim: query, key and value channels of every head; by default hidden_channels / heads, which
             must then be whole.
         scan_every: 1 for a scan in every block, 2 in every second one, ...
-        mode: of the scans: ``"P"``, ``"D"``, ``"PD"`` for half of the heads in each, or ``"alternate"`` for
-            ``"P"`` and ``"D"`` in turn.
+        mode: mode of the scans: ``"P"``, ``"D"``, ``"PD"`` for half of the heads in each, or ``"alternate"``
+            for ``"P"`` and ``"D"`` in turn.
         orientation: how graphs become DAGs; a batch that carries prepared DAGs (see
             :class:`~plstm_graph.dag.ToLineGraphDAG`) is taken as it was prepared.
         roots: 0 to orient graphs by ``orientation``. Otherwise breadth first from one of their nodes: in
