@@ -75,7 +75,7 @@ class ArrowPointing(GraphDataModule):
 
     @property
     def metric(self) -> str:
-        """What selects checkpoints."""
+        """Score that selects checkpoints."""
         return "accuracy"
 
     @property

@@ -1,4 +1,4 @@
-"""What all data modules share: cache, split, loaders."""
+"""Base classes of the data modules: cache, split, loaders."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -75,12 +75,12 @@ class GraphDataModule(LightningDataModule, ABC):
 
     @property
     def metric(self) -> str:
-        """What selects checkpoints."""
+        """Score that selects checkpoints."""
         return "rmse" if self.task == "regression" else "roc_auc"
 
     @property
     def num_tasks(self) -> int:
-        """What a network has to predict for every graph: one value a target or class."""
+        """Number of values to predict for every graph: one a target or class."""
         return len(self.target_names)
 
     @property
@@ -112,7 +112,7 @@ class GraphDataModule(LightningDataModule, ABC):
 
     @cached_property
     def prepared_file(self) -> Path:
-        """Where the graphs are kept, under a name that changes with everything that shapes them."""
+        """File of the graphs, whose name changes with everything that shapes them."""
         recipe: dict[str, Any] = {
             "class": type(self).__qualname__,
             "orientation": self.orientation,
@@ -156,7 +156,7 @@ class GraphDataModule(LightningDataModule, ABC):
 
     @property
     def _share(self) -> tuple[int, int]:
-        """How many processes share the graphs, and which of them this is."""
+        """Number of processes that share the graphs, and the number of this one."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
     @property

@@ -1,4 +1,4 @@
-"""From SMILES to packed graphs, in worker processes where there are many."""
+"""Featurising makes packed graphs of SMILES, in worker processes where there are many."""
 
 import os
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Featurised:
-    """What becomes of some rows: arrays, since tensors would each hold a file descriptor on their way.
+    """Graphs of some rows, as arrays: tensors would each hold a file descriptor between processes.
 
     Args:
         tensors, counts: Those of :class:`PackedGraphs`, for the rows that could be read.

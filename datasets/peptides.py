@@ -68,7 +68,7 @@ class PeptideEnds(MoleculeDataModule):
 
     @property
     def metric(self) -> str:
-        """What selects checkpoints."""
+        """Score that selects checkpoints."""
         return "accuracy"
 
     def read_table(self) -> Table:

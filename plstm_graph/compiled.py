@@ -1,4 +1,4 @@
-"""How this package compiles with Numba: cached on disk, without the GIL, and in seconds.
+"""This package compiles with Numba as follows: cached on disk, without the GIL, and in seconds.
 
 Functions that only compiled code calls are compiled without wrappers for Python, which halves the time of
 compilation. They are inlined into the kernels that call them: LLVM then keeps array elements in registers,
@@ -79,7 +79,7 @@ _CacheFolder = tuple[Path, Callable[[Path], None]]
 
 @cache
 def _cache_folder(sources: Path) -> _CacheFolder | None:
-    """Where compiled functions of a folder of sources are kept, and what makes that folder.
+    """Return the folder that keeps the compiled functions of a folder of sources, and how it is made.
 
     In this order: ``NUMBA_CACHE_DIR``, where it is set; beside the sources; the user's cache; a folder of
     this user's own below the temporary one. ``None`` if none of them can be written, or if the sources

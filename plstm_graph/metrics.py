@@ -99,7 +99,7 @@ def metrics_of(task: str, outputs: int) -> MetricCollection:
 
 
 def mean_prediction(task: str, outputs: int, targets: Tensor) -> Tensor:
-    """What is predicted without a look at the inputs [outputs]: means of the known targets [n, T].
+    """Predict without a look at the inputs [outputs]: means of the known targets [n, T].
 
     Of classes it is how often each occurs.
     """

@@ -21,7 +21,7 @@ Task = Literal["regression", "classification", "multiclass"]
 
 
 class Prediction(TypedDict):
-    """What :meth:`GraphTask.predict_step` returns for a batch of B graphs and T targets or classes."""
+    """Result of :meth:`GraphTask.predict_step` for a batch of B graphs and T targets or classes."""
 
     prediction: Tensor  # [B, T] in the targets' unit, or probabilities
     row: Tensor | None  # [B] int64, the graphs' rows in their table

@@ -363,7 +363,7 @@ def _short(option: str) -> str:
 
 
 def _prepared(name: str, network: Any) -> Any:
-    """What the data prepare for a network: a field of its preparation."""
+    """Return what the data prepare for a network: a field of its preparation."""
     if not network:
         return getattr(Preparation(), name)
     preparation = getattr(resolve_name(network.class_path), "preparation", GraphNetwork.preparation)

@@ -1,4 +1,4 @@
-"""What can be typed: the verbs, their options and their help, read without loading what carries them out."""
+"""Verbs, their options and their help, read without loading what carries them out."""
 
 import argparse
 from functools import partial

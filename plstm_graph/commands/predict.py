@@ -224,7 +224,7 @@ class Job:
         return CSVFileSink(path, self.results.schema.names, settings, resume)
 
     def _settings(self) -> dict[str, Any] | None:
-        """What the output follows from; a run that resumes another must have the same."""
+        """Settings that decide on the output; a run that resumes another must have the same."""
         options = self.options
         if STANDARD in (options.data_path, options.output):
             return None
@@ -276,6 +276,6 @@ def _release_memory() -> None:
 
 
 def _identity(path: str) -> list[Any]:
-    """What changes when a file does."""
+    """Return numbers that change when a file does."""
     about = os.stat(path)
     return [os.path.abspath(path), about.st_size, about.st_mtime_ns]

@@ -25,7 +25,7 @@ PRESETS = {path.stem: _files(path) for path in sorted(_FOLDER.rglob("*.yaml"), k
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """What a preset says.
+    """Read the settings of a preset.
 
     Raises:
         InputError: There is none of that name.

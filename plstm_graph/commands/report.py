@@ -1,4 +1,4 @@
-"""What a run leaves behind for people to look at: a learning curve and a closing table."""
+"""Reports of a run: its learning curve and its closing table."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

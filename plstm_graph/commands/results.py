@@ -1,4 +1,4 @@
-"""What a table of SMILES becomes: its columns with predictions, or fingerprints."""
+"""Results for a table of SMILES: its columns with predictions, or fingerprints."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What lets a run that was killed go on as it would have."""
+"""Resumption: a run that was killed goes on as it would have."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class MovableCheckpoint(ModelCheckpoint):
     """
 
     def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
-        """Whether an epoch with this metric is to be kept: it is as good as the best before it, or better."""
+        """Return if an epoch with this metric is kept: it is as good as the best before it, or better."""
         better = super().check_monitor_top_k(trainer, current)  # which all processes ask together
         return better or (current is not None and bool(current == self.best_model_score))
 

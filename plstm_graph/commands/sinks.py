@@ -69,7 +69,7 @@ class CSVSink(Sink):
         """Nothing is left to do."""
 
     def abandon(self) -> None:
-        """What is written is written."""
+        """Do nothing: each chunk is complete."""
 
 
 class CSVFileSink(CSVSink):
@@ -152,7 +152,7 @@ def check_folder(output: Path) -> None:
 
 
 def record_of(path: Path) -> Path:
-    """Where :class:`CSVFileSink` records how far a file has come."""
+    """Path of the record in which :class:`CSVFileSink` notes how far a file has come."""
     return path.with_name(path.name + ".json")
 
 

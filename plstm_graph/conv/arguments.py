@@ -1,4 +1,4 @@
-"""What a layer is called with: nodes, bonds and a DAG that fit each other, or a sentence."""
+"""Checks of a layer's arguments: nodes, bonds and a DAG have to fit each other."""
 
 from typing import NoReturn
 

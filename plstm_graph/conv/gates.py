@@ -19,7 +19,7 @@ _LONGEST, _SHORTEST = 8.0, 2.0
 
 
 class _Columns(NamedTuple):
-    """Where the logits of a direction stand among those of an edge, in blocks of H."""
+    """Positions of a direction's logits among those of an edge, in blocks of H."""
 
     source: int
     mark: int
@@ -131,12 +131,12 @@ class STMGates(nn.Module):
 
 
 def in_float32(x: Tensor) -> Tensor:
-    """The same numbers in float32 or better."""
+    """Convert to float32, if it is not that or better."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def edge_logits(lin_edge: Linear | None, edge_attr: Tensor) -> Tensor:
-    """What the bonds add to logits, by column of edge_index: [C, out_channels] of the map.
+    """Map bond features to logits, by column of edge_index: [C, out_channels] of the map.
 
     Raises:
         InputError: There is no map, or it is for features of another width.

@@ -31,7 +31,7 @@ class GatingMatrix:
 
     @property
     def weights(self) -> Tensor:
-        """What v of the sender is multiplied with in h of the receiver: [P, H]."""
+        """Factor of the sender's v in the receiver's h: [P, H]."""
         return self.gating.sum(1) * self.scores
 
     def dense(self, num_nodes: int) -> Tensor:

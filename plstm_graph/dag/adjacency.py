@@ -131,7 +131,7 @@ def contiguous_blocks(ptr, nbr):
 
 @structure
 def in_directed_component(component_ptr, members, ptr, out_col, in_col):
-    """Whether a node's component has a bond that is given in one direction only: [N] bool."""
+    """Return, for every node, if its component has a bond in one direction only: [N] bool."""
     directed = np.zeros(len(members), np.bool_)
     for c in range(len(component_ptr) - 1):
         nodes = members[component_ptr[c] : component_ptr[c + 1]]

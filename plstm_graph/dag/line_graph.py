@@ -30,7 +30,7 @@ class Lattice(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LineGraph:
-    """What a scan walks: the edges of DAGs and the line edges that join them.
+    """A line graph has the edges of DAGs and the line edges that join them; a scan walks along it.
 
     Attributes:
         num_nodes: N.
@@ -71,7 +71,7 @@ class LineGraph:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """The device of the tensors."""
         return self.src.device
 
     @cached_property

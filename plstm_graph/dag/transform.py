@@ -58,11 +58,11 @@ class LineGraphData(Data):
 
     # A subgraph would cut a DAG's tensors that happen to be as long as its nodes or columns are many.
     def is_node_attr(self, key: str) -> bool:
-        """Whether an attribute has a row for every node, which those of the DAG have by chance alone."""
+        """Return if an attribute has a row for every node; those of the DAG have it by chance alone."""
         return key not in DAG_LAYOUT and super().is_node_attr(key)
 
     def is_edge_attr(self, key: str) -> bool:
-        """Whether an attribute has a row for every column of edge_index, likewise."""
+        """Return if an attribute has a row for every column of edge_index; the DAG's have it by chance."""
         return key not in DAG_LAYOUT and super().is_edge_attr(key)
 
 

@@ -88,7 +88,7 @@ def depict(mol: Chem.Mol, indices: bool) -> Depiction:
 
 
 def _has_layout(mol: Chem.Mol) -> bool:
-    """Whether the user has laid the molecule out on paper, no two atoms in one position."""
+    """Return if the molecule has coordinates in a plane, no two atoms in one position."""
     if not mol.GetNumConformers() or mol.GetConformer().Is3D():
         return False
     return len(np.unique(mol.GetConformer().GetPositions(), axis=0)) == mol.GetNumAtoms()

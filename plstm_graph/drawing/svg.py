@@ -79,7 +79,7 @@ class Scale:
 
     @classmethod
     def of(cls, *values: NDArray[np.float64]) -> "Scale":
-        """From 0 to the largest value or, if any is negative, as far to either side of 0."""
+        """Make a scale from 0 to the largest value or, if any is negative, as far to either side of 0."""
         flat = np.concatenate([array.ravel() for array in values])
         high = float(np.abs(flat).max(initial=0.0))
         return cls(-high if (flat < 0).any() else 0.0, high)
@@ -185,7 +185,7 @@ def text(
 
 
 def text_width(words: str, size: float) -> float:
-    """What a text is wide, in pixels, at the most."""
+    """Largest width of a text, in pixels."""
     return CHARACTER * size * len(words)
 
 

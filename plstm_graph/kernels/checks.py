@@ -1,4 +1,4 @@
-"""What the op refuses, in a sentence."""
+"""Checks of the op's arguments, each with a sentence for what it refuses."""
 
 from collections.abc import Sequence
 from typing import get_args
@@ -66,7 +66,7 @@ def check_gates(directions: Sequence[Sequence[Tensor]], heads: int, dag: LineGra
 
 
 def is_batched(tensor: Tensor) -> bool:
-    """Whether ``torch.func.vmap`` has wrapped several samples."""
+    """Return if ``torch.func.vmap`` has wrapped several samples."""
     return torch.func.debug_unwrap(tensor).shape != tensor.shape
 
 

@@ -24,7 +24,7 @@ from plstm_graph.kernels.cost import CHUNK
 
 
 class _Chunk(NamedTuple):
-    """What one chunk of c edges reads and writes; positions without a name are within the chunk."""
+    """Indices that one chunk of c edges reads and writes; those without a name are within the chunk."""
 
     edges: Tensor  # [c] of the DAG
     nodes: Tensor  # [n] of the DAG that the edges touch
@@ -95,7 +95,7 @@ def _plan(dag: LineGraph, direction: int) -> _Plan:
 def _read(
     chunk: _Chunk, nodes: Sequence[Tensor], gates: Sequence[Tensor], states: Tensor
 ) -> tuple[Tensor, ...]:
-    """What :func:`_cross` takes."""
+    """Arguments of :func:`_cross`."""
     source, transition, mark = gates
     return (
         *(x[chunk.nodes] for x in nodes),
@@ -136,7 +136,7 @@ def _cross(
     query: Tensor, key: Tensor, value: Tensor,
     source: Tensor, inner: Tensor, entering: Tensor, mark: Tensor, states: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What the chunk adds to its nodes [n, H, V], and the states of its borders [k, H, K, V]."""
+    """Return what the chunk adds to its nodes [n, H, V], and the states of its borders [k, H, K, V]."""
     nodes = query.size(0)
     _, rows, gating = _resolve(chunk, nodes, source, inner, entering, mark)
     query, key, value = (x.transpose(0, 1) for x in (query, key, value))  # [H, n, K or V]

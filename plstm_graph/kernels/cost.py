@@ -74,7 +74,7 @@ def _log_fallback(backend: Backend, reason: str) -> None:
 
 
 def why_not_triton(device: torch.device, key_dim: int) -> str | None:
-    """What keeps the Triton kernels from these inputs, as the end of a sentence; ``None`` if nothing does."""
+    """Return why the Triton kernels cannot run, as the end of a sentence; ``None`` if they can."""
     if not _TRITON_INSTALLED:
         return "needs the package triton; install it, or use backend 'auto'"
     if device.type != "cuda" and not (device.type == "cpu" and _TRITON_INTERPRETED):
@@ -101,14 +101,14 @@ def state_operations(edges, lines, key_dim, value_dim, directions):
 
 @structure
 def prefers_states(nodes, edges, lines, key_dim, value_dim, directions):
-    """Whether the fused CPU kernels take the state form for a block: narrow heads and long molecules."""
+    """Return if the fused CPU kernels take the state form for a block: narrow heads, long molecules."""
     dense = gating_operations(nodes, edges, lines, key_dim, value_dim, directions)
     return state_operations(edges, lines, key_dim, value_dim, directions) < dense
 
 
 @structure
 def prefers_chunks(nodes, edges, lines, key_dim, value_dim, directions):
-    """Whether the fused CPU kernels cut a block into chunks: its states would not stay in the cache."""
+    """Return if the fused CPU kernels cut a block into chunks: its states would leave the cache."""
     return edges > WHOLE_STATE_BLOCK and prefers_states(nodes, edges, lines, key_dim, value_dim, directions)
 
 

@@ -1,4 +1,4 @@
-"""What derivatives in forward mode need beyond torch's rules for them."""
+"""Derivatives in forward mode need this beyond torch's rules for them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -74,7 +74,7 @@ def _ports(height: int) -> int:
 
 
 def _scan(maps: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """What arrives over edges that point right and down: [graphs, height, width, H, V]."""
+    """Sum what arrives over edges that point right and down: [graphs, height, width, H, V]."""
     height, width = maps.shape[1:3]
     most = (1, _SEQUENCE_TILE) if height == 1 else (_GRID_TILE, _GRID_TILE)
     tile = [min(side, _power(size)) for side, size in zip(most, (height, width), strict=True)]

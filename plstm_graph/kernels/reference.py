@@ -42,7 +42,10 @@ def cell_states(key: Tensor, value: Tensor, source: Tensor, transition: Tensor, 
 
 
 def marked_sums(query: Tensor, states: Tensor, mark: Tensor, dag: LineGraph) -> Tensor:
-    r"""What the states bring to the nodes: :math:`\sum_{e: dst(e) = n} M_e \, q_n^T C_e`, [N, H, V]."""
+    r"""Sum the marked states of the edges that end at a node: [N, H, V].
+
+    .. math:: \sum_{e: dst(e) = n} M_e \, q_n^T C_e
+    """
     marked = mark.unsqueeze(-1) * torch.einsum("ehk,ehkv->ehv", query[dag.dst], states)
     order = torch.argsort(dag.dst, stable=True)
     ptr = torch.searchsorted(dag.dst[order], torch.arange(dag.num_nodes + 1, device=dag.device))

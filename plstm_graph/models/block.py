@@ -56,7 +56,7 @@ class LocalMixer(nn.Module):
         self.takes_edges = takes_edges
 
     def forward(self, graphs: Graphs) -> Tensor:
-        """What the layer makes of nodes: [N, channels]."""
+        """Pass messages: [N, channels]."""
         edges = [graphs.edge_attr] if self.takes_edges else []
         return self.conv(graphs.x, graphs.edge_index, *edges)
 

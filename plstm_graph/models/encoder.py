@@ -1,4 +1,4 @@
-"""From a graph's own features to the channels that blocks read."""
+"""Encoders make channels for the blocks of a graph's own features."""
 
 from collections.abc import Sequence
 

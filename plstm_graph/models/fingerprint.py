@@ -130,7 +130,7 @@ def environment_counts(graphs: Graphs, size: int, radius: int) -> Tensor:
 
 
 def _count(colours: Tensor, graphs: Graphs, size: int) -> Tensor:
-    """How often colours [R, N] of the nodes of graphs leave each rest: float32 [num_graphs, size]."""
+    """Count the colours [R, N] of the nodes of graphs by their rests: float32 [num_graphs, size]."""
     index = (graphs.batch * size + colours.remainder(size)).flatten()
     # Sums of ones are exact in any order.
     ones = torch.ones(len(index), device=index.device)

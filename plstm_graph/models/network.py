@@ -18,7 +18,7 @@ JumpingKnowledge = Literal["last", "cat"]
 
 
 class Preparation(NamedTuple):
-    """What a network's graphs carry if their data module prepares them.
+    """Attributes that data modules prepare for a network.
 
     Args:
         orientation: orientation of their DAGs; ``None`` for no DAGs.
@@ -122,7 +122,7 @@ class GraphNetwork(nn.Module):
 
     @classmethod
     def preparation(cls, arguments: Mapping[str, Any]) -> Preparation:
-        """What graphs may carry for a network of this class that is made with these arguments."""
+        """Return what data modules prepare for a network of this class with these arguments."""
         return Preparation(walk_length=arguments.get("walk_length", 0))
 
     def forward(self, data: Data) -> Tensor:
@@ -144,7 +144,7 @@ class GraphNetwork(nn.Module):
         return self.read_out(graphs, graphs._replace(x=x, edge_attr=edge_attr), self.dags(data))
 
     def outputs(self, embedding: Tensor) -> list[Tensor]:
-        """What each head makes of embeddings [B, embedding_channels]: [B, out_channels], the nodes' first."""
+        """Apply each head to its part of embeddings [B, embedding_channels]: [B, out_channels] each."""
         parts = embedding.split(self._widths, dim=1)
         return [predictor(part) for predictor, part in zip(self.predictors, parts, strict=True)]
 

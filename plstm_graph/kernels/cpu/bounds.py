@@ -1,4 +1,4 @@
-"""Whether compiled code may follow a structure's indices without looking (Numba)."""
+"""Bounds of a line graph's indices, checked once before compiled code follows them (Numba)."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def check_bounds(dag: Arrays, borders: Arrays, num_nodes: int) -> None:
 
 @structure
 def _leads_nowhere_else(ends, pred_ptr, pred, node_ptr, edge_ptr, num_nodes):
-    """Whether nodes and predecessors of every edge stand where the kernels expect them."""
+    """Return if nodes and predecessors of every edge are where the kernels expect them."""
     blocks, edges = len(node_ptr) - 1, ends.shape[1]
     if blocks < 0 or node_ptr[0] != 0 or edge_ptr[0] != 0 or pred_ptr[0] != 0:
         return False

@@ -158,7 +158,7 @@ def forward_block(nodes, gates, h, dag, block, memory, out):
 
 @kernel_inner
 def forward_chunks(nodes, gates, h, dag, block, chunks_of_block, out):
-    """What :func:`forward_block` does, of a long block that was :func:`cut`."""
+    """Do what :func:`forward_block` does, for a long block that was :func:`cut`."""
     chunk, count, slots = chunks_of_block
     width = nodes[1].shape[2] * nodes[2].shape[2]
     states, borders = np.empty((chunk, width), out.dtype), np.empty((count, width), out.dtype)
@@ -188,7 +188,7 @@ def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_g
 
 @kernel_inner
 def backward_chunks(grad, nodes, gates, h, dag, block, chunks_of_block, node_grads, gate_grads):
-    """What :func:`backward_block` does, of a long block that was :func:`cut`."""
+    """Do what :func:`backward_block` does, for a long block that was :func:`cut`."""
     chunk, count, slots = chunks_of_block
     width = nodes[1].shape[2] * nodes[2].shape[2]
     states, adjoint = np.empty((chunk, width), grad.dtype), np.empty((chunk, width), grad.dtype)

@@ -37,7 +37,7 @@ def _tile(rows, first, h, heads, width, channel, BLOCK: tl.constexpr, CHANNELS: 
 
 @triton.jit
 def _in_tile(count, width, channel, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
-    """Which numbers of such a tile are the block's."""
+    """Mask of the numbers of such a tile that are the block's."""
     node, c = tl.arange(0, BLOCK)[:, None], tl.arange(0, CHANNELS)[None, :]
     return (node < count) & (c < width - channel)
 
@@ -288,7 +288,7 @@ def _launch(
 
 
 def _resident_programs(device: torch.device, warps: int) -> int:
-    """How many programs are worth starting: twice as many as the registers hold, so that none lies idle.
+    """Number of programs to start: twice what the registers hold, so that none lies idle.
 
     More would only need more scratch memory, which is to stay in the L2 cache.
     """

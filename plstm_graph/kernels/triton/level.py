@@ -32,7 +32,7 @@ _SIZES = ["first_0", "count_0", "first_1", "lo_0", "hi_0", "lo_1", "hi_1", "slot
 
 @triton.jit
 def _position(e, row, slot, num_edges, lo_0, hi_0, lo_1, hi_1, slots):
-    """Where the state of an edge lies: behind all slots if its segment is recorded, else in its slot."""
+    """Address of an edge's state: behind all slots if its segment is recorded, else in its slot."""
     lo, hi = tl.where(row == 0, lo_0, lo_1), tl.where(row == 0, hi_0, hi_1)
     base = tl.where(row == 0, slots, slots + hi_0 - lo_0)
     return tl.where((lo <= e) & (e < hi), base + e - lo, tl.load(slot + row * num_edges + e))
@@ -191,7 +191,7 @@ class _Launcher:
             )  # fmt: skip
 
     def arrive(self, scale: Tensor, vector: Tensor, rows: Tensor, adjoint: bool = False) -> Tensor:
-        """What all edges bring to their end, added to scale·vector: [N, H, width]."""
+        """Add to scale·vector what all edges bring to their end: [N, H, width]."""
         out = torch.empty_like(vector)
         width = vector.size(2)
         arrive_kernel[(self.num_nodes * self.heads,)](

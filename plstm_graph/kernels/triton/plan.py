@@ -1,4 +1,4 @@
-"""How a batch is laid out for the GPU kernels: its links both directions, buckets of blocks, levels of edges.
+"""Layout of a batch for the GPU kernels: links in both directions, buckets of blocks, levels of edges.
 
 Everything here is integers, computed once for a DAG and shared by all layers and both passes.
 """
@@ -68,7 +68,7 @@ class Levels(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What the kernels do for one batch and one pair of head dimensions."""
+    """Launches of the kernels for one batch and one pair of head dimensions."""
 
     links: Links
     buckets: list[Bucket]
@@ -117,7 +117,7 @@ def _make_links(
 
 
 def _pointer(group: Tensor, count: int) -> Tensor:
-    """Where each of ``count`` groups begins once ``group`` is sorted: [count + 1]."""
+    """Start of each of ``count`` groups once ``group`` is sorted: [count + 1]."""
     sizes = torch.bincount(group, minlength=count)
     return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
 
