@@ -92,7 +92,7 @@ def build_network(description: dict[str, Any] | None) -> GraphNetwork:
     if description is None:
         raise InputError("The checkpoint is of a network of your own: pass it as network=....")
     arguments = dict(description["init_args"])
-    arguments["branches"] = [_build(branch, BRANCHES, "branch") for branch in arguments["branches"]]
+    arguments["branches"] = [_build(branch, BRANCHES, "branch") for branch in arguments.get("branches", ())]
     return _build({**description, "init_args": arguments}, NETWORKS, "network")
 
 

@@ -15,7 +15,7 @@ from plstm_graph.chem import (
     smiles_to_data,
 )
 from plstm_graph.errors import InputError
-from plstm_graph.models.embedding import CategoryEncoder
+from plstm_graph.models.encoder import CategoryEncoder
 
 # Categories that ordinary molecules do not reach: stereo bonds, salts, no bond at all, hydrogen,
 # large charges and degrees, a dummy atom, radicals, a dative bond, square planar platinum.

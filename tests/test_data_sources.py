@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch_geometric.data import Data
 from torch_geometric.datasets import TUDataset
 
-from benchmarks import epoch
+from benchmarks.speed import epoch
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import ToLineGraphDAG, rank_nodes
 from plstm_graph.datasets import CSV, OGB, TU, MoleculeNet

@@ -308,7 +308,7 @@ def test_contributions_need_atoms():
 
 
 def test_summaries_show_the_scans(batch):
-    table = summary(PLSTM(hidden_channels=16, num_layers=2).eval(), batch, max_depth=3)
+    table = summary(PLSTM(hidden_channels=16, num_layers=2).eval(), batch, max_depth=5)
     assert table.count("PLSTMConv") == 2
     assert f"{sum(p.numel() for p in PLSTM(hidden_channels=16, num_layers=2).parameters()):,}" in table
-    assert "GINEConv" in summary(GINE(hidden_channels=16, num_layers=1).eval(), batch, max_depth=3)
+    assert "GINEConv" in summary(GINE(hidden_channels=16, num_layers=1).eval(), batch, max_depth=5)

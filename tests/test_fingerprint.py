@@ -22,12 +22,6 @@ def molecules():
     return [mol_to_data(mol) for mol in dm.data.solubility()["mol"].sample(150, random_state=1)]
 
 
-def raw(data):
-    """The tensors of a graph or batch."""
-    batch = data.batch if data.batch is not None else torch.zeros(data.num_nodes, dtype=torch.int64)
-    return Graphs(data.x, data.edge_index, data.edge_attr, batch, getattr(data, "num_graphs", 1))
-
-
 def nested(data, radius):
     """Environments of every node for every radius as nested tuples, by definition."""
     around = [[] for _ in range(data.num_nodes)]
@@ -48,7 +42,7 @@ def nested(data, radius):
 def test_colours_are_equal_where_environments_are(molecules):
     found, wanted = [[] for _ in range(4)], [[] for _ in range(4)]
     for data in molecules:
-        colours = environments(raw(data), 3)
+        colours = environments(Graphs.from_data(data), 3)
         for radius, names in enumerate(nested(data, 3)):
             found[radius] += colours[radius].tolist()
             wanted[radius] += names
@@ -63,12 +57,14 @@ def test_colours_are_equal_where_environments_are(molecules):
 
 def test_counts_are_of_every_node_for_every_radius(molecules):
     batch = Batch.from_data_list([smiles_to_data("C"), *molecules[:20]])
-    counts = environment_counts(raw(batch)._replace(num_graphs=batch.num_graphs + 1), 128, radius=2)
+    counts = environment_counts(
+        Graphs.from_data(batch)._replace(num_graphs=batch.num_graphs + 1), 128, radius=2
+    )
     assert torch.equal(counts[:-1].sum(1), 3.0 * batch.ptr.diff())
     assert not counts[-1].any()  # a graph without nodes
     for graph, data in enumerate(batch.to_data_list()):
         wanted = torch.zeros(128)
-        for colours in environments(raw(data), 2):
+        for colours in environments(Graphs.from_data(data), 2):
             for colour in colours.tolist():
                 wanted[colour % 128] += 1
         assert torch.equal(counts[graph], wanted)
@@ -86,11 +82,11 @@ def test_predictions_depend_on_no_numbering_and_no_batch(network, molecules):
 def test_features_of_floating_point_are_read_as_float32(molecules):
     data = molecules[0]
     x = torch.nn.functional.one_hot(data.x[:, 0], 119)
-    blind = raw(data)._replace(x=x.float(), edge_attr=None)
+    blind = Graphs.from_data(data)._replace(x=x.float(), edge_attr=None)
     wanted = environments(blind, 2)
     for other in (x.double(), x.bfloat16(), torch.where(x == 0, -0.0, x.float())):
         assert torch.equal(environments(blind._replace(x=other), 2), wanted)
-    bonds = environments(raw(data)._replace(x=x.float()), 2)
+    bonds = environments(Graphs.from_data(data)._replace(x=x.float()), 2)
     assert torch.equal(bonds[0], wanted[0])
     assert not torch.equal(bonds[1], wanted[1])
 
@@ -113,8 +109,8 @@ def test_further_hashes_count_the_same_environments_elsewhere(molecules):
     for lin in fingerprint.lins:  # a readout that tells the counts themselves
         torch.nn.init.eye_(lin.weight)
         torch.nn.init.zeros_(lin.bias)
-    parts = fingerprint(raw(batch)).chunk(3, dim=1)
-    colours = environments(raw(batch), 1)
+    parts = fingerprint(Graphs.from_data(batch)).chunk(3, dim=1)
+    colours = environments(Graphs.from_data(batch), 1)
     different, shared = colours.unique(), []
     for part in parts:
         counts = torch.zeros_like(part)
@@ -133,7 +129,7 @@ def test_further_hashes_count_the_same_environments_elsewhere(molecules):
 def test_a_fingerprint_of_first_columns_is_blind_to_the_others(molecules):
     batch = Batch.from_data_list(molecules)
     fingerprint = CircularFingerprint(size=64, radius=2, channels=16, columns=1).eval()
-    before = fingerprint(raw(batch))
+    before = fingerprint(Graphs.from_data(batch))
     for name, column, changes in (
         ("x", 0, True),
         ("x", 2, False),
@@ -142,7 +138,7 @@ def test_a_fingerprint_of_first_columns_is_blind_to_the_others(molecules):
     ):
         other = batch.clone()
         other[name][:, column] += 1
-        assert torch.equal(fingerprint(raw(other)), before) != changes, (name, column)
+        assert torch.equal(fingerprint(Graphs.from_data(other)), before) != changes, (name, column)
 
 
 @pytest.mark.parametrize(("channels", "hashes"), [(64, 2), (7, 1)])
@@ -162,7 +158,7 @@ def test_a_prediction_is_the_mean_over_branches_and_a_branchs_over_its_heads(
     if in_channels:
         batch.x, batch.edge_attr = batch.x.float(), None
     embedding = model.embed(batch)
-    parts = [branch(raw(batch)) for branch in branches]
+    parts = [branch(Graphs.from_data(batch)) for branch in branches]
     assert torch.equal(embedding[:, 16:], torch.cat(parts, dim=1))
     assert embedding.size(1) == model.embedding_channels == 16 + 2 * channels * hashes
     nodes = model.predictors[0](embedding[:, :16])
@@ -222,7 +218,7 @@ def test_a_second_task_adds_the_error_of_the_fingerprint(molecules, beside):
     for weight in (0.0, 3.0):
         module, loss = second_task(network, weight, batch)
         losses.append(loss.item())
-    counts = environment_counts(raw(batch), 1024, radius=2)
+    counts = environment_counts(Graphs.from_data(batch), 1024, radius=2)
     predicted = module.fingerprint_task.lin(network.embed(batch)[:, :16])
     error = sum((p - (1 + c).log()).square().mean() for p, c in zip(predicted, counts, strict=True)) / 20
     assert losses[1] - losses[0] == pytest.approx(3 * error.item(), rel=1e-4)

@@ -53,7 +53,7 @@ from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
-from plstm_graph.models.embedding import CategoryEncoder
+from plstm_graph.models.encoder import CategoryEncoder
 
 OUTCOMES = RESULTS / "drop_in"
 DATASETS = ("molesol", "molfreesolv")
@@ -187,9 +187,9 @@ Results = dict[tuple[str, str, bool], list[dict[str, Any]]]
 def markdown(results: Results) -> str:
     """A table of all rows: data set, convolution, virtual node."""
     lines = [
-        "| | convolution | virtual node | best validation RMSE | test RMSE then | largest prediction | "
-        "finite | parameters | seconds of training |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | convolution | virtual node | seeds | best validation RMSE | test RMSE then | "
+        "largest prediction | finite | parameters | seconds of training |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (dataset, conv, virtual), runs in results.items():
         finite = sum(run["finite"] for run in runs)
@@ -197,6 +197,7 @@ def markdown(results: Results) -> str:
             dataset,
             CONVS[conv],
             "yes" if virtual else "no",
+            str(len(runs)),
             *(spread([run[part] for run in runs]) if finite == len(runs) else "" for part in ("val", "test")),
             f"{torch.tensor([run['largest'] for run in runs]).max():.3g}",
             "all" if finite == len(runs) else f"{finite} of {len(runs)}",
@@ -251,9 +252,10 @@ def main(argv: Sequence[str]) -> int:
     for number, result in track(side_by_side(calls, options.jobs), "Runs", total=len(calls)):
         run = waiting[number]
         keep(files[run], setting, run, settings, result)
+    # Further seeds that were run before count too.
+    outcomes = {row: sorted(options.out.glob(f"{Run(*row, 0).name.removesuffix('0')}*.json")) for row in rows}
     results = {
-        row: [json.loads(files[Run(*row, seed)].read_text())["result"] for seed in range(options.seeds)]
-        for row in rows
+        row: [json.loads(file.read_text())["result"] for file in found] for row, found in outcomes.items()
     }
     print(markdown(results))
     sentences = failures(results)

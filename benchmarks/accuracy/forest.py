@@ -17,10 +17,11 @@ from plstm_graph.commands.fit import Result
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.errors import InputError
+from plstm_graph.models import Graphs
 from plstm_graph.models.fingerprint import environment_counts
 
 RADIUS, BITS, TREES, SMALLEST_LEAF = 2, 1024, 300, 2
-#: Size of the fingerprints of graphs that are no molecules, which the table's networks read out too.
+#: Size of the fingerprints of graphs that are no molecules.
 COUNTS = 4096
 
 
@@ -45,9 +46,8 @@ def features_of(graphs: PackedGraphs) -> NDArray[np.generic]:
     """Morgan fingerprints of molecules, counts of environments of other graphs: [graphs, size]."""
     if graphs.smiles is not None:
         return fingerprints(graphs.smiles)
-    batch = graphs.__getitems__(range(len(graphs)))
-    edge_attr = batch.get("edge_attr")
-    return environment_counts(batch.x, batch.edge_index, edge_attr, batch.batch, len(graphs), COUNTS).numpy()
+    batch = Graphs.from_data(graphs.__getitems__(range(len(graphs))))
+    return environment_counts(batch, COUNTS, radius=3).numpy()
 
 
 def fit_forest(module: GraphDataModule, seed: int) -> Result:

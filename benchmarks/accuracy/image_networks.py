@@ -67,11 +67,10 @@ class GridNetwork(nn.Module):
         Raises:
             InputError: The graphs are no square grids of one size.
         """
-        batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
-        if batch is None:
-            batch, num_graphs = data.edge_index.new_zeros(data.x.size(0)), 1
+        graphs = Graphs.from_data(data, edges=False)
+        num_graphs = graphs.num_graphs
         side = math.isqrt(data.x.size(0) // max(num_graphs, 1))
-        counts = torch.bincount(batch, minlength=num_graphs)
+        counts = torch.bincount(graphs.batch, minlength=num_graphs)
         if not (counts == side * side).all():
             raise InputError("The images of a batch must be square grids of one size, patch by patch.")
         x = self.encoder(data.x)
@@ -80,7 +79,6 @@ class GridNetwork(nn.Module):
         x = self.add_positions(x, num_graphs, side)
         for block in self.blocks:
             x = block(x, num_graphs, side)
-        graphs = Graphs(x, data.edge_index, None, batch, num_graphs)
         return self.head(self.readout(graphs, [[x]]))
 
     def add_positions(self, x: Tensor, num_graphs: int, side: int) -> Tensor:

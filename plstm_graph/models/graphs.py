@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from torch import Tensor
+from torch_geometric.data import Data
 
 from plstm_graph.dag import LineGraphDAG
 
@@ -25,3 +26,11 @@ class Graphs(NamedTuple):
     batch: Tensor
     num_graphs: int
     dag: LineGraphDAG | None = None
+
+    @classmethod
+    def from_data(cls, data: Data, edges: bool = True) -> "Graphs":
+        """Take the tensors of a graph or batch, without a DAG; edge features only if they are asked for."""
+        batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
+        if batch is None:
+            batch, num_graphs = data.edge_index.new_zeros(data.x.size(0)), 1
+        return cls(data.x, data.edge_index, data.edge_attr if edges else None, batch, num_graphs)

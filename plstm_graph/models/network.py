@@ -155,11 +155,7 @@ class GraphNetwork(nn.Module):
 
     def graphs(self, data: Data) -> Graphs:
         """The tensors of a graph or batch as they are before any encoder."""
-        batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
-        if batch is None:
-            batch, num_graphs = data.edge_index.new_zeros(data.x.size(0)), 1
-        edge_attr = None if self.encoder.edges is None else data.edge_attr
-        return Graphs(data.x, data.edge_index, edge_attr, batch, num_graphs)
+        return Graphs.from_data(data, edges=self.encoder.edges is not None)
 
     def encode(self, data: Data) -> tuple[Tensor, Tensor | None]:
         """Node features [N, hidden_channels] and edge features [C, hidden_channels], before any block."""
