@@ -16,7 +16,7 @@ DOCS_READY := $(VENV)/.docs-ready
 TRAIN_COMMAND := train.py compare freesolv freesolv_gine
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all test-bounds test-lowest trust audit notebooks lint format bench gpu roofline scatter test-scatter docs wheel clean
+.PHONY: help train test quick test-all gpu-kernels test-bounds test-lowest trust audit notebooks lint format bench gpu roofline scatter test-scatter docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,11 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test: lint ## lint, then every test but the slow ones and the notebooks
 	$(PYTHON) -m pytest $(PARALLEL) -m "not slow and not notebook"
+
+QUICK := chem docstrings drop_in fingerprint line_graph orientation plstm_conv public_api results state_tracking task
+
+quick: lint ## lint, then the tests that need under a minute together
+	$(PYTHON) -m pytest -q $(QUICK:%=tests/test_%.py)
 
 test-bounds: $(READY) ## the kernels' tests, with every index of compiled code checked
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.numba-bounds $(PYTHON) -m pytest $(PARALLEL) -m "not slow" \
@@ -57,6 +62,9 @@ test-lowest: $(READY) ## the tests with the lowest releases that pyproject.toml 
 	$(VENV)-lowest/bin/pip install -q --constraint $(VENV)-lowest/constraints.txt torch
 	$(VENV)-lowest/bin/pip install -q --constraint $(VENV)-lowest/constraints.txt --editable '.[train,dev]'
 	$(VENV)-lowest/bin/python -m pytest $(PARALLEL) -m "not slow and not notebook"
+
+gpu-kernels: $(READY) ## compile the GPU kernels for all targets; no GPU needed
+	$(PYTHON) -m pytest $(PARALLEL) tests/test_triton.py -m slow
 
 notebooks: $(READY) ## run every notebook from top to bottom
 	$(PYTHON) -m pytest -m notebook

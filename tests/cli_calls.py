@@ -1,4 +1,11 @@
-"""Calls of the command line in this process, by the fixture ``run``."""
+"""Calls of the command line in this process: another one would import everything for seconds."""
+
+import sys
+
+import pytest
+import torch
+
+from plstm_graph.commands.main import main
 
 #: Options of a network that trains in a second.
 SMALL = [
@@ -7,6 +14,16 @@ SMALL = [
     "--model.network.init_args.num_layers",
     "2",
 ]
+
+
+def carry_out(verb: str, *arguments: object) -> None:
+    """Run a verb that succeeds, for fixtures of modules, and leave torch as it was."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["plstm-graph"])
+        assert main([verb, *map(str, arguments), "--trainer.enable_progress_bar", "false"]) == 0
+    torch.use_deterministic_algorithms(False)  # it was set, which changes sums in the last digit
+    torch.set_num_threads(threads)
 
 
 def fit(run, preset: str = "freesolv", epochs: int = 2, *more: str) -> tuple[int, str, str]:

@@ -8,6 +8,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from cli_calls import carry_out
 from cli_runs import finish, start
 
 TWO = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
@@ -48,7 +49,8 @@ def test_metrics_count_every_graph_once(tmp_path):
     two = logged(tmp_path / "two")
     [last] = (tmp_path / "two").glob("*/version_0/checkpoints/last.ckpt")
     for verb, part in (("validate", "val"), ("test", "test")):
-        finish(start(verb, tmp_path / verb, "--ckpt_path", last, *SAME, *small))
+        places = ["--trainer.default_root_dir", tmp_path / verb, "--data.cache", tmp_path / "cache"]
+        carry_out(verb, "--config", "freesolv", "--threads", 1, "--ckpt_path", last, *places, *SAME, *small)
         one = {name: value for name, value in logged(tmp_path / verb).items() if name.startswith(part)}
         assert one.keys() == {f"{part}/loss", f"{part}/rmse", f"{part}/mae"}
         for name, value in one.items():

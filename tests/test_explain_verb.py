@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cli_calls import SMALL, carry_out
 from cli_runs import ROOT
 from rdkit import Chem
 from torch_geometric.data import Batch
@@ -19,23 +20,14 @@ from plstm_graph.explain import EncodedNetwork, contributions
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
-SMALL = ["--model.network.init_args.hidden_channels", "16", "--model.network.init_args.num_layers", "2"]
 ROWS = ["CCO", "c1ccccc1O", "C(C", "CC(=O)[O-].[Na+]", "", "C", "CC(=O)Nc1ccc(O)cc1"]
 READABLE = [0, 1, 3, 5, 6]
-
-
-def command(*arguments: object, check: bool = True) -> subprocess.CompletedProcess:
-    result = subprocess.run(
-        [sys.executable, "train.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert not check or result.returncode == 0, result.stderr
-    return result
 
 
 def trained(folder: Path, *arguments: object) -> Path:
     """The checkpoint of one epoch."""
     places = ["--trainer.max_epochs", 1, "--trainer.default_root_dir", folder, "--data.cache", folder]
-    command("fit", *arguments, *SMALL, *places)
+    carry_out("fit", *arguments, *SMALL, *places)
     [best] = folder.rglob("best*.ckpt")
     return best
 
@@ -97,7 +89,9 @@ def gained(checkpoint: Path, smiles: str) -> torch.Tensor:
 def test_the_command_explains_a_table(solvation, table, tmp_path):
     folder = tmp_path / "new" / "folder"
     arguments = ["--data.path", table, "--ckpt_path", solvation, "--output", folder]
-    result = command("explain", *arguments)
+    command = [sys.executable, "train.py", "explain", *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     frame = pd.read_csv(folder / "contributions.csv")
     assert ",".join(frame) == "row,smiles,target,prediction,kind,index,begin,end,symbol,contribution"
     assert frame["row"].drop_duplicates().tolist() == READABLE

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from cli_calls import SMALL, carry_out
 from cli_runs import ROOT
 
 from benchmarks.speed.predict import save
@@ -65,15 +66,8 @@ def refusal(monkeypatch, capsys):
 def models(tmp_path_factory) -> list[Path]:
     """A network that was trained for an epoch, and two that differ from it."""
     folder = tmp_path_factory.mktemp("models")
-    arguments = ["plstm-graph", "fit", "--config", "freesolv"]
-    arguments += ["--trainer.max_epochs", "1", "--trainer.default_root_dir", str(folder)]
-    arguments += ["--data.cache", str(folder / "cache"), "--trainer.enable_progress_bar", "false"]
-    arguments += ["--model.network.init_args.hidden_channels", "16"]
-    arguments += ["--model.network.init_args.num_layers", "2"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments)
-        assert main() == 0
-    torch.use_deterministic_algorithms(False)  # the fit has set it, which changes sums in the last digit
+    places = ["--trainer.default_root_dir", folder, "--data.cache", folder / "cache"]
+    carry_out("fit", "--config", "freesolv", "--trainer.max_epochs", 1, *SMALL, *places)
     [first] = folder.rglob("best-0.ckpt")
     others = []
     for seed, oriented in ((1, {"orientation": "bfs"}), (2, {"roots": 2})):

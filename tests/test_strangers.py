@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from cli_calls import SMALL, carry_out
 from cli_runs import finish, refusal, start
 
 from benchmarks.speed.predict import save
@@ -49,7 +50,8 @@ def sha256(path: Path) -> str:
 
 @pytest.fixture
 def trained(tmp_path) -> Path:
-    finish(start("fit", tmp_path / "run", "--trainer.max_epochs", 1))
+    places = ["--trainer.default_root_dir", tmp_path / "run", "--data.cache", tmp_path / "cache"]
+    carry_out("fit", "--config", "freesolv", "--trainer.max_epochs", 1, *SMALL, *places)
     [last] = (tmp_path / "run").glob("*/version_0/checkpoints/last.ckpt")
     return last
 

@@ -369,16 +369,27 @@ def test_what_triton_cannot_run_is_refused_in_a_sentence(monkeypatch):
         stm(*inputs, dag, backend="triton")
 
 
-def test_every_kernel_compiles_for_real_targets_without_spills_and_atomics(tmp_path):
+@pytest.mark.parametrize(
+    "target", ["90", pytest.param("80", marks=pytest.mark.slow), pytest.param("100", marks=pytest.mark.slow)]
+)
+def test_every_kernel_compiles_for_real_targets_without_spills_and_atomics(target, tmp_path):
     root = Path(__file__).parent.parent
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
     table = tmp_path / "kernels.json"
-    command = [sys.executable, "-m", "benchmarks.speed.gpu_kernels", "--json", str(table)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed.gpu_kernels",
+        "--targets",
+        target,
+        "--json",
+        str(table),
+    ]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     kernels = json.loads(table.read_text())["kernels"]
-    assert {row["target"] for row in kernels} == {"sm_80", "sm_90", "sm_100"}
+    assert {row["target"] for row in kernels} == {f"sm_{target}"}
     assert {row["dtype"] for row in kernels} == {"fp32", "fp16", "bf16"}
     assert all(row["spilled_bytes"] == row["atomics"] == 0 for row in kernels)
     assert max(row["seconds"] for row in kernels) < 60
