@@ -11,7 +11,7 @@ from plstm_graph.dag import LineGraphDAG
 class Graphs(NamedTuple):
     """The tensors of a batch of graphs.
 
-    Args:
+    Attributes:
         x: node features [N, ·].
         edge_index: [2, C].
         edge_attr: edge features [C, ·], or ``None``.

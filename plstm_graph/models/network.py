@@ -20,7 +20,7 @@ JumpingKnowledge = Literal["last", "cat"]
 class Preparation(NamedTuple):
     """Attributes that data modules prepare for a network.
 
-    Args:
+    Attributes:
         orientation: orientation of their DAGs; ``None`` for no DAGs.
         walk_length: number of random-walk encodings.
     """
