@@ -36,7 +36,7 @@ test: lint ## lint, then every test but the slow ones and the notebooks
 QUICK := chem docstrings drop_in fingerprint line_graph orientation plstm_conv public_api results state_tracking task
 
 quick: lint ## lint, then the tests that need under a minute together
-	$(PYTHON) -m pytest -q $(QUICK:%=tests/test_%.py)
+	$(PYTHON) -m pytest -q -m "not slow" $(QUICK:%=tests/test_%.py)
 
 test-bounds: $(READY) ## the kernels' tests, with every index of compiled code checked
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.numba-bounds $(PYTHON) -m pytest $(PARALLEL) -m "not slow" \
