@@ -1,6 +1,8 @@
 """Calls of the command line in this process: another one would import everything for seconds."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,14 +18,25 @@ SMALL = [
 ]
 
 
-def carry_out(verb: str, *arguments: object) -> None:
-    """Run a verb that succeeds, for fixtures of modules, and leave torch as it was."""
+@contextmanager
+def torch_as_before() -> Iterator[None]:
+    """Leave torch as it was: runs choose its threads and algorithms, which changes sums in the last digit."""
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def serially(calls, jobs):
+    """Stand in for ``side_by_side``, in this process."""
+    yield from ((number, call()) for number, call in enumerate(calls))
+
+
+def carry_out(verb: str, *arguments: object) -> None:
+    """Run a verb that succeeds, for fixtures of modules."""
+    with torch_as_before(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["plstm-graph"])
         assert main([verb, *map(str, arguments), "--trainer.enable_progress_bar", "false"]) == 0
-    torch.use_deterministic_algorithms(False)  # it was set, which changes sums in the last digit
-    torch.set_num_threads(threads)
 
 
 def fit(run, preset: str = "freesolv", epochs: int = 2, *more: str) -> tuple[int, str, str]:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from cli_calls import serially
 
 from benchmarks.accuracy import drop_in
 from benchmarks.accuracy.drop_in import CONVS, Network, Run, failures, main, markdown, train
@@ -29,10 +30,6 @@ class Few(MoleculeDataModule):
 
 def rows_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("|")]
-
-
-def serially(calls, jobs):
-    yield from ((number, call()) for number, call in enumerate(calls))
 
 
 @pytest.fixture

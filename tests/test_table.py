@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from cli_calls import SMALL, serially, torch_as_before
 from cli_runs import ROOT
 from sklearn.ensemble import RandomForestRegressor
 
@@ -28,8 +29,6 @@ from plstm_graph.errors import InputError
 from plstm_graph.models import CircularFingerprint
 from plstm_graph.task import GraphTask
 
-SMALL = ["--model.network.hidden_channels", "16", "--model.network.num_layers", "2"]
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
@@ -40,9 +39,6 @@ def place(tmp_path_factory) -> Path:
 def make(place, monkeypatch, capsys):
     """Make the table in this process, run after run, and return what it prints."""
 
-    def serially(calls, jobs):
-        yield from ((number, call()) for number, call in enumerate(calls))
-
     def call(*more: str) -> str:
         arguments = ["--suite", "moleculenet", "--datasets", "freesolv", "--models", "plstm,gin"]
         arguments += ["--seeds", "2", "--out", place / "out", "--runs", place / "runs"]
@@ -51,11 +47,9 @@ def make(place, monkeypatch, capsys):
         table.main(list(map(str, arguments)))
         return capsys.readouterr().out
 
-    threads = torch.get_num_threads()
     monkeypatch.setattr(table, "side_by_side", serially)
-    yield call
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
+    with torch_as_before():
+        yield call
 
 
 def test_a_table_is_made_kept_and_continued(place, make):
