@@ -24,6 +24,9 @@ from plstm_graph.errors import InputError
 from plstm_graph.kernels import Backend, gating_matrix, stm
 from plstm_graph.kernels.norm import rms_norm
 
+#: No root mean square of a query or key exceeds this, lest their products overflow.
+_LARGE = 16.0
+
 
 class PLSTMConv(MessagePassing):
     r"""The pLSTM graph layer from the `"pLSTM: parallelizable Linear Source Transition Mark networks"
@@ -34,14 +37,15 @@ class PLSTMConv(MessagePassing):
 
         x'_n = W_O \, \eta \Big( \sum_{dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n \Big) + W_R x_n
 
-    with :math:`q = \eta(W_Q x) / \sqrt{K}`, :math:`k = \eta(W_K x)`, :math:`v = W_V x` per head and gates
-    from node and bond features (:class:`~plstm_graph.conv.gates.STMGates`). The norm of a head's channels,
+    with :math:`q = \eta_{16}(W_Q x) / \sqrt{K}`, :math:`k = \eta_{16}(W_K x)`, :math:`v = W_V x` per head and
+    gates from node and bond features (:class:`~plstm_graph.conv.gates.STMGates`). The norm of a head's channels,
 
-    .. math:: \eta(h) = h / \sqrt{1 + \tfrac{1}{K} \sum_c h_c^2},
+    .. math:: \eta_r(h) = h / \sqrt{1 + \tfrac{1}{K r^2} \sum_c h_c^2}, \quad \eta = \eta_1,
 
-    is the RMS norm with an ε of 1: small heads, sums over few ancestors among them, stay nearly as they are,
-    and no root mean square exceeds 1. So what a node receives is bounded, whatever the input and however many
-    ancestors it has: :math:`\lVert x'_n - W_R x_n \rVert \le \lVert W_O \rVert \sqrt{H K} + \lVert b \rVert`.
+    lets no root mean square exceed r and leaves what is far below it nearly as it is: counts among few
+    ancestors, and queries and keys, which only must not overflow. So what a node receives is bounded, whatever
+    the input and however many ancestors it has:
+    :math:`\lVert x'_n - W_R x_n \rVert \le \lVert W_O \rVert \sqrt{H K} + \lVert b \rVert`.
 
     A graph with both directions of every bond is oriented to a DAG; a directed one must be acyclic and
     keeps its directions. An atom receives from its ancestors and, if ``bidirectional``, from its descendants.
@@ -232,8 +236,8 @@ class PLSTMConv(MessagePassing):
         )
         # The op answers in the query's dtype: float32 holds what half precision could not before a norm.
         query, key = (
-            rms_norm(in_float32(query)) * self.head_dim**-0.5,
-            rms_norm(in_float32(key)).to(value.dtype),
+            rms_norm(in_float32(query) / _LARGE) * (_LARGE * self.head_dim**-0.5),
+            (rms_norm(in_float32(key) / _LARGE) * _LARGE).to(value.dtype),
         )
         gates, direct = self.gates(x, edge_attr, dag)
         if self.states is not None:
