@@ -212,7 +212,8 @@ def as_python(function: Any) -> Any:
 _inner: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 #: Reassociation lets sums use vector registers; NaN and infinity keep their meaning.
-_arithmetic: dict[str, Any] = {"error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+ARITHMETIC_FLAGS = ("reassoc", "contract", "nsz")
+_arithmetic: dict[str, Any] = {"error_model": "numpy", "fastmath": set(ARITHMETIC_FLAGS)}
 
 #: Integer code on structure, called from Python or only from compiled code.
 structure: Any = _compile

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plstm_graph import LineGraphDAG
+from plstm_graph.kernels.heads import head_inputs
 
 MOLECULES = [
     "C",
@@ -67,3 +68,9 @@ def nx_graph(num_nodes: int, bonds: Tensor) -> nx.Graph:
     graph.add_nodes_from(range(num_nodes))
     graph.add_edges_from(bonds.T.tolist())
     return graph
+
+
+def gates_of_layer(conv, x, edge_attr, dag):
+    """Scalar gates of every direction that a layer makes of features."""
+    logits = None if edge_attr is None else conv.lin_edge(edge_attr)
+    return head_inputs(conv.project(x), logits, dag, conv.layout).gates

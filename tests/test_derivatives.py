@@ -10,7 +10,6 @@ from graphs import both_directions
 from oracle import random_inputs
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp
-from torch.nn import functional as F
 from torch_geometric.data import Data
 from torch_geometric.utils import total_influence
 
@@ -18,7 +17,6 @@ from plstm_graph import LineGraphDAG, PLSTMConv, stm
 from plstm_graph.dag import grid_dag, sequence_dag
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import gating_matrix
-from plstm_graph.kernels.norm import rms_norm
 from plstm_graph.kernels.segments import segment_sum
 
 BACKENDS = [pytest.param("reference", marks=pytest.mark.level_path), "gating", "chunkwise", "cpu"]
@@ -96,34 +94,6 @@ def test_derivatives_of_sums_of_segments_equal_finite_differences():
     for counts in ([2, 0, 3], [0], []):
         ptr = torch.tensor([0, *counts]).cumsum(0)
         check(lambda x, ptr=ptr: segment_sum(x, ptr), [torch.randn(sum(counts), 2, dtype=torch.float64)])
-
-
-@pytest.mark.parametrize("shape", [(3, 2, 5), (1, 1, 1), (2, 2, 3, 4), (0, 2, 3)])
-def test_derivatives_of_norms_equal_finite_differences(shape):
-    check(rms_norm, [torch.randn(shape, dtype=torch.float64)])
-
-
-def test_norms_and_their_transforms_equal_those_of_torch():
-    x = torch.randn(2, 3, 4, dtype=torch.float64)
-    x[0, 0] = 0
-    x[0, 1] *= 1e9
-
-    def judge(x):
-        return F.rms_norm(x, x.shape[-1:], eps=1.0)
-
-    def loss(norm):
-        return lambda x: norm(x).sin().sum()
-
-    assert_same(rms_norm(x), judge(x))
-    assert_same(rms_norm(x.transpose(0, 1)), judge(x.transpose(0, 1)))  # not contiguous
-    assert_same(torch.compile(rms_norm, backend="aot_eager", fullgraph=True)(x), judge(x))
-    x[0, 1] = 3
-    for third in (
-        lambda norm: jacfwd(jacfwd(jacfwd(loss(norm)))),
-        lambda norm: jacrev(jacfwd(jacrev(loss(norm)))),
-        lambda norm: torch.vmap(hessian(loss(norm)), 2, 1),
-    ):
-        assert_same(third(rms_norm)(x), third(judge)(x))
 
 
 def forward_derivative(function, case):

@@ -234,7 +234,7 @@ def test_a_second_task_teaches_the_blocks_where_labels_are_missing(molecules):
         for name, parameter in network.named_parameters():
             if name.startswith("predictors."):
                 assert not parameter.grad.any()
-            elif name.endswith(("lin_value.weight", "list.0.weight")):
+            elif name.endswith(("lin_in.weight", "list.0.weight")):
                 assert parameter.grad.any() == bool(weight), name
 
 

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from graphs import bond_lists, both_directions, path
+from graphs import bond_lists, both_directions, gates_of_layer, path
 from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric import EdgeIndex
@@ -14,8 +14,8 @@ from torch_geometric.nn import GPSConv, MessagePassing, Sequential, global_mean_
 
 from plstm_graph import LineGraphDAG, PLSTMConv
 from plstm_graph.chem import smiles_to_data
-from plstm_graph.conv import STMGates
 from plstm_graph.errors import InputError
+from plstm_graph.kernels import HeadLayout, gates_of
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
 SMILES = ["CO", "CCO", "CC(=O)OC", "c1ccccc1O", "CCCCCCN", "[Na+].[O-]C", "C", "OC1CC2CC1CN2"]
@@ -26,11 +26,12 @@ def test_gates_are_stable_for_any_weights(graph, mode, scale, seed):
     num_nodes, bonds = graph
     dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes)
     torch.manual_seed(seed)
-    gates = STMGates(4, heads=4, mode=mode, bidirectional=True, edge_dim=2).double()
-    for parameter in gates.parameters():
-        torch.nn.init.normal_(parameter, std=scale)
-    x = torch.randn(num_nodes, 4, dtype=torch.float64)
-    directions, _ = gates(x, torch.randn(2 * bonds.size(1), 2, dtype=torch.float64), dag)
+    layout = HeadLayout(heads=4, head_dim=1, mode=mode, directions=2)
+    logits, edge_logits = (
+        scale * torch.randn(count, layout.edge_logits, dtype=torch.float64)
+        for count in (num_nodes, 2 * bonds.size(1))
+    )
+    directions = gates_of(logits, edge_logits, dag, layout)
     for (source, transition, mark), start in zip(directions, (dag.pred, dag.succ), strict=True):
         for gate in (source, transition, mark):
             assert ((gate >= 0) & (gate <= 1)).all()
@@ -46,11 +47,10 @@ def test_open_gates_lose_nothing(mode):
     dag = LineGraphDAG.from_edge_index(
         both_directions(torch.tensor([[0, 1, 1, 3], [1, 2, 3, 4]])), 5, rank="index"
     )
-    gates = STMGates(1, heads=1, mode=mode, bidirectional=False, edge_dim=None).double()
-    torch.nn.init.zeros_(gates.lin_node.weight)
-    with torch.no_grad():
-        gates.offset[2] = 100
-    ((_, transition, _),), _ = gates(torch.zeros(5, 1, dtype=torch.float64), None, dag)
+    layout = HeadLayout(heads=1, head_dim=1, mode=mode, directions=1)
+    logits = torch.zeros(5, layout.edge_logits, dtype=torch.float64)
+    logits[:, layout.places[0].keep] = 100
+    ((_, transition, _),) = gates_of(logits, None, dag, layout)
     if mode == "P":
         columns = torch.zeros(4, dtype=torch.float64).index_add(0, dag.pred, transition.flatten())
         assert torch.equal(columns[columns > 0], torch.ones(2, dtype=torch.float64))
@@ -107,7 +107,7 @@ def test_bond_features_change_source_transition_and_mark():
     conv = PLSTMConv(4, 4, edge_dim=3)
     edge_index = both_directions(path(4))
     x, edge_attr = torch.randn(4, 4), torch.randn(6, 3, requires_grad=True)
-    gates, _ = conv.gates(x, edge_attr, LineGraphDAG.from_edge_index(edge_index, 4, rank="index"))
+    gates = gates_of_layer(conv, x, edge_attr, LineGraphDAG.from_edge_index(edge_index, 4, rank="index"))
     for gate in gates[0]:
         (gradient,) = torch.autograd.grad(gate.sum(), edge_attr, retain_graph=True)
         assert gradient.abs().sum() > 0 or gate.size(1) == 0
@@ -119,11 +119,12 @@ def weights_of(heads: slice, name: str, value: torch.Tensor) -> torch.Tensor:
         return value
     if name == "lin_out.weight":
         return value.unflatten(1, (4, 3))[:, heads].flatten(1)
-    if name == "gates.offset":
-        return value[:, heads]
-    if name.startswith("gates"):  # rows by gate, then by head
-        return value.unflatten(0, (-1, 4))[:, heads].flatten(0, 1)
-    return value.unflatten(0, (4, 3))[heads].flatten(0, 1)
+    if name == "lin_in.weight":
+        inner, gates = value.split([3 * 12, len(value) - 3 * 12])
+        return torch.cat([weights_of(heads, "bias", inner), weights_of(heads, "gate_offset", gates)])
+    if name == "bias":  # of query, key and value
+        return value.unflatten(0, (3, 4, 3))[:, heads].flatten(0, 2)
+    return value.unflatten(0, (-1, 4))[:, heads].flatten(0, 1)  # rows by gate, then by head
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -186,14 +187,15 @@ def test_inside_pygs_containers():
 def test_lazy_width_and_reset():
     torch.manual_seed(0)
     conv = PLSTMConv(-1, 8, edge_dim=-1)
-    offset = conv.gates.offset.clone()
+    offset = conv.gate_offset.clone()
     edge_index = both_directions(path(3))
     assert conv(torch.randn(3, 5), edge_index, torch.randn(4, 2)).shape == (3, 8)
-    assert torch.equal(conv.gates.offset, offset)  # the first call sets widths, not gates
-    assert conv.lin_query.weight.shape == (8, 5)
+    assert torch.equal(conv.gate_offset, offset)  # the first call sets widths, not gates
+    assert conv.lin_in.weight.shape == (3 * 8 + 9 * 4, 5)
     state = {name: value.clone() for name, value in conv.state_dict().items()}
     conv.reset_parameters()
-    assert not torch.equal(conv.lin_query.weight, state["lin_query.weight"])
+    assert not torch.equal(conv.lin_in.weight, state["lin_in.weight"])
+    assert not torch.equal(conv.bias, state["bias"])
     conv.load_state_dict(state)
     for twin in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
         x = torch.randn(3, 5)
@@ -225,7 +227,7 @@ def test_heads_as_wide_as_one_likes():
     edge_index, x = both_directions(path(6)), torch.randn(6, 5)
     conv = PLSTMConv(5, 7, heads=3, head_dim=2)
     assert conv(x, edge_index).shape == (6, 7)
-    assert conv.lin_query.weight.shape == conv.lin_value.weight.shape == (6, 5)
+    assert conv.lin_in.weight.shape == (3 * 6 + 9 * 3, 5)
     layers = []
     for head_dim in (None, 4):
         torch.manual_seed(0)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from graphs import bond_lists, both_directions, path
+from graphs import bond_lists, both_directions, gates_of_layer, path
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import output_and_gradients, random_inputs
@@ -121,7 +121,7 @@ def test_norms_of_transitions_stay_bounded(mode):
     with torch.no_grad():
         for parameter in conv.states.parameters():
             parameter.mul_(10)
-        gates = conv.states(x, edge_attr, dag, conv.gates(x, edge_attr, dag)[0])
+        gates = conv.states(x, edge_attr, dag, gates_of_layer(conv, x, edge_attr, dag))
     for way, before in enumerate((dag.pred, dag.succ)):
         norms = torch.linalg.matrix_norm(gates[way][1], 2)
         assert norms.max() <= 1 + 1e-5
@@ -137,7 +137,7 @@ def test_states_start_near_the_scalar_gates():
     dag = LineGraphDAG.from_edge_index(both_directions(path(30)), 30)
     conv = PLSTMConv(4, 8, heads=2, state_dim=4)
     x = 0.01 * torch.randn(30, 4)
-    gates = conv.gates(x, None, dag)[0]
+    gates = gates_of_layer(conv, x, None, dag)
     for (_, scalar, _), (_, matrix, _) in zip(gates, conv.states(x, None, dag, gates), strict=True):
         wanted = scalar[..., None, None] * torch.eye(4)
         torch.testing.assert_close(matrix, wanted, rtol=0, atol=0.05)

@@ -1,11 +1,13 @@
 """PLSTMConv: a layer whose linear recurrence crosses a whole molecule."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn, get_args, overload
+from typing import Literal, NoReturn, get_args, overload
 
-from torch import Tensor
-from torch_geometric.nn import Linear, MessagePassing
-from torch_geometric.nn.inits import reset
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.nn import Linear, MessagePassing, inits
+from torch_geometric.nn.dense.linear import is_uninitialized_parameter
 
 from plstm_graph.conv.arguments import (
     check_dag,
@@ -16,16 +18,13 @@ from plstm_graph.conv.arguments import (
     one_set_of_nodes,
     refuse_torchscript,
 )
-from plstm_graph.conv.gates import HeadMode, STMGates, in_float32
+from plstm_graph.conv.gates import edge_logits, reset_offsets
 from plstm_graph.conv.gating_matrix import GatingMatrix, mask_gates
 from plstm_graph.conv.states import StateGates
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.errors import InputError
-from plstm_graph.kernels import Backend, gating_matrix, stm
-from plstm_graph.kernels.norm import rms_norm
-
-#: No root mean square of a query or key exceeds this, lest their products overflow.
-_LARGE = 16.0
+from plstm_graph.kernels import Backend, HeadLayout, HeadMode, gating_matrix
+from plstm_graph.kernels.heads import HeadInputs, head_inputs, normed_heads, scan_heads
 
 
 class PLSTMConv(MessagePassing):
@@ -38,13 +37,14 @@ class PLSTMConv(MessagePassing):
         x'_n = W_O \, \eta \Big( \sum_{dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n \Big) + W_R x_n
 
     with :math:`q = \eta_{16}(W_Q x) / \sqrt{K}`, :math:`k = \eta_{16}(W_K x)`, :math:`v = W_V x` per head and
-    gates from node and bond features (:class:`~plstm_graph.conv.gates.STMGates`). The norm of a head's channels,
+    gates from linear maps of node and bond features (:func:`~plstm_graph.kernels.gates_of`). The norm of a
+    head's channels,
 
     .. math:: \eta_r(h) = h / \sqrt{1 + \tfrac{1}{K r^2} \sum_c h_c^2}, \quad \eta = \eta_1,
 
     lets no root mean square exceed r and leaves what is far below it nearly as it is: counts among few
-    ancestors, and queries and keys, which only must not overflow. So what a node receives is bounded, whatever
-    the input and however many ancestors it has:
+    ancestors, and queries and keys, which only must not overflow. So what a node receives is bounded,
+    whatever the input and however many ancestors it has:
     :math:`\lVert x'_n - W_R x_n \rVert \le \lVert W_O \rVert \sqrt{H K} + \lVert b \rVert`.
 
     A graph with both directions of every bond is oriented to a DAG; a directed one must be acyclic and
@@ -150,11 +150,14 @@ class PLSTMConv(MessagePassing):
         self.root_weight = root_weight
         self.orientation = orientation
         self.backend: Backend = backend
+        self.layout = HeadLayout(heads, self.head_dim, mode, 2 if bidirectional else 1)
         inner_channels = heads * self.head_dim
-        self.lin_query = Linear(in_channels, inner_channels, bias=bias)
-        self.lin_key = Linear(in_channels, inner_channels, bias=bias)
-        self.lin_value = Linear(in_channels, inner_channels, bias=bias)
-        self.gates = STMGates(in_channels, heads, mode, bidirectional, edge_dim)
+        # One product for query, key, value and the gates of nodes, whose offsets have values of their own to
+        # start from. A width that is inferred later must not overwrite these.
+        self.lin_in = Linear(in_channels, sum(self.layout.widths), bias=False)
+        self.bias = nn.Parameter(torch.empty(3 * inner_channels)) if bias else None
+        self.gate_offset = nn.Parameter(torch.empty(self.layout.edge_logits + heads))
+        self.lin_edge = None if edge_dim is None else Linear(edge_dim, self.layout.edge_logits, bias=False)
         self.states = None
         if state_dim > 1:
             self.states = StateGates(in_channels, heads, state_dim, bidirectional, edge_dim)
@@ -165,10 +168,11 @@ class PLSTMConv(MessagePassing):
     def reset_parameters(self) -> None:
         """Draw new parameters."""
         super().reset_parameters()
-        inputs = (self.lin_query, self.lin_key, self.lin_value)
-        # In this order with every seed.
-        for module in (*inputs, self.gates, self.states, self.lin_out, self.lin_root):
-            reset(module)
+        for module in (self.lin_in, self.lin_edge, self.states, self.lin_out, self.lin_root):
+            inits.reset(module)
+        if not is_uninitialized_parameter(self.lin_in.weight):
+            inits.uniform(self.lin_in.in_channels, self.bias)
+        reset_offsets(self.gate_offset, self.layout)
 
     @overload
     def forward(
@@ -230,36 +234,38 @@ class PLSTMConv(MessagePassing):
             dag = dag_of_arguments(x, edge_index, edge_attr, batch, self.orientation)
         else:
             check_dag(dag, x, edge_index)
-        query, key, value = (
-            linear(x).unflatten(1, (self.heads, -1))
-            for linear in (self.lin_query, self.lin_key, self.lin_value)
-        )
-        # The op answers in the query's dtype: float32 holds what half precision could not before a norm.
-        query, key = (
-            rms_norm(in_float32(query) / _LARGE) * (_LARGE * self.head_dim**-0.5),
-            (rms_norm(in_float32(key) / _LARGE) * _LARGE).to(value.dtype),
-        )
-        gates, direct = self.gates(x, edge_attr, dag)
+        projected = self.project(x)
+        logits = None if edge_attr is None else edge_logits(self.lin_edge, edge_attr)
+        if self.states is None and not self.explain and not return_gating:
+            return self._output(normed_heads(projected, logits, dag, self.layout, self.backend), x)
+        inputs = head_inputs(projected, logits, dag, self.layout)
         if self.states is not None:
-            gates = self.states(x, edge_attr, dag, gates)
+            inputs = inputs._replace(gates=self.states(x, edge_attr, dag, inputs.gates))
         if self.explain:  # one of PyG's explainers masks edges
-            gates = mask_gates(gates, self._explained_columns(edge_index), edge_index, dag)
-        scan: dict[str, Any] = {
-            **gates[0]._asdict(),
-            "direct": direct,
-            "dag": dag,
-            "mode": "D" if self.mode == "D" else "P",  # with "PD", gates leave out the D heads' lines
-            "reverse": gates[1] if self.bidirectional else None,
-        }
-        hidden = stm(query, key, value, **scan, backend=self.backend)
-        out = self.lin_out(rms_norm(in_float32(hidden)).to(value.dtype).flatten(1))
-        if self.lin_root is not None:
-            out = out + self.lin_root(x)
-        if not return_gating:
-            return out
-        receiver, sender, gating = gating_matrix(**scan)
-        scores = (query[receiver] * key[sender]).sum(-1)
-        return out, GatingMatrix(sender, receiver, gating, scores)
+            mask = self._explained_columns(edge_index)
+            inputs = inputs._replace(gates=mask_gates(inputs.gates, mask, edge_index, dag))
+        out = self._output(scan_heads(inputs, dag, self.backend), x)
+        return (out, _gating_matrix(inputs, dag)) if return_gating else out
+
+    def project(self, x: Tensor) -> Tensor:
+        """Map nodes to all that heads are made of, in one product, which ``self.layout.split`` takes apart.
+
+        Args:
+            x: [N, in_channels].
+
+        Returns:
+            Query, key, value and logits of gates, [N, sum of the layout's widths].
+        """
+        if is_uninitialized_parameter(self.lin_in.weight):
+            self.lin_in.initialize_parameters(self.lin_in, (x,))
+            inits.uniform(x.size(1), self.bias)
+        bias = self.gate_offset.new_zeros(3 * self.heads * self.head_dim) if self.bias is None else self.bias
+        return F.linear(x, self.lin_in.weight, torch.cat([bias, self.gate_offset]))
+
+    def _output(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """Map the heads [N, H, K] and the input to the output."""
+        out = self.lin_out(hidden.flatten(1))
+        return out if self.lin_root is None else out + self.lin_root(x)
 
     def _explained_columns(self, edge_index: Tensor) -> Tensor:
         """The mask of an explainer, one value for each column of edge_index."""
@@ -297,3 +303,13 @@ class PLSTMConv(MessagePassing):
     def __repr__(self) -> str:
         channels = f"{self.in_channels}, {self.out_channels}"
         return f"{type(self).__name__}({channels}, heads={self.heads}, mode={self.mode})"
+
+
+def _gating_matrix(inputs: HeadInputs, dag: LineGraphDAG) -> GatingMatrix:
+    """The gating matrix of a scan."""
+    own, *reverse = inputs.gates
+    receiver, sender, gating = gating_matrix(
+        **own._asdict(), direct=inputs.direct, dag=dag, reverse=reverse[0] if reverse else None
+    )
+    scores = (inputs.query[receiver] * inputs.key[sender]).sum(-1)
+    return GatingMatrix(sender, receiver, gating, scores)

@@ -5,9 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import Linear
 
-from plstm_graph.conv.gates import edge_logits, in_float32
+from plstm_graph.conv.gates import edge_logits
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels import Gates
+from plstm_graph.kernels.heads import in_float32
 
 #: Reflections in a transition: two make any rotation of a plane, none at all if they are equal.
 _REFLECTIONS = 2

@@ -1,7 +1,7 @@
 """The source-transition-mark op: one differentiable function in front of all backends."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,20 +16,13 @@ from plstm_graph.kernels.checks import (
 )
 from plstm_graph.kernels.components import expand_gates
 from plstm_graph.kernels.cost import Backend, choose_backend
+from plstm_graph.kernels.gates import Gates
 from plstm_graph.kernels.gating import gating_entries
 from plstm_graph.kernels.lattice import stm_lattice
 from plstm_graph.kernels.reference import stm_reference
 from plstm_graph.kernels.scan import scan
 
 Mode = Literal["P", "D"]
-
-
-class Gates(NamedTuple):
-    """The gates of one direction of a DAG, in the order of its edges and lines."""
-
-    source: Tensor  #: [E, H], or [E, H, J] of states with J components
-    transition: Tensor  #: [L, H], or [L, H, J, J]
-    mark: Tensor  #: as source
 
 
 def stm(

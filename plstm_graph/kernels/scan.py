@@ -30,10 +30,16 @@ _HEAD_AXES = (1, 1, 1, 1, 2, 2, 2)
 def scan(inputs: Sequence[Tensor], dag: LineGraph, backend: str) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions."""
     structure = (dag.src, dag.dst, dag.pred_ptr, dag.pred, dag.succ, dag.level, dag.node_ptr, dag.edge_ptr)
-    # An op of torch.library has no forward mode, whose tangents would be lost silently, and no torch.func.
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    run = _scan_untraced if transformed else _stm
+    run = _scan_untraced if is_transformed() else _stm
     return run(*inputs, *structure, backend)
+
+
+def is_transformed() -> bool:
+    """Return if ``torch.func`` or forward mode is at work.
+
+    An op of torch.library has no forward mode, whose tangents would be lost silently, and no torch.func.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 @torch.library.custom_op("plstm_graph::stm", mutates_args=())

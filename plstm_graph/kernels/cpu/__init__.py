@@ -6,13 +6,15 @@ for any number of threads and for a graph alone or in a batch.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plstm_graph.compiled import as_python
-from plstm_graph.dag import LineGraph
+from plstm_graph.dag import LineGraph, LineGraphDAG
 from plstm_graph.kernels.cost import (
     WHOLE_STATE_BLOCK,
     gating_operations,
@@ -20,19 +22,32 @@ from plstm_graph.kernels.cost import (
     state_operations,
 )
 from plstm_graph.kernels.cpu import blocks
+from plstm_graph.kernels.cpu import gates as gate_kernels
 from plstm_graph.kernels.cpu.bounds import Arrays, check_bounds
 from plstm_graph.kernels.cpu.state_form import cut
 from plstm_graph.kernels.cpu.threads import run_over_ranges
+from plstm_graph.kernels.layout import HeadLayout
 
 #: Multiply-adds of the backward pass to one of the forward: seven products for two, three solves for one.
 _BACKWARD_OPERATIONS = 3.0
+
+#: Multiply-adds that take as long as making a gate of a logit, or its gradient.
+_WORK_PER_LOGIT = 16.0
+
+#: A tensor's columns as compiled code takes them: memory from the first on, numbers from row to row.
+_Columns = tuple[NDArray[Any], int]
+
+
+#: The DAG: (ends, pred_ptr, pred) and (node_ptr, edge_ptr).
+_Structure = tuple[Arrays, Arrays]
 
 
 def cpu_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions."""
     output = torch.empty_like(nodes[2], memory_format=torch.contiguous_format)
-    arguments = (_views(nodes), _views(gates), *_structure(dag), output.numpy())
-    _run(blocks.forward, blocks.forward_long, arguments, nodes, gates, dag, 1.0)
+    scan = _Scan(_columns(nodes), _views(gates), _structure(dag), _dims(nodes))
+    (out,) = _columns([output])
+    scan.forward(out, _no_scales(output))
     return output
 
 
@@ -41,60 +56,199 @@ def cpu_backward(
 ) -> list[Tensor]:
     """Gradients of ``nodes`` and ``gates`` (see :func:`cpu_forward`) for the gradient of the output."""
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*nodes, *gates)]
-    outputs = _views(grads[: len(nodes)]), _views(grads[len(nodes) :])
-    arguments = (_views([grad])[0], _views(nodes), _views(gates), *_structure(dag), *outputs)
-    _run(blocks.backward, blocks.backward_long, arguments, nodes, gates, dag, _BACKWARD_OPERATIONS)
+    of_nodes, of_gates = _columns(grads[: len(nodes)]), _views(grads[len(nodes) :])
+    (columns,) = _columns([grad])
+    scan = _Scan(_columns(nodes), _views(gates), _structure(dag), _dims(nodes))
+    scan.backward(columns, columns, _no_scales(grad), of_nodes, of_gates)
     return grads
 
 
-def _run(
-    kernel: Callable[..., None],
-    long_kernel: Callable[..., None],
-    arguments: tuple[object, ...],
-    nodes: Sequence[Tensor],
-    gates: Sequence[Tensor],
-    dag: LineGraph,
-    factor: float,
-) -> None:
-    """Run a pass over all blocks, then over the heads of each long one.
+class HeadsForward(NamedTuple):
+    """What the heads of a layer give, and what their backward pass reads beside the inputs."""
 
-    ``factor`` is the work of the pass, to that of the forward pass.
-    """
-    node_ptr, edge_ptr, pred_ptr, pred = _views([dag.node_ptr, dag.edge_ptr, dag.pred_ptr, dag.pred])
-    counts, edges, lines = np.diff(node_ptr), np.diff(edge_ptr), np.diff(pred_ptr[edge_ptr])
-    _, heads, key_dim = nodes[1].shape
-    dims = (key_dim, nodes[2].size(2), gates[0].size(0))
-    dense = as_python(gating_operations)(counts, edges, lines, *dims)
-    states = as_python(state_operations)(edges, lines, *dims)
-    work = factor * np.minimum(dense, states).astype(np.float64)  # of a head
-    long = [
-        b
-        for b in np.flatnonzero(edges > WHOLE_STATE_BLOCK)
-        if prefers_chunks(counts[b], edges[b], lines[b], *dims)
-    ]
-    cuts = {b: cut(edge_ptr[b], edge_ptr[b + 1], pred_ptr, pred) for b in long}  # the same for all heads
-    heads_of_long = [(b, h) for b in long for h in range(heads)]
+    output: Tensor  #: [N, H, K], normed
+    scales: Tensor  #: [N, H] by which the norm has multiplied outputs
+    values: Tensor  #: [E, 4·W·H], see :mod:`plstm_graph.kernels.cpu.gates`
+    source: Tensor  #: [W, E, H]
+    transition: Tensor  #: [W, L, H]
+    mark: Tensor  #: [W, E, H]
+
+
+def cpu_heads_forward(
+    projected: Tensor, edge_logits: Tensor, dag: LineGraphDAG, layout: HeadLayout
+) -> HeadsForward:
+    """The heads of a layer, see :func:`plstm_graph.kernels.heads.normed_heads`."""
+    nodes, edges, lines = dag.num_nodes, dag.num_edges, dag.num_lines
+    heads, head_dim, directions = layout.heads, layout.head_dim, layout.directions
+    new = projected.new_empty
+    made = HeadsForward(
+        output=new(nodes, heads, head_dim),
+        scales=new(nodes, heads),
+        values=new(edges, layout.edge_logits),
+        source=new(directions, edges, heads),
+        transition=new(directions, lines, heads),
+        mark=new(directions, edges, heads),
+    )
+    *inputs, at_node, direct = _layer_columns(projected, layout)
+    scales, values, *gates = _views(made[1:])
+    structure = _structure(dag)
+    _gate_pass(
+        gate_kernels.forward, dag, structure, layout,
+        (at_node, *_views([edge_logits])), values, (tuple(gates),),
+    )  # fmt: skip
+    factor = values.dtype.type(head_dim**-0.5)
+    scan = _Scan((*inputs, direct), tuple(gates), structure, layout.dims, factor, normed=True)
+    (out,) = _columns([made.output])
+    scan.forward(out, scales)
+    return made
+
+
+def cpu_heads_backward(
+    grad: Tensor,
+    projected: Tensor,
+    edge_logits: Tensor,
+    dag: LineGraphDAG,
+    layout: HeadLayout,
+    made: HeadsForward,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``projected`` and ``edge_logits``, see :func:`cpu_heads_forward`."""
+    grad_projected, grad_logits = torch.empty_like(projected), torch.zeros_like(edge_logits)
+    gate_grads = _views([torch.empty_like(gate) for gate in made[3:]])
+    *inputs, _, direct = _layer_columns(projected, layout)
+    *of_inputs, of_logits, of_direct = _layer_columns(grad_projected, layout)
+    scales, values, *gates = _views(made[1:])
+    grad_out, out = _columns([grad, made.output])
+    structure = _structure(dag)
+    factor = values.dtype.type(layout.head_dim**-0.5)
+    scan = _Scan((*inputs, direct), tuple(gates), structure, layout.dims, factor, normed=True)
+    scan.backward(grad_out, out, scales, (*of_inputs, of_direct), gate_grads)
+    _gate_pass(
+        gate_kernels.backward, dag, structure, layout,
+        (gate_grads, gates[1]), values, (of_logits, *_views([grad_logits])),
+    )  # fmt: skip
+    return grad_projected, grad_logits
+
+
+def _gate_pass(
+    kernel: Callable[..., None],
+    dag: LineGraphDAG,
+    structure: _Structure,
+    layout: HeadLayout,
+    inputs: tuple[Any, ...],
+    values: NDArray[Any],
+    outputs: tuple[Any, ...],
+) -> None:
+    """Run a pass of :mod:`plstm_graph.kernels.cpu.gates` over all blocks."""
+    lines, borders = structure
+    arrays = (*lines, *_views([dag.edge_id, dag.multitree]))
+    settings = (layout.start_logits, layout.heads, layout.shared_heads, np.array(layout.places))
 
     def run(first: int, last: int) -> None:
-        kernel(first, last, *arguments)
+        kernel(first, last, *inputs, arrays, borders, *settings, values, *outputs)
 
-    def run_long(first: int, last: int) -> None:
-        for b, h in heads_of_long[first:last]:
-            long_kernel(b, h, cuts[b], *arguments)
-
-    short = heads * work
-    short[long] = 0
-    run_over_ranges(run, short)
-    if long:
-        run_over_ranges(run_long, np.repeat(work[long], heads))
+    run_over_ranges(run, _WORK_PER_LOGIT * values.shape[1] * np.diff(borders[1]))
 
 
-def _structure(dag: LineGraph) -> tuple[Arrays, Arrays]:
-    """The DAG as the kernels take it: (ends, pred_ptr, pred) and (node_ptr, edge_ptr)."""
+class _Scan(NamedTuple):
+    """A scan's inputs as compiled code takes them."""
+
+    nodes: tuple[_Columns, ...]  # query, key, value and direct
+    gates: Arrays  # source, transition and mark
+    structure: _Structure
+    dims: tuple[int, int, int]  # H, K, V
+    factor: Any = None  # of queries that are normed, in the dtype of all
+    normed: bool = False
+
+    def forward(self, out: _Columns, scales: NDArray[Any]) -> None:
+        """Write the output, and by what the norm has multiplied it."""
+        self._run(blocks.forward, blocks.forward_long, 1.0, (), (out, scales))
+
+    def backward(
+        self,
+        grad: _Columns,
+        out: _Columns,
+        scales: NDArray[Any],
+        node_grads: tuple[_Columns, ...],
+        gate_grads: Arrays,
+    ) -> None:
+        """Write the gradients of nodes and gates for that of the output."""
+        outputs = (out, scales, node_grads, gate_grads)
+        self._run(blocks.backward, blocks.backward_long, _BACKWARD_OPERATIONS, (grad,), outputs)
+
+    def _run(
+        self,
+        kernel: Callable[..., None],
+        long_kernel: Callable[..., None],
+        factor: float,
+        grads: tuple[_Columns, ...],
+        outputs: tuple[Any, ...],
+    ) -> None:
+        """Run a pass over all blocks, then over the heads of each long one.
+
+        ``factor`` is the work of the pass, to that of the forward pass.
+        """
+        lines_of_edges, (node_ptr, edge_ptr) = self.structure
+        _, pred_ptr, pred = lines_of_edges
+        scale = self.gates[0].dtype.type(1) if self.factor is None else self.factor
+        arguments = (
+            *grads, self.nodes, self.gates, lines_of_edges, (node_ptr, edge_ptr), self.dims,
+            scale, self.normed, *outputs,
+        )  # fmt: skip
+        counts, edges, lines = np.diff(node_ptr), np.diff(edge_ptr), np.diff(pred_ptr[edge_ptr])
+        heads, *dims = *self.dims, len(self.gates[0])
+        dense = as_python(gating_operations)(counts, edges, lines, *dims)
+        states = as_python(state_operations)(edges, lines, *dims)
+        work = factor * np.minimum(dense, states).astype(np.float64)  # of a head
+        long = [
+            b
+            for b in np.flatnonzero(edges > WHOLE_STATE_BLOCK)
+            if prefers_chunks(counts[b], edges[b], lines[b], *dims)
+        ]
+        cuts = {b: cut(edge_ptr[b], edge_ptr[b + 1], pred_ptr, pred) for b in long}  # the same for all heads
+        heads_of_long = [(b, h) for b in long for h in range(heads)]
+
+        def run(first: int, last: int) -> None:
+            kernel(first, last, *arguments)
+
+        def run_long(first: int, last: int) -> None:
+            for b, h in heads_of_long[first:last]:
+                long_kernel(b, h, cuts[b], *arguments)
+
+        short = heads * work
+        short[long] = 0
+        run_over_ranges(run, short)
+        if long:
+            run_over_ranges(run_long, np.repeat(work[long], heads))
+
+
+def _structure(dag: LineGraph) -> _Structure:
+    """The DAG as the kernels take it, checked."""
     ends = torch.stack([dag.src, dag.dst])
     structure = _views([ends, dag.pred_ptr, dag.pred]), _views([dag.node_ptr, dag.edge_ptr])
     check_bounds(*structure, dag.num_nodes)
     return structure
+
+
+def _dims(nodes: Sequence[Tensor]) -> tuple[int, int, int]:
+    """H, K and V."""
+    return nodes[1].size(1), nodes[1].size(2), nodes[2].size(2)
+
+
+def _no_scales(like: Tensor) -> NDArray[Any]:
+    """In place of what a norm multiplies with, where there is none."""
+    return np.empty((0, 0), _views([like])[0].dtype)
+
+
+def _columns(tensors: Sequence[Tensor]) -> tuple[_Columns, ...]:
+    """All columns of tensors [N, …]."""
+    return tuple((x.reshape(-1), int(np.prod(x.shape[1:]))) for x in _views(tensors))
+
+
+def _layer_columns(projected: Tensor, layout: HeadLayout) -> tuple[_Columns, ...]:
+    """Columns of query, key, value, logits and direct."""
+    ((memory, stride),) = _columns([projected])
+    starts = np.cumsum([0, *layout.widths[:-1]])
+    return tuple((memory[start:], stride) for start in starts)
 
 
 def _views(tensors: Sequence[Tensor]) -> Arrays:

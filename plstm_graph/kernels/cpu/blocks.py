@@ -1,25 +1,36 @@
 """The fused kernels over a range of blocks: each in the form that takes fewer operations (Numba).
 
 Long blocks in state form are for kernels of their own, which take one head of one block at a time.
+
+Throughout: ``nodes`` are query, key, value and direct as tensors of columns (see :mod:`.rows`), ``gates``
+(source [W, E, H], transition [W, L, H], mark [W, E, H]), W = 2 with the reversed DAG, else 1, ``dag`` is
+(ends [2, E], pred_ptr, pred), ``borders`` (node_ptr, edge_ptr), ``dims`` (H, K, V). If ``normed``, queries,
+keys and outputs go through the RMS norm of heads, which multiplies outputs by ``scales`` [N, H], and queries
+are multiplied by ``factor`` after it.
 """
 
 from plstm_graph.compiled import kernel, kernel_inner
 from plstm_graph.kernels.cost import prefers_chunks, prefers_states
-from plstm_graph.kernels.cpu import gating_form, state_form
+from plstm_graph.kernels.cpu import gating_form, rows, state_form
 
 _gating_scratch, _gating_forward = gating_form.scratch, gating_form.forward_block
 _state_scratch, _state_forward = state_form.scratch, state_form.forward_block
 _gating_backward, _state_backward = gating_form.backward_block, state_form.backward_block
 _forward_chunks, _backward_chunks = state_form.forward_chunks, state_form.backward_chunks
+_row_scratch, _load, _store = rows.scratch, rows.load, rows.store
+_normalise, _normalise_backward = rows.normalise, rows.normalise_backward
+
+#: No root mean square of a query or key that is normed exceeds this, lest products of them overflow.
+LARGEST_INPUT = 16.0
 
 _GATING, _STATE, _CHUNKS = 0, 1, 2
 
 
 @kernel_inner
-def _block(b, dag, borders, dims):
+def _block(b, dag, borders, dims, directions):
     """Block b as (first node, number of nodes, first edge, last edge + 1), and its form."""
     node_ptr, edge_ptr = borders
-    key_dim, value_dim, directions = dims
+    _, key_dim, value_dim = dims
     node, first, last = node_ptr[b], edge_ptr[b], edge_ptr[b + 1]
     count = node_ptr[b + 1] - node
     lines = dag[1][last] - dag[1][first]
@@ -32,73 +43,143 @@ def _block(b, dag, borders, dims):
 
 
 @kernel_inner
-def _scratch(first_block, last_block, dag, borders, dims, like):
-    """Memory for the largest block in gating form and for the largest in state form."""
-    nodes, edges, state_edges = 1, 1, 0
+def _scratch(first_block, last_block, dag, borders, dims, directions, like):
+    """Memory for the largest block in gating form, for the largest in state form, and for rows of both."""
+    most, nodes, edges, state_edges = 1, 1, 1, 0
     for b in range(first_block, last_block):
-        (_, count, first, last), form = _block(b, dag, borders, dims)
+        (_, count, first, last), form = _block(b, dag, borders, dims, directions)
+        if form != _CHUNKS:
+            most = max(most, count)
         if form == _STATE:
             state_edges = max(state_edges, last - first)
         elif form == _GATING:
             nodes, edges = max(nodes, count), max(edges, last - first)
-    key_dim, value_dim, directions = dims
-    dense = _gating_scratch(nodes, edges, key_dim, value_dim, directions, like)
-    return dense, _state_scratch(state_edges, key_dim, value_dim, like)
+    dense = _gating_scratch(nodes, edges, dims, directions, like)
+    return dense, _state_scratch(state_edges, dims, like), _row_scratch(most, dims, like)
+
+
+@kernel_inner
+def _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms):
+    """Read the block's queries, keys and values at head h."""
+    _, key_dim, value_dim = dims
+    query, key, value = inputs
+    _load(nodes[0], h, key_dim, block, query)
+    _load(nodes[1], h, key_dim, block, key)
+    _load(nodes[2], h, value_dim, block, value)
+    if normed:
+        _normalise(query, block[1], key_dim, query.dtype.type(LARGEST_INPUT), factor, norms[0])
+        _normalise(key, block[1], key_dim, key.dtype.type(LARGEST_INPUT), key.dtype.type(1), norms[1])
+
+
+@kernel_inner
+def _store_output(rows, h, block, dims, normed, norms, out, scales):
+    """Write the block's outputs at head h."""
+    if normed:
+        _normalise(rows, block[1], dims[2], rows.dtype.type(1), rows.dtype.type(1), norms[0])
+        for n in range(block[1]):
+            scales[block[0] + n, h] = norms[0, n]
+    _store(rows, h, dims[2], block, out)
+
+
+@kernel_inner
+def _load_gradient(grad, out, scales, h, block, dims, normed, outputs, norms):
+    """Read the gradient of the block's outputs at head h as they were before a norm."""
+    rows, grads = outputs
+    _load(grad, h, dims[2], block, grads)
+    if normed:
+        _load(out, h, dims[2], block, rows)
+        for n in range(block[1]):
+            norms[0, n] = scales[block[0] + n, h]
+        _normalise_backward(grads, rows, block[1], dims[2], rows.dtype.type(1), rows.dtype.type(1), norms[0])
+
+
+@kernel_inner
+def _store_gradients(row_grads, inputs, h, block, dims, factor, normed, norms, node_grads):
+    """Write the gradients of the block's queries, keys and values at head h as they were before a norm."""
+    _, key_dim, value_dim = dims
+    if normed:
+        largest, one = row_grads[0].dtype.type(LARGEST_INPUT), row_grads[0].dtype.type(1)
+        _normalise_backward(row_grads[0], inputs[0], block[1], key_dim, largest, factor, norms[0])
+        _normalise_backward(row_grads[1], inputs[1], block[1], key_dim, largest, one, norms[1])
+    _store(row_grads[0], h, key_dim, block, node_grads[0])
+    _store(row_grads[1], h, key_dim, block, node_grads[1])
+    _store(row_grads[2], h, value_dim, block, node_grads[2])
 
 
 @kernel
-def forward(first_block, last_block, nodes, gates, dag, borders, out):
-    """Write the output of blocks ``first_block … last_block - 1`` but the long ones to ``out`` [N, H, V].
-
-    Args:
-        nodes: (query, key, value, direct).
-        gates: (source [W, E, H], transition [W, L, H], mark [W, E, H]), W = 2 with the reversed DAG, else 1.
-        dag: (ends [2, E], pred_ptr, pred).
-        borders: (node_ptr, edge_ptr).
-    """
-    dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
-    dense, cells = _scratch(first_block, last_block, dag, borders, dims, out)
+def forward(first_block, last_block, nodes, gates, dag, borders, dims, factor, normed, out, scales):
+    """Write the output of blocks ``first_block … last_block - 1`` but the long ones to ``out`` [N, H·V]."""
+    directions = gates[0].shape[0]
+    dense, cells, (inputs, _, (hidden, _), norms) = _scratch(
+        first_block, last_block, dag, borders, dims, directions, out[0]
+    )
     for b in range(first_block, last_block):
-        block, form = _block(b, dag, borders, dims)
-        for h in range(out.shape[1] if form != _CHUNKS else 0):
+        block, form = _block(b, dag, borders, dims, directions)
+        for h in range(dims[0] if form != _CHUNKS else 0):
+            _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms)
             if form == _STATE:
-                _state_forward(nodes, gates, h, dag, block, cells, out)
+                _state_forward(inputs, nodes[3], gates, h, dag, block, dims, cells, hidden)
             else:
-                _gating_forward(nodes, gates, h, dag, block, dense, out)
+                _gating_forward(inputs, nodes[3], gates, h, dag, block, dims, dense, hidden)
+            _store_output(hidden, h, block, dims, normed, norms, out, scales)
 
 
 @kernel
-def backward(first_block, last_block, grad, nodes, gates, dag, borders, node_grads, gate_grads):
+def backward(
+    first_block, last_block, grad, nodes, gates, dag, borders, dims, factor, normed, out, scales,
+    node_grads, gate_grads,
+):  # fmt: skip
     """Write the gradients of blocks ``first_block … last_block - 1`` but the long ones.
 
     All but the inputs is recomputed.
 
     Args:
-        grad: [N, H, V] gradient of the output.
-        node_grads, gate_grads: laid out like ``nodes`` and ``gates`` (see :func:`forward`).
+        grad: [N, H·V] gradient of the output.
+        node_grads, gate_grads: laid out like ``nodes`` and ``gates``.
     """
-    dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
-    dense, cells = _scratch(first_block, last_block, dag, borders, dims, grad)
+    directions = gates[0].shape[0]
+    dense, cells, (inputs, row_grads, outputs, norms) = _scratch(
+        first_block, last_block, dag, borders, dims, directions, grad[0]
+    )
     for b in range(first_block, last_block):
-        block, form = _block(b, dag, borders, dims)
-        for h in range(grad.shape[1] if form != _CHUNKS else 0):
+        block, form = _block(b, dag, borders, dims, directions)
+        for h in range(dims[0] if form != _CHUNKS else 0):
+            _load_gradient(grad, out, scales, h, block, dims, normed, outputs, norms)
+            _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms)
             if form == _STATE:
-                _state_backward(grad, nodes, gates, h, dag, block, cells, node_grads, gate_grads)
+                _state_backward(
+                    outputs[1], inputs, nodes[3], gates, h, dag, block, dims, cells,
+                    row_grads, node_grads[3], gate_grads,
+                )  # fmt: skip
             else:
-                _gating_backward(grad, nodes, gates, h, dag, block, dense, node_grads, gate_grads)
+                _gating_backward(
+                    outputs[1], inputs, nodes[3], gates, h, dag, block, dims, dense,
+                    row_grads, node_grads[3], gate_grads,
+                )  # fmt: skip
+            _store_gradients(row_grads, inputs, h, block, dims, factor, normed, norms, node_grads)
 
 
 @kernel
-def forward_long(b, h, chunks, nodes, gates, dag, borders, out):
+def forward_long(b, h, chunks, nodes, gates, dag, borders, dims, factor, normed, out, scales):
     """Write the output of head h of the long block b, cut into ``chunks``, see :func:`forward`."""
-    dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
-    block, _ = _block(b, dag, borders, dims)
-    _forward_chunks(nodes, gates, h, dag, block, chunks, out)
+    block, _ = _block(b, dag, borders, dims, gates[0].shape[0])
+    inputs, _, (hidden, _), norms = _row_scratch(block[1], dims, out[0])
+    _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms)
+    _forward_chunks(inputs, nodes[3], gates, h, dag, block, dims, chunks, hidden)
+    _store_output(hidden, h, block, dims, normed, norms, out, scales)
 
 
 @kernel
-def backward_long(b, h, chunks, grad, nodes, gates, dag, borders, node_grads, gate_grads):
+def backward_long(
+    b, h, chunks, grad, nodes, gates, dag, borders, dims, factor, normed, out, scales, node_grads, gate_grads
+):  # fmt: skip
     """Write the gradients of head h of the long block b, cut into ``chunks``, see :func:`backward`."""
-    dims = (nodes[1].shape[2], nodes[2].shape[2], gates[0].shape[0])
-    block, _ = _block(b, dag, borders, dims)
-    _backward_chunks(grad, nodes, gates, h, dag, block, chunks, node_grads, gate_grads)
+    block, _ = _block(b, dag, borders, dims, gates[0].shape[0])
+    inputs, row_grads, outputs, norms = _row_scratch(block[1], dims, grad[0])
+    _load_gradient(grad, out, scales, h, block, dims, normed, outputs, norms)
+    _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms)
+    _backward_chunks(
+        outputs[1], inputs, nodes[3], gates, h, dag, block, dims, chunks,
+        row_grads, node_grads[3], gate_grads,
+    )  # fmt: skip
+    _store_gradients(row_grads, inputs, h, block, dims, factor, normed, norms, node_grads)

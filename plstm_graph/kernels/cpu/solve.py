@@ -12,33 +12,7 @@ compiled code then does not ask about.
 """
 
 from plstm_graph.compiled import kernel_inner
-
-
-@kernel_inner
-def clear(rows, count, width):
-    """rows[:count, :width] = 0."""
-    for i in range(count):
-        for j in range(width):
-            rows[i, j] = 0
-
-
-@kernel_inner
-def row_dot(a, i, b, k, width):
-    """Inner product of a[i, :width] and b[k, :width], width ≥ 1.
-
-    Rows are indexed, not sliced, here and below: a view of a row costs as much as the work on it.
-    """
-    total = a[i, 0] * b[k, 0]
-    for j in range(1, width):
-        total += a[i, j] * b[k, j]
-    return total
-
-
-@kernel_inner
-def add_row(a, i, factor, b, k, width):
-    """a[i, :width] += factor * b[k, :width]."""
-    for j in range(width):
-        a[i, j] += factor * b[k, j]
+from plstm_graph.kernels.cpu.vectors import add_row, row_dot
 
 
 @kernel_inner

@@ -10,14 +10,15 @@ import numpy as np
 
 from plstm_graph.compiled import kernel_inner, structure, structure_inner
 from plstm_graph.kernels.cost import state_chunk
-from plstm_graph.kernels.cpu.solve import add_row, clear, solve, transition_gradient
+from plstm_graph.kernels.cpu.solve import solve, transition_gradient
+from plstm_graph.kernels.cpu.vectors import add_row, clear, padded, row_dot
 
 
 @kernel_inner
-def scratch(edges, key_dim, value_dim, like):
+def scratch(edges, dims, like):
     """Memory for the states of the largest block that a call meets whole, and for their adjoint."""
-    width = key_dim * value_dim
-    return np.empty((edges, width), like.dtype), np.empty((edges, width), like.dtype)
+    width = padded(dims[1] * dims[2])
+    return np.zeros((edges, width), like.dtype), np.zeros((edges, width), like.dtype)
 
 
 @structure
@@ -72,172 +73,171 @@ def _leave(rows, width, block, span, borders, slots):
 
 
 @kernel_inner
-def _solve_states(states, nodes, gates, direction, h, dag, block, span, borders, slots, known):
+def _solve_states(states, rows, gates, direction, h, dag, block, dims, span, borders, slots, known):
     """States [edges, K·V] of one direction: S_e k v^T at the start of every edge, then the solve.
 
     Borders are read and written, or only read if they are ``known``.
     """
-    _, key, value, _ = nodes
+    _, key, value = rows
     source, transition, _ = gates
     first, last = span
     ends, _, _ = dag
-    key_dim, value_dim = key.shape[2], value.shape[2]
+    _, key_dim, value_dim = dims
+    width = padded(key_dim * value_dim)
     for e in range(first, last):
-        n = ends[direction, e]
+        n = ends[direction, e] - block[0]
         for i in range(key_dim):
-            scaled = source[direction, e, h] * key[n, h, i]
+            scaled = source[direction, e, h] * key[n, i]
             for j in range(value_dim):
-                states[e - first, i * value_dim + j] = scaled * value[n, h, j]
+                states[e - first, i * value_dim + j] = scaled * value[n, j]
     if borders is not None and direction == 1:
-        _take_up(states, key_dim * value_dim, block, span, borders, slots)
-    solve(
-        states, key_dim * value_dim, transition, direction, h, dag, block, span, borders, slots, False, known
-    )
+        _take_up(states, width, block, span, borders, slots)
+    solve(states, width, transition, direction, h, dag, block, span, borders, slots, False, known)
     if borders is not None and direction == 0 and not known:
-        _leave(states, key_dim * value_dim, block, span, borders, slots)
+        _leave(states, width, block, span, borders, slots)
 
 
 @kernel_inner
-def _read_states(states, query, mark, direction, h, ends, span, out):
+def _read_states(states, query, mark, direction, h, ends, block, dims, span, out):
     """Add M_e q^T C_e at the end of every edge."""
     first, last = span
-    value_dim = out.shape[2]
+    _, key_dim, value_dim = dims
     for e in range(first, last):
-        n = ends[1 - direction, e]
-        for i in range(query.shape[2]):
-            scaled = mark[direction, e, h] * query[n, h, i]
+        n = ends[1 - direction, e] - block[0]
+        for i in range(key_dim):
+            scaled = mark[direction, e, h] * query[n, i]
             for j in range(value_dim):
-                out[n, h, j] += scaled * states[e - first, i * value_dim + j]
+                out[n, j] += scaled * states[e - first, i * value_dim + j]
 
 
 @kernel_inner
-def _node_dot(a, b, n, h):
-    """Inner product of a[n, h] and b[n, h]."""
-    total = a[n, h, 0] * b[n, h, 0]
-    for j in range(1, a.shape[2]):
-        total += a[n, h, j] * b[n, h, j]
-    return total
-
-
-@kernel_inner
-def _direct_forward(nodes, h, block, out):
+def _direct_forward(rows, direct, h, block, dims, out):
     """Write the direct terms."""
-    query, key, value, direct = nodes
-    for n in range(block[0], block[0] + block[1]):
-        weight = direct[n, h] * _node_dot(query, key, n, h)
-        for j in range(value.shape[2]):
-            out[n, h, j] = weight * value[n, h, j]
+    query, key, value = rows
+    values, stride = direct
+    for n in range(block[1]):
+        weight = values[(block[0] + n) * stride + h] * row_dot(query, n, key, n, padded(dims[1]))
+        for j in range(dims[2]):
+            out[n, j] = weight * value[n, j]
 
 
 @kernel_inner
-def _direct_backward(grad, nodes, h, block, node_grads):
+def _direct_backward(grad, rows, direct, h, block, dims, row_grads, grad_direct):
     """Write the gradients of the direct terms."""
-    query, key, value, direct = nodes
-    grad_query, grad_key, grad_value, grad_direct = node_grads
-    for n in range(block[0], block[0] + block[1]):
-        score = _node_dot(query, key, n, h)
-        reached = _node_dot(grad, value, n, h)
-        grad_direct[n, h] = score * reached
-        for i in range(key.shape[2]):
-            grad_query[n, h, i] = direct[n, h] * reached * key[n, h, i]
-            grad_key[n, h, i] = direct[n, h] * reached * query[n, h, i]
-        for j in range(value.shape[2]):
-            grad_value[n, h, j] = direct[n, h] * score * grad[n, h, j]
+    query, key, value = rows
+    grad_query, grad_key, grad_value = row_grads
+    values, stride = direct
+    grad_values, grad_stride = grad_direct
+    _, key_dim, value_dim = dims
+    for n in range(block[1]):
+        weight = values[(block[0] + n) * stride + h]
+        score = row_dot(query, n, key, n, padded(key_dim))
+        reached = row_dot(grad, n, value, n, padded(value_dim))
+        grad_values[(block[0] + n) * grad_stride + h] = score * reached
+        for i in range(key_dim):
+            grad_query[n, i] = weight * reached * key[n, i]
+            grad_key[n, i] = weight * reached * query[n, i]
+        for j in range(value_dim):
+            grad_value[n, j] = weight * score * grad[n, j]
 
 
 @kernel_inner
-def forward_block(nodes, gates, h, dag, block, memory, out):
-    """Write the block's rows of ``out`` [N, H, V] at head h."""
+def forward_block(rows, direct, gates, h, dag, block, dims, memory, out):
+    """Write the block's rows of ``out`` [nodes, V] at head h from those of query, key and value."""
     states, _ = memory
     span = (block[2], block[3])
-    _direct_forward(nodes, h, block, out)
+    _direct_forward(rows, direct, h, block, dims, out)
     for direction in range(gates[0].shape[0]):
-        _solve_states(states, nodes, gates, direction, h, dag, block, span, None, None, False)
-        _read_states(states, nodes[0], gates[2], direction, h, dag[0], span, out)
+        _solve_states(states, rows, gates, direction, h, dag, block, dims, span, None, None, False)
+        _read_states(states, rows[0], gates[2], direction, h, dag[0], block, dims, span, out)
 
 
 @kernel_inner
-def forward_chunks(nodes, gates, h, dag, block, chunks_of_block, out):
+def forward_chunks(rows, direct, gates, h, dag, block, dims, chunks_of_block, out):
     """Do what :func:`forward_block` does, for a long block that was :func:`cut`."""
     chunk, count, slots = chunks_of_block
-    width = nodes[1].shape[2] * nodes[2].shape[2]
-    states, borders = np.empty((chunk, width), out.dtype), np.empty((count, width), out.dtype)
+    width = padded(dims[1] * dims[2])
+    states, borders = np.zeros((chunk, width), out.dtype), np.empty((count, width), out.dtype)
     chunks = (block[3] - block[2] + chunk - 1) // chunk
-    _direct_forward(nodes, h, block, out)
+    _direct_forward(rows, direct, h, block, dims, out)
     for direction in range(gates[0].shape[0]):
         clear(borders, count, width)
         for turn in range(chunks):
             span = _span(turn, chunks, chunk, block, direction == 1)
-            _solve_states(states, nodes, gates, direction, h, dag, block, span, borders, slots, False)
-            _read_states(states, nodes[0], gates[2], direction, h, dag[0], span, out)
+            _solve_states(states, rows, gates, direction, h, dag, block, dims, span, borders, slots, False)
+            _read_states(states, rows[0], gates[2], direction, h, dag[0], block, dims, span, out)
 
 
 @kernel_inner
-def backward_block(grad, nodes, gates, h, dag, block, memory, node_grads, gate_grads):
-    """Write the gradients of the block's nodes, edges and lines at head h."""
+def backward_block(
+    grad, rows, direct, gates, h, dag, block, dims, memory, row_grads, grad_direct, gate_grads
+):  # fmt: skip
+    """Write the gradients of the block's rows, edges and lines at head h from that of its output."""
     states, adjoint = memory
     span = (block[2], block[3])
-    _direct_backward(grad, nodes, h, block, node_grads)
+    _direct_backward(grad, rows, direct, h, block, dims, row_grads, grad_direct)
     for direction in range(gates[0].shape[0]):
-        _solve_states(states, nodes, gates, direction, h, dag, block, span, None, None, False)
+        _solve_states(states, rows, gates, direction, h, dag, block, dims, span, None, None, False)
         _direction_backward(
-            states, adjoint, grad, nodes, gates, direction, h, dag, block, span, None, None, None,
-            node_grads, gate_grads,
+            states, adjoint, grad, rows, gates, direction, h, dag, block, dims, span, None, None, None,
+            row_grads, gate_grads,
         )  # fmt: skip
 
 
 @kernel_inner
-def backward_chunks(grad, nodes, gates, h, dag, block, chunks_of_block, node_grads, gate_grads):
+def backward_chunks(
+    grad, rows, direct, gates, h, dag, block, dims, chunks_of_block, row_grads, grad_direct, gate_grads
+):  # fmt: skip
     """Do what :func:`backward_block` does, for a long block that was :func:`cut`."""
     chunk, count, slots = chunks_of_block
-    width = nodes[1].shape[2] * nodes[2].shape[2]
-    states, adjoint = np.empty((chunk, width), grad.dtype), np.empty((chunk, width), grad.dtype)
+    width = padded(dims[1] * dims[2])
+    states, adjoint = np.zeros((chunk, width), grad.dtype), np.zeros((chunk, width), grad.dtype)
     borders, returned = np.empty((count, width), grad.dtype), np.empty((count, width), grad.dtype)
     chunks = (block[3] - block[2] + chunk - 1) // chunk
-    _direct_backward(grad, nodes, h, block, node_grads)
+    _direct_backward(grad, rows, direct, h, block, dims, row_grads, grad_direct)
     for direction in range(gates[0].shape[0]):
         clear(borders, count, width)
         clear(returned, count, width)
         for turn in range(chunks):
             span = _span(turn, chunks, chunk, block, direction == 1)
-            _solve_states(states, nodes, gates, direction, h, dag, block, span, borders, slots, False)
+            _solve_states(states, rows, gates, direction, h, dag, block, dims, span, borders, slots, False)
         for turn in range(chunks):
             span = _span(turn, chunks, chunk, block, direction == 0)
-            _solve_states(states, nodes, gates, direction, h, dag, block, span, borders, slots, True)
+            _solve_states(states, rows, gates, direction, h, dag, block, dims, span, borders, slots, True)
             _direction_backward(
-                states, adjoint, grad, nodes, gates, direction, h, dag, block, span, borders, returned, slots,
-                node_grads, gate_grads,
+                states, adjoint, grad, rows, gates, direction, h, dag, block, dims, span, borders, returned,
+                slots, row_grads, gate_grads,
             )  # fmt: skip
 
 
 @kernel_inner
 def _direction_backward(
-    states, adjoint, grad, nodes, gates, direction, h, dag, block, span, borders, returned, slots,
-    node_grads, gate_grads,
+    states, adjoint, grad, rows, gates, direction, h, dag, block, dims, span, borders, returned, slots,
+    row_grads, gate_grads,
 ):  # fmt: skip
-    """Add one direction's gradients of the nodes and write those of its gates, of the edges in the span.
+    """Add one direction's gradients of the rows and write those of its gates, of the edges in the span.
 
     ``borders`` hold the states of borders, ``returned`` their adjoints.
     """
-    query, key, value, _ = nodes
+    query, key, value = rows
     source, transition, mark = gates
-    grad_query, grad_key, grad_value, _ = node_grads
+    grad_query, grad_key, grad_value = row_grads
     grad_source, grad_transition, grad_mark = gate_grads
     ends, _, _ = dag
     first, last = span
-    key_dim, value_dim = key.shape[2], value.shape[2]
-    width = key_dim * value_dim
+    _, key_dim, value_dim = dims
+    width = padded(key_dim * value_dim)
     zero = query.dtype.type(0)
     for e in range(first, last):
-        n = ends[1 - direction, e]
+        n = ends[1 - direction, e] - block[0]
         marked = zero
         for i in range(key_dim):
-            base, read, scaled = i * value_dim, zero, mark[direction, e, h] * query[n, h, i]
+            base, read, scaled = i * value_dim, zero, mark[direction, e, h] * query[n, i]
             for j in range(value_dim):
-                read += states[e - first, base + j] * grad[n, h, j]
-                adjoint[e - first, base + j] = scaled * grad[n, h, j]
-            marked += read * query[n, h, i]
-            grad_query[n, h, i] += mark[direction, e, h] * read
+                read += states[e - first, base + j] * grad[n, j]
+                adjoint[e - first, base + j] = scaled * grad[n, j]
+            marked += read * query[n, i]
+            grad_query[n, i] += mark[direction, e, h] * read
         grad_mark[direction, e, h] = marked
     if returned is not None and direction == 0:
         _take_up(adjoint, width, block, span, returned, slots)
@@ -245,15 +245,15 @@ def _direction_backward(
     if returned is not None and direction == 1:
         _leave(adjoint, width, block, span, returned, slots)
     for e in range(first, last):
-        n = ends[direction, e]
+        n = ends[direction, e] - block[0]
         sourced = zero
         for i in range(key_dim):
-            base, read, scaled = i * value_dim, zero, source[direction, e, h] * key[n, h, i]
+            base, read, scaled = i * value_dim, zero, source[direction, e, h] * key[n, i]
             for j in range(value_dim):
-                read += adjoint[e - first, base + j] * value[n, h, j]
-                grad_value[n, h, j] += scaled * adjoint[e - first, base + j]
-            sourced += read * key[n, h, i]
-            grad_key[n, h, i] += source[direction, e, h] * read
+                read += adjoint[e - first, base + j] * value[n, j]
+                grad_value[n, j] += scaled * adjoint[e - first, base + j]
+            sourced += read * key[n, i]
+            grad_key[n, i] += source[direction, e, h] * read
         grad_source[direction, e, h] = sourced
     if borders is None:
         transition_gradient(
