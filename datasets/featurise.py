@@ -1,8 +1,8 @@
 """Featurising makes packed graphs of SMILES, in worker processes where there are many."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from rdkit.Chem import Mol
 from rich.progress import Progress
+from torch import Tensor
 
 from plstm_graph.chem import mols_to_arrays, read_smiles
+from plstm_graph.dag import Preparation
 from plstm_graph.datasets.graphs import PackedGraphs, concatenate
 from plstm_graph.datasets.splits import murcko_scaffold
 from plstm_graph.datasets.table import Table
@@ -41,33 +43,48 @@ class Featurised:
     Args:
         tensors, counts: Those of :class:`PackedGraphs`, for the rows that could be read.
         unreadable: The other rows.
+        prepared: What the graphs carry for networks, beyond these, as tensors and counts too.
     """
 
     tensors: dict[str, NDArray]
     counts: dict[str, NDArray]
     unreadable: list[Unreadable]
+    prepared: dict[Preparation, tuple[dict[str, NDArray], dict[str, NDArray]]] = field(default_factory=dict)
 
-    def graphs(self) -> PackedGraphs:
-        """The graphs, without DAGs."""
-        tensors, counts = (
-            {key: torch.from_numpy(array) for key, array in arrays.items()}
-            for arrays in (self.tensors, self.counts)
-        )
-        return PackedGraphs(tensors, counts)
+    def graphs(self, preparation: Preparation | None = None) -> PackedGraphs:
+        """The graphs, alone or with what was prepared."""
+        tensors, counts = self.prepared[preparation] if preparation is not None else ({}, {})
+        return PackedGraphs(*map(_as_tensors, (self.tensors | tensors, self.counts | counts)))
+
+
+def _as_tensors(arrays: dict[str, NDArray]) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+def _beyond(tensors: dict[str, Tensor], known: dict[str, NDArray]) -> dict[str, NDArray]:
+    return {key: tensor.numpy() for key, tensor in tensors.items() if key not in known}
 
 
 def featurise_smiles(
-    start: int, smiles: Sequence[Any], ranks: bool = True, max_atoms: int | None = None
+    start: int,
+    smiles: Sequence[Any],
+    preparations: Collection[Preparation] = (),
+    max_atoms: int | None = None,
 ) -> Featurised:
-    """Make graphs of the SMILES that RDKit can read.
+    """Make graphs of the SMILES that RDKit can read, and prepare them for networks.
 
     Args:
         start: Row of the first.
         smiles: SMILES strings, or what stands in their place.
-        ranks: Whether to rank the atoms, which only DAGs need.
+        preparations: What networks want graphs to carry.
         max_atoms: Molecules with more count as unreadable, and so do SMILES too long for that number.
     """
-    return _featurise(start, smiles, ranks, max_atoms)[0]
+    oriented = any(wanted.orientation is not None for wanted in preparations)
+    part, _ = _featurise(start, smiles, oriented, max_atoms)
+    for wanted in preparations:
+        graphs = part.graphs().prepared(*wanted)
+        part.prepared[wanted] = _beyond(graphs.tensors, part.tensors), _beyond(graphs.counts, part.counts)
+    return part
 
 
 def featurise(table: Table, name: str, scaffolds: bool) -> tuple[PackedGraphs, list[Unreadable]]:

@@ -22,6 +22,7 @@ from benchmarks.speed.predict import save
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.ensemble import _cut
 from plstm_graph.commands.main import main
+from plstm_graph.dag import Preparation
 from plstm_graph.datasets.featurise import featurise_smiles
 from plstm_graph.models import GIN, PLSTM, CircularFingerprint
 from plstm_graph.task import GraphTask
@@ -275,7 +276,7 @@ def test_large_molecules_are_left_out_and_batches_bounded(run, models, tmp_path)
     assert rows[3][1]
     assert [list(rows) for rows in _cut([3] * 5, 2)] == [[0, 1], [2, 3], [4]]
     assert [list(rows) for rows in _cut([100, 500, 29, 27, 2], 2)] == [[0], [1], [2, 3], [4]]
-    assert "canonical_rank" not in featurise_smiles(0, ["CC"], ranks=False).tensors
+    assert "canonical_rank" not in featurise_smiles(0, ["CC"], [Preparation(walk_length=2)]).tensors
 
 
 def test_an_empty_table_has_an_empty_output(run, models, tmp_path):

@@ -50,12 +50,13 @@ from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fit, side_by_side
 from plstm_graph.commands.presets import read_preset, with_configuration_files
 from plstm_graph.commands.report import spread
+from plstm_graph.dag import Preparation
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.datasets.splits import SCAFFOLD_FOLDS
 from plstm_graph.datasets.tu import FOLDS as TU_FOLDS
 from plstm_graph.errors import InputError
-from plstm_graph.models import LocalNetwork, Preparation
+from plstm_graph.models import LocalNetwork
 
 SUITES = {
     "tu": ("mutag", "nci1", "proteins"),

@@ -68,7 +68,8 @@ class Predictor:
 
     def _predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         smiles = batch[self.smiles_column].to_pylist()
-        return self.results.rows(0, batch, featurise_smiles(0, smiles, max_atoms=self.max_atoms))
+        preparations = set(self.results.ensemble.preparations)
+        return self.results.rows(0, batch, featurise_smiles(0, smiles, preparations, self.max_atoms))
 
 
 def _copy_package(folder: Path) -> Path:

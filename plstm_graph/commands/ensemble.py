@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plstm_graph.datasets.graphs import PackedGraphs
+from plstm_graph.datasets.featurise import Featurised
 from plstm_graph.errors import InputError
-from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
 _ATOMS = 64  # cap on the atoms of a batch, as a multiple of batch_size
@@ -37,11 +36,8 @@ class Ensemble:
                     f"{path} predicts {self._predicts(task)}, but {paths[0]} "
                     f"{self._predicts(self.tasks[0])}; the checkpoints of an ensemble must agree."
                 )
-        networks = [task.network for task in self.tasks]
-        #: Whether any network has scans, which look at the atoms' ranks.
-        self.ranked = any(isinstance(network, PLSTM) for network in networks)
         #: What the graphs carry for each network.
-        self.preparations = [network.preparation(vars(network)) for network in networks]
+        self.preparations = [task.network.preparation(vars(task.network)) for task in self.tasks]
 
     @staticmethod
     def _predicts(task: GraphTask) -> str:
@@ -55,23 +51,23 @@ class Ensemble:
         return [str(name) for name in first.target_names or range(first.network.out_channels)]
 
     @torch.inference_mode()
-    def evaluate(self, graphs: PackedGraphs, batch_size: int, embed: bool) -> list[NDArray[np.float32]]:
+    def evaluate(self, featurised: Featurised, batch_size: int, embed: bool) -> list[NDArray[np.float32]]:
         """Predictions or embeddings [graphs, ...] of every network.
 
         Args:
-            graphs: Graphs without DAGs and encodings.
+            featurised: Graphs, prepared for each of ``preparations``.
             batch_size: Graphs that a network takes at once, at most.
             embed: Whether to embed.
         """
-        if not len(graphs):
+        if not len(featurised.graphs()):
             channels = "embedding_channels" if embed else "out_channels"
             return [np.empty((0, getattr(task.network, channels)), np.float32) for task in self.tasks]
-        prepared = {wanted: graphs.prepared(*wanted) for wanted in set(self.preparations)}
-        cuts = list(_cut(graphs.counts["nodes"].tolist(), batch_size))
+        cuts = list(_cut(featurised.counts["nodes"].tolist(), batch_size))
         results = []
         for task, wanted in zip(self.tasks, self.preparations, strict=True):
             call = task.network.embed if embed else task
-            parts = [call(prepared[wanted].__getitems__(rows)) for rows in cuts]
+            graphs = featurised.graphs(wanted)
+            parts = [call(graphs.__getitems__(rows)) for rows in cuts]
             results.append(torch.cat(parts).float().numpy())
         return results
 

@@ -31,10 +31,11 @@ from plstm_graph.commands.options import PROGRAM
 from plstm_graph.commands.presets import PRESETS
 from plstm_graph.commands.report import LearningCurve, print_table
 from plstm_graph.commands.resumption import MovableCheckpoint, SeedEpochs, WholeFiles
+from plstm_graph.dag import Preparation
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
-from plstm_graph.models import GraphNetwork, Preparation
+from plstm_graph.models import GraphNetwork
 from plstm_graph.task import GraphTask
 
 _PACKAGES = ("plstm_graph", "lightning", "torch")

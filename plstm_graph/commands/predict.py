@@ -209,12 +209,13 @@ class Job:
 
     def _remaining(self, done: int) -> Iterator[tuple[tuple[int, pa.RecordBatch], tuple[Any, ...]]]:
         """This process's chunks but the first ones, each with its first row and what a worker needs of it."""
+        preparations = set(self.ensemble.preparations)
         for number, batch in enumerate(self.source.chunks(self.rows)):
             turn, rank = divmod(number, self.world)
             if rank == self.rank and turn >= done:
                 start = number * self.rows
                 smiles = batch[self.options.smiles_column].to_pylist()
-                yield (start, batch), (start, smiles, self.ensemble.ranked, self.options.max_atoms)
+                yield (start, batch), (start, smiles, preparations, self.options.max_atoms)
 
     def _sink(self, path: Path, settings: dict[str, Any] | None = None, resume: bool = False) -> Sink:
         if self.ending != ".csv":

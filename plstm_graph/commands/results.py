@@ -64,7 +64,7 @@ class Results(ABC):
         for row in featurised.unreadable:
             errors[row.row - start] = row.reason
         values = []
-        for part in self.ensemble.evaluate(featurised.graphs(), self.batch_size, self.embed):
+        for part in self.ensemble.evaluate(featurised, self.batch_size, self.embed):
             values.append(np.full((len(batch), part.shape[1]), np.nan, np.float32))
             values[-1][good] = part
         return pa.record_batch(self._columns(_Chunk(start, batch, values, missing, errors)), self.schema)

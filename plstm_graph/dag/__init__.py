@@ -6,6 +6,7 @@ from plstm_graph.dag.orientation import Orientation, OrientationName, Root, rank
 from plstm_graph.dag.transform import (
     DAG_LAYOUT,
     LineGraphData,
+    Preparation,
     ToLineGraphDAG,
     build_dag,
     dag_of,
@@ -22,6 +23,7 @@ __all__ = [
     "LineGraphData",
     "Orientation",
     "OrientationName",
+    "Preparation",
     "Root",
     "ToLineGraphDAG",
     "build_dag",

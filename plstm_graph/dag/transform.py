@@ -1,5 +1,7 @@
 """ToLineGraphDAG: prepare the DAG once, keep it in the dataset, batch it exactly."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
@@ -30,6 +32,18 @@ DAG_LAYOUT: dict[str, tuple[str, str | None]] = {
     "dag_block_edges": ("blocks", None),
     "dag_block_columns": ("blocks", None),
 }
+
+
+class Preparation(NamedTuple):
+    """Attributes that are prepared for a network.
+
+    Attributes:
+        orientation: orientation of their DAGs; ``None`` for no DAGs.
+        walk_length: number of random-walk encodings.
+    """
+
+    orientation: Orientation | None = None
+    walk_length: int = 0
 
 
 class LineGraphData(Data):

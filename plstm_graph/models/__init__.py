@@ -5,7 +5,7 @@ from plstm_graph.models.branch import Branch, NodeReadout
 from plstm_graph.models.fingerprint import CircularFingerprint
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.models.local import GAT, GCN, GIN, GINE, MPNN, LocalNetwork
-from plstm_graph.models.network import GraphNetwork, Preparation
+from plstm_graph.models.network import GraphNetwork
 from plstm_graph.models.plstm import PLSTM
 
 __all__ = [
@@ -21,6 +21,5 @@ __all__ = [
     "Graphs",
     "LocalNetwork",
     "NodeReadout",
-    "Preparation",
     "ResidualBlock",
 ]

@@ -1,13 +1,13 @@
 """GraphNetwork: an encoder, residual blocks, and branches that each predict."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from plstm_graph.dag import LineGraphDAG, Orientation
+from plstm_graph.dag import LineGraphDAG, Preparation
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock
 from plstm_graph.models.branch import Branch, NodeReadout
@@ -15,18 +15,6 @@ from plstm_graph.models.encoder import GraphEncoder
 from plstm_graph.models.graphs import Graphs
 
 JumpingKnowledge = Literal["last", "cat"]
-
-
-class Preparation(NamedTuple):
-    """Attributes that data modules prepare for a network.
-
-    Attributes:
-        orientation: orientation of their DAGs; ``None`` for no DAGs.
-        walk_length: number of random-walk encodings.
-    """
-
-    orientation: Orientation | None = None
-    walk_length: int = 0
 
 
 class GraphNetwork(nn.Module):
