@@ -48,7 +48,7 @@ data = smiles_to_data("CC(=O)Oc1ccccc1C(=O)O")
 results = []
 for mode in ("P", "D"):
     torch.manual_seed(0)
-    conv, x = PLSTMConv(9, 8, heads=2, mode=mode), data.x.float().requires_grad_()
+    conv, x = PLSTMConv(9, 8, heads=2, mode=mode).double(), data.x.double().requires_grad_()
     output = conv(x, data.edge_index)
     results += [output, *torch.autograd.grad(output.square().sum(), [x, *conv.parameters()])]
 torch.save([result.detach() for result in results], sys.argv[1])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
@@ -23,6 +24,8 @@ class CategoryEncoder(nn.Module):
     Source: Hu et al., Open Graph Benchmark, arXiv 2005.00687.
     """
 
+    dims: Tensor
+
     def __init__(self, dims: Sequence[int], channels: int) -> None:
         super().__init__()
         self.columns = nn.ModuleList()
@@ -30,6 +33,7 @@ class CategoryEncoder(nn.Module):
             column = nn.Embedding(dim, channels)
             nn.init.xavier_uniform_(column.weight)
             self.columns.append(column)
+        self.register_buffer("dims", torch.tensor(dims), persistent=False)
 
     def forward(self, categories: Tensor) -> Tensor:
         """Categories int64 [rows, columns] to [rows, channels].
@@ -37,18 +41,19 @@ class CategoryEncoder(nn.Module):
         Raises:
             InputError: a column has no such category. On a GPU it is torch that complains, without a number.
         """
-        try:
-            vectors = [column(x) for column, x in zip(self.columns, categories.t(), strict=True)]
-        except IndexError:
-            raise InputError(self._out_of_range(categories)) from None
-        return sum(vectors[1:], start=vectors[0])
+        outside = (categories < 0) | (categories >= self.dims)
+        if outside.is_cuda or torch.compiler.is_compiling():
+            torch._assert_async(~outside.any(), "A column of the features has no such category.")
+        elif outside.any():
+            raise InputError(self._out_of_range(categories, outside))
+        # Vectors by column, added one after the other, take ten times as long.
+        table = torch.cat(list(self.columns.parameters()))
+        return F.embedding_bag(categories + (self.dims.cumsum(0) - self.dims), table, mode="sum")
 
-    def _out_of_range(self, categories: Tensor) -> str:
-        dims = [column.num_embeddings for column in self.columns]
-        outside = (categories < 0) | (categories >= categories.new_tensor(dims))
+    def _out_of_range(self, categories: Tensor, outside: Tensor) -> str:
         row, column = outside.nonzero()[0].tolist()
         return (
-            f"Column {column} of the features takes 0 to {dims[column] - 1}, but row {row} has "
+            f"Column {column} of the features takes 0 to {int(self.dims[column]) - 1}, but row {row} has "
             f"{categories[row, column]}; plstm_graph.chem.smiles_to_data makes such features."
         )
 

@@ -231,9 +231,9 @@ def _emit_row_dot(typing, a, i, b, k, width):
     return a.dtype(a, i, b, k, width), code
 
 
-def _in_compiled_code(function, implementation):
+def _in_compiled_code(function, implementation, inlined=True):
     """Let compiled code take the implementation in the place of a function."""
-    overload(function, jit_options={"forceinline": True})(implementation)
+    overload(function, jit_options={"forceinline": inlined})(implementation)
 
 
 _in_compiled_code(padded, lambda count: lambda count: (count + LANES - 1) // LANES * LANES)
@@ -254,10 +254,12 @@ _in_compiled_code(
     lambda a, b, c, rows, inner, cols: (
         lambda a, b, c, rows, inner, cols: _emit_set_product(a, b, c, rows, inner, cols)
     ),
+    inlined=False,
 )
 _in_compiled_code(
     set_transposed_product,
     lambda a, b, c, rows, inner, cols: (
         lambda a, b, c, rows, inner, cols: _emit_set_transposed_product(a, b, c, rows, inner, cols)
     ),
+    inlined=False,
 )
