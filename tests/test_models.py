@@ -15,6 +15,7 @@ from plstm_graph.dag.walks import random_walk_pe
 from plstm_graph.errors import InputError
 from plstm_graph.explain import gating_matrices
 from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, CircularFingerprint, NodeReadout
+from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
@@ -375,3 +376,33 @@ def test_a_scaled_sum_is_the_sum_over_twenty(other):
     scaled = NodeReadout(3, [{"sum": "scaled_sum"}.get(name, name) for name in other], "none", layers=1)
     plain[:, other.index("sum")] /= 20
     torch.testing.assert_close(scaled(graphs, [[nodes]]), plain.flatten(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_as_many_as_it_should_and_keeps_the_mean(dtype):
+    torch.manual_seed(0)
+    layer, x = Dropout(0.3), torch.ones(401, 1001, dtype=dtype, requires_grad=True)
+    output = layer(x)
+    dropped = (output == 0).float()
+    count = dropped.numel()
+    assert abs(dropped.mean() - 0.3) < 5 * (0.3 * 0.7 / count) ** 0.5
+    # As independent along rows and columns as coins: deviations of their means are those of coins.
+    for dim in (0, 1):
+        means = dropped.mean(dim)
+        expected = (0.3 * 0.7 / dropped.size(dim)) ** 0.5
+        assert means.std() == pytest.approx(expected, rel=0.2)
+    torch.testing.assert_close(output[output != 0], torch.full_like(output[output != 0], 1 / 0.7))
+    (gradient,) = torch.autograd.grad(output.sum(), x)
+    assert torch.equal(gradient, output)
+    again = layer(x)
+    assert not torch.equal(again, output)
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), output)
+    assert torch.equal(layer.eval()(x), x)
+    assert Dropout(0.5)(x[:0]).shape == (0, 1001)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_dropout_of_nothing_and_of_all(p):
+    x = torch.randn(4, 3)
+    assert torch.equal(Dropout(p)(x), (1 - p) * x)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import BatchNorm
 
 from plstm_graph.conv import PLSTMConv
+from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.graphs import Graphs
 
 #: Over a node's channels, or over a batch's nodes channel by channel.
@@ -32,7 +33,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm = make_norm(norm, channels)
         self.mixer = mixer
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = nn.Sequential(make_norm(norm, channels), feed_forward(channels, 2 * channels))
 
     def forward(self, graphs: Graphs) -> Tensor:

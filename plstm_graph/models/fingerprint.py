@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from plstm_graph.dag.refinement import mix
 from plstm_graph.errors import InputError
 from plstm_graph.models.branch import Branch
+from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.graphs import Graphs
 
 #: The fingerprint that the auxiliary task predicts: small, so that every count is set in some molecules.
@@ -80,7 +81,7 @@ class CircularFingerprint(Branch):
         self.channels = channels
         self.hashes = self.parts = hashes
         self.columns = columns
-        self.hide = nn.Dropout(_HIDDEN)
+        self.hide = Dropout(_HIDDEN)
         self.lins = nn.ModuleList(nn.Linear(size, channels) for _ in range(hashes))
 
     def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]] = ()) -> Tensor:

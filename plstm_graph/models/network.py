@@ -11,6 +11,7 @@ from plstm_graph.dag import LineGraphDAG, Preparation
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock
 from plstm_graph.models.branch import Branch, NodeReadout
+from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.encoder import GraphEncoder
 from plstm_graph.models.graphs import Graphs
 
@@ -95,7 +96,7 @@ class GraphNetwork(nn.Module):
             nn.Sequential(
                 nn.Linear(branch.channels, hidden_channels),
                 nn.GELU(),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 nn.Linear(hidden_channels, out_channels),
             )
             for branch in read_out
