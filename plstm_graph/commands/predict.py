@@ -46,6 +46,7 @@ from plstm_graph.errors import InputError
 _CHUNK = 512  # rows that are read, featurised and written at once, if a batch is no larger
 _MANY = 8192  # rows that are worth the seconds in which workers start
 _TRIM = 4  # chunks after which freed memory goes back to the system
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def predict(verb: str, options: argparse.Namespace) -> None:
@@ -181,6 +182,7 @@ class Job:
         options = self.options
         sink = self._sink(self._part(self.rank), self._settings(), options.resume)
         threads = torch.get_num_threads()
+        _keep_memory()
         try:
             calls = self._remaining(sink.chunks)
             first = list(islice(calls, -(-_MANY // self.rows)))
@@ -268,6 +270,14 @@ class Job:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         hidden = self.rank > 0 or not console.is_terminal
         return Progress(*columns, console=console, disable=hidden, transient=True)
+
+
+def _keep_memory() -> None:
+    """Have glibc keep what is freed for the next tensors: new pages take as long as what is written to them."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 25)
 
 
 def _release_memory() -> None:
