@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 from plstm_graph import LineGraphDAG, PLSTMConv
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.compiled import kernel
+from plstm_graph.errors import InputError
 from plstm_graph.kernels import HeadLayout
 from plstm_graph.kernels.cpu import vectors
 from plstm_graph.kernels.heads import head_inputs, normed_heads, scan_heads
@@ -90,6 +91,16 @@ def test_a_molecule_gets_the_same_bits_alone_and_in_a_batch_on_any_number_of_thr
         alone = normed_heads(projected[rows[0]], logits[rows[1]], own, layout)
         assert torch.equal(alone, found[0][0][rows[0]])
         node, column = rows[0].stop, rows[1].stop
+
+
+@pytest.mark.parametrize("column", [-1, 4, 10**12])
+def test_a_column_that_is_none_is_refused_not_read(column):
+    dag = LineGraphDAG.from_edge_index(both_directions(path(3)), 3)
+    layout = HeadLayout(heads=1, head_dim=2, mode="P", directions=2)
+    projected, logits = inputs_of(layout, dag, 4)
+    dag.edge_id[-1] = column
+    with pytest.raises(InputError, match="tensors of this LineGraphDAG were changed"):
+        normed_heads(projected, logits, dag, layout)
 
 
 def test_half_precision_is_computed_in_single_and_rounded_once():

@@ -273,7 +273,7 @@ class Job:
 
 
 def _keep_memory() -> None:
-    """Have glibc keep what is freed for the next tensors: new pages take as long as what is written to them."""
+    """Have glibc keep what is freed for the next tensors: new pages take as long as what fills them."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)

@@ -23,7 +23,7 @@ from plstm_graph.kernels.cost import (
 )
 from plstm_graph.kernels.cpu import blocks
 from plstm_graph.kernels.cpu import gates as gate_kernels
-from plstm_graph.kernels.cpu.bounds import Arrays, check_bounds
+from plstm_graph.kernels.cpu.bounds import Arrays, check_bounds, check_columns
 from plstm_graph.kernels.cpu.state_form import cut
 from plstm_graph.kernels.cpu.threads import run_over_ranges
 from plstm_graph.kernels.layout import HeadLayout
@@ -93,7 +93,7 @@ def cpu_heads_forward(
     scales, values, *gates = _views(made[1:])
     structure = _structure(dag)
     _gate_pass(
-        gate_kernels.forward, dag, structure, layout,
+        gate_kernels.forward, dag, structure, layout, len(edge_logits),
         (at_node, *_views([edge_logits])), values, (tuple(gates),),
     )  # fmt: skip
     factor = values.dtype.type(head_dim**-0.5)
@@ -123,7 +123,7 @@ def cpu_heads_backward(
     scan = _Scan((*inputs, direct), tuple(gates), structure, layout.dims, factor, normed=True)
     scan.backward(grad_out, out, scales, (*of_inputs, of_direct), gate_grads)
     _gate_pass(
-        gate_kernels.backward, dag, structure, layout,
+        gate_kernels.backward, dag, structure, layout, len(edge_logits),
         (gate_grads, gates[1]), values, (of_logits, *_views([grad_logits])),
     )  # fmt: skip
     return grad_projected, grad_logits
@@ -134,13 +134,16 @@ def _gate_pass(
     dag: LineGraphDAG,
     structure: _Structure,
     layout: HeadLayout,
+    columns: int,
     inputs: tuple[Any, ...],
     values: NDArray[Any],
     outputs: tuple[Any, ...],
 ) -> None:
     """Run a pass of :mod:`plstm_graph.kernels.cpu.gates` over all blocks."""
     lines, borders = structure
-    arrays = (*lines, *_views([dag.edge_id, dag.multitree]))
+    edge_id, multitree = _views([dag.edge_id, dag.multitree])
+    check_columns(edge_id, multitree, lines, columns)
+    arrays = (*lines, edge_id, multitree)
     settings = (layout.start_logits, layout.heads, layout.shared_heads, np.array(layout.places))
 
     def run(first: int, last: int) -> None:

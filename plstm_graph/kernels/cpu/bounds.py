@@ -9,6 +9,11 @@ from plstm_graph.errors import InputError
 
 Arrays = tuple[NDArray[Any], ...]
 
+_CHANGED = (
+    "The tensors of this LineGraphDAG were changed, or never fitted each other: their indices lead out of "
+    "the graph. Build it again, with LineGraphDAG.from_edge_index or from_lines."
+)
+
 
 def check_bounds(dag: Arrays, borders: Arrays, num_nodes: int) -> None:
     """Refuse indices that lead out of their block, or backwards in the order of the edges.
@@ -29,10 +34,27 @@ def check_bounds(dag: Arrays, borders: Arrays, num_nodes: int) -> None:
     (ends, pred_ptr, pred), (node_ptr, edge_ptr) = dag, borders
     sizes = len(pred_ptr) == ends.shape[1] + 1 and len(node_ptr) == len(edge_ptr)
     if not (sizes and _leads_nowhere_else(ends, pred_ptr, pred, node_ptr, edge_ptr, num_nodes)):
-        raise InputError(
-            "The tensors of this LineGraphDAG were changed, or never fitted each other: their indices lead "
-            "out of the graph. Build it again, with LineGraphDAG.from_edge_index or from_lines."
-        )
+        raise InputError(_CHANGED)
+
+
+def check_columns(edge_id: NDArray[Any], multitree: NDArray[Any], dag: Arrays, columns: int) -> None:
+    """Refuse columns of edge_index that it does not have, or lines of the multitree that the DAG has not.
+
+    Args:
+        edge_id: column of every edge.
+        multitree: whether D-mode keeps a line.
+        dag: (ends [2, E], pred_ptr, pred).
+        columns: number of columns, 0 if none are read.
+
+    Raises:
+        InputError: There are such columns or lines.
+
+    Complexity: O(E).
+    """
+    ends, _, pred = dag
+    fits = len(edge_id) == ends.shape[1] and len(multitree) == len(pred)
+    if not fits or (columns > 0 and len(edge_id) > 0 and not 0 <= edge_id.min() <= edge_id.max() < columns):
+        raise InputError(_CHANGED)
 
 
 @structure
