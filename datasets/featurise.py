@@ -81,9 +81,10 @@ def featurise_smiles(
     """
     oriented = any(wanted.orientation is not None for wanted in preparations)
     part, _ = _featurise(start, smiles, oriented, max_atoms)
+    graphs = part.graphs()
     for wanted in preparations:
-        graphs = part.graphs().prepared(*wanted)
-        part.prepared[wanted] = _beyond(graphs.tensors, part.tensors), _beyond(graphs.counts, part.counts)
+        made = graphs.prepared(*wanted)
+        part.prepared[wanted] = _beyond(made.tensors, part.tensors), _beyond(made.counts, part.counts)
     return part
 
 

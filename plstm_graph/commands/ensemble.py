@@ -59,7 +59,7 @@ class Ensemble:
             batch_size: Graphs that a network takes at once, at most.
             embed: Whether to embed.
         """
-        if not len(featurised.graphs()):
+        if not len(featurised.counts["graphs"]):
             channels = "embedding_channels" if embed else "out_channels"
             return [np.empty((0, getattr(task.network, channels)), np.float32) for task in self.tasks]
         cuts = list(_cut(featurised.counts["nodes"].tolist(), batch_size))

@@ -274,16 +274,20 @@ class Job:
 
 def _keep_memory() -> None:
     """Have glibc keep what is freed for the next tensors: new pages take as long as what fills them."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if (libc := _glibc()) is not None:
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 25)
 
 
 def _release_memory() -> None:
     """Have glibc give back what is free: tensors of ever other sizes leave gaps in its heap, which grows."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is glibc."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def _identity(path: str) -> list[Any]:

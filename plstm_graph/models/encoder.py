@@ -25,6 +25,7 @@ class CategoryEncoder(nn.Module):
     """
 
     dims: Tensor
+    starts: Tensor  # of the columns' vectors, among all
 
     def __init__(self, dims: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -34,6 +35,7 @@ class CategoryEncoder(nn.Module):
             nn.init.xavier_uniform_(column.weight)
             self.columns.append(column)
         self.register_buffer("dims", torch.tensor(dims), persistent=False)
+        self.register_buffer("starts", self.dims.cumsum(0) - self.dims, persistent=False)
 
     def forward(self, categories: Tensor) -> Tensor:
         """Categories int64 [rows, columns] to [rows, channels].
@@ -48,7 +50,7 @@ class CategoryEncoder(nn.Module):
             raise InputError(self._out_of_range(categories, outside))
         # Vectors by column, added one after the other, take ten times as long.
         table = torch.cat(list(self.columns.parameters()))
-        return F.embedding_bag(categories + (self.dims.cumsum(0) - self.dims), table, mode="sum")
+        return F.embedding_bag(categories + self.starts, table, mode="sum")
 
     def _out_of_range(self, categories: Tensor, outside: Tensor) -> str:
         row, column = outside.nonzero()[0].tolist()

@@ -37,7 +37,6 @@ _WORK_PER_LOGIT = 16.0
 #: A tensor's columns as compiled code takes them: memory from the first on, numbers from row to row.
 _Columns = tuple[NDArray[Any], int]
 
-
 #: The DAG: (ends, pred_ptr, pred) and (node_ptr, edge_ptr).
 _Structure = tuple[Arrays, Arrays]
 
@@ -45,9 +44,8 @@ _Structure = tuple[Arrays, Arrays]
 def cpu_forward(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> Tensor:
     """Output [N, H, V] for (query, key, value, direct) and (source, transition, mark) of W directions."""
     output = torch.empty_like(nodes[2], memory_format=torch.contiguous_format)
-    scan = _Scan(_columns(nodes), _views(gates), _structure(dag), _dims(nodes))
     (out,) = _columns([output])
-    scan.forward(out, _no_scales(output))
+    _plain_scan(nodes, gates, dag).forward(out)
     return output
 
 
@@ -58,9 +56,17 @@ def cpu_backward(
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (*nodes, *gates)]
     of_nodes, of_gates = _columns(grads[: len(nodes)]), _views(grads[len(nodes) :])
     (columns,) = _columns([grad])
-    scan = _Scan(_columns(nodes), _views(gates), _structure(dag), _dims(nodes))
-    scan.backward(columns, columns, _no_scales(grad), of_nodes, of_gates)
+    _plain_scan(nodes, gates, dag).backward(columns, columns, of_nodes, of_gates)  # only a norm reads outputs
     return grads
+
+
+def _plain_scan(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> "_Scan":
+    """A scan without norms."""
+    gate_views = _views(gates)
+    dtype = gate_views[0].dtype
+    dims = (nodes[1].size(1), nodes[1].size(2), nodes[2].size(2))
+    no_norm = (False, dtype.type(1), np.empty((0, 0), dtype))
+    return _Scan(_columns(nodes), gate_views, _structure(dag), dims, no_norm)
 
 
 class HeadsForward(NamedTuple):
@@ -89,17 +95,13 @@ def cpu_heads_forward(
         transition=new(directions, lines, heads),
         mark=new(directions, edges, heads),
     )
-    *inputs, at_node, direct = _layer_columns(projected, layout)
-    scales, values, *gates = _views(made[1:])
-    structure = _structure(dag)
+    scan, at_node, values = _layer_scan(projected, dag, layout, made)
     _gate_pass(
-        gate_kernels.forward, dag, structure, layout, len(edge_logits),
-        (at_node, *_views([edge_logits])), values, (tuple(gates),),
+        gate_kernels.forward, dag, scan.structure, layout, len(edge_logits),
+        (at_node, *_views([edge_logits])), values, (scan.gates,),
     )  # fmt: skip
-    factor = values.dtype.type(head_dim**-0.5)
-    scan = _Scan((*inputs, direct), tuple(gates), structure, layout.dims, factor, normed=True)
     (out,) = _columns([made.output])
-    scan.forward(out, scales)
+    scan.forward(out)
     return made
 
 
@@ -114,19 +116,26 @@ def cpu_heads_backward(
     """Gradients of ``projected`` and ``edge_logits``, see :func:`cpu_heads_forward`."""
     grad_projected, grad_logits = torch.empty_like(projected), torch.zeros_like(edge_logits)
     gate_grads = _views([torch.empty_like(gate) for gate in made[3:]])
-    *inputs, _, direct = _layer_columns(projected, layout)
     *of_inputs, of_logits, of_direct = _layer_columns(grad_projected, layout)
-    scales, values, *gates = _views(made[1:])
     grad_out, out = _columns([grad, made.output])
-    structure = _structure(dag)
-    factor = values.dtype.type(layout.head_dim**-0.5)
-    scan = _Scan((*inputs, direct), tuple(gates), structure, layout.dims, factor, normed=True)
-    scan.backward(grad_out, out, scales, (*of_inputs, of_direct), gate_grads)
+    scan, _, values = _layer_scan(projected, dag, layout, made)
+    scan.backward(grad_out, out, (*of_inputs, of_direct), gate_grads)
     _gate_pass(
-        gate_kernels.backward, dag, structure, layout, len(edge_logits),
-        (gate_grads, gates[1]), values, (of_logits, *_views([grad_logits])),
+        gate_kernels.backward, dag, scan.structure, layout, len(edge_logits),
+        (gate_grads, scan.gates[1]), values, (of_logits, *_views([grad_logits])),
     )  # fmt: skip
     return grad_projected, grad_logits
+
+
+def _layer_scan(
+    projected: Tensor, dag: LineGraphDAG, layout: HeadLayout, made: HeadsForward
+) -> tuple["_Scan", _Columns, NDArray[Any]]:
+    """The scan of a layer with its norms; the nodes' logits and the edges' values beside it."""
+    *inputs, at_node, direct = _layer_columns(projected, layout)
+    scales, values, *gates = _views(made[1:])
+    norm = (True, values.dtype.type(layout.head_dim**-0.5), scales)
+    scan = _Scan((*inputs, direct), tuple(gates), _structure(dag), layout.dims, norm)
+    return scan, at_node, values
 
 
 def _gate_pass(
@@ -159,23 +168,21 @@ class _Scan(NamedTuple):
     gates: Arrays  # source, transition and mark
     structure: _Structure
     dims: tuple[int, int, int]  # H, K, V
-    factor: Any = None  # of queries that are normed, in the dtype of all
-    normed: bool = False
+    norm: tuple[bool, Any, NDArray[Any]]  # see blocks
 
-    def forward(self, out: _Columns, scales: NDArray[Any]) -> None:
-        """Write the output, and by what the norm has multiplied it."""
-        self._run(blocks.forward, blocks.forward_long, 1.0, (), (out, scales))
+    def forward(self, out: _Columns) -> None:
+        """Write the output, and by what a norm has multiplied it."""
+        self._run(blocks.forward, blocks.forward_long, 1.0, (), (out,))
 
     def backward(
         self,
         grad: _Columns,
         out: _Columns,
-        scales: NDArray[Any],
         node_grads: tuple[_Columns, ...],
         gate_grads: Arrays,
     ) -> None:
         """Write the gradients of nodes and gates for that of the output."""
-        outputs = (out, scales, node_grads, gate_grads)
+        outputs = (out, node_grads, gate_grads)
         self._run(blocks.backward, blocks.backward_long, _BACKWARD_OPERATIONS, (grad,), outputs)
 
     def _run(
@@ -192,10 +199,9 @@ class _Scan(NamedTuple):
         """
         lines_of_edges, (node_ptr, edge_ptr) = self.structure
         _, pred_ptr, pred = lines_of_edges
-        scale = self.gates[0].dtype.type(1) if self.factor is None else self.factor
         arguments = (
-            *grads, self.nodes, self.gates, lines_of_edges, (node_ptr, edge_ptr), self.dims,
-            scale, self.normed, *outputs,
+            *grads, self.nodes, self.gates, lines_of_edges, (node_ptr, edge_ptr), self.dims, self.norm,
+            *outputs,
         )  # fmt: skip
         counts, edges, lines = np.diff(node_ptr), np.diff(edge_ptr), np.diff(pred_ptr[edge_ptr])
         heads, *dims = *self.dims, len(self.gates[0])
@@ -230,16 +236,6 @@ def _structure(dag: LineGraph) -> _Structure:
     structure = _views([ends, dag.pred_ptr, dag.pred]), _views([dag.node_ptr, dag.edge_ptr])
     check_bounds(*structure, dag.num_nodes)
     return structure
-
-
-def _dims(nodes: Sequence[Tensor]) -> tuple[int, int, int]:
-    """H, K and V."""
-    return nodes[1].size(1), nodes[1].size(2), nodes[2].size(2)
-
-
-def _no_scales(like: Tensor) -> NDArray[Any]:
-    """In place of what a norm multiplies with, where there is none."""
-    return np.empty((0, 0), _views([like])[0].dtype)
 
 
 def _columns(tensors: Sequence[Tensor]) -> tuple[_Columns, ...]:

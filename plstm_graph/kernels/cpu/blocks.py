@@ -4,9 +4,9 @@ Long blocks in state form are for kernels of their own, which take one head of o
 
 Throughout: ``nodes`` are query, key, value and direct as tensors of columns (see :mod:`.rows`), ``gates``
 (source [W, E, H], transition [W, L, H], mark [W, E, H]), W = 2 with the reversed DAG, else 1, ``dag`` is
-(ends [2, E], pred_ptr, pred), ``borders`` (node_ptr, edge_ptr), ``dims`` (H, K, V). If ``normed``, queries,
-keys and outputs go through the RMS norm of heads, which multiplies outputs by ``scales`` [N, H], and queries
-are multiplied by ``factor`` after it.
+(ends [2, E], pred_ptr, pred), ``borders`` (node_ptr, edge_ptr), ``dims`` (H, K, V). ``norm`` is (whether
+queries, keys and outputs go through the RMS norm of heads, the factor of queries after it, and [N, H] by what
+it has multiplied outputs).
 """
 
 from plstm_graph.compiled import kernel, kernel_inner
@@ -59,8 +59,9 @@ def _scratch(first_block, last_block, dag, borders, dims, directions, like):
 
 
 @kernel_inner
-def _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms):
+def _load_inputs(nodes, h, block, dims, norm, inputs, norms):
     """Read the block's queries, keys and values at head h."""
+    normed, factor, _ = norm
     _, key_dim, value_dim = dims
     query, key, value = inputs
     _load(nodes[0], h, key_dim, block, query)
@@ -72,8 +73,9 @@ def _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms):
 
 
 @kernel_inner
-def _store_output(rows, h, block, dims, normed, norms, out, scales):
+def _store_output(rows, h, block, dims, norm, norms, out):
     """Write the block's outputs at head h."""
+    normed, _, scales = norm
     if normed:
         _normalise(rows, block[1], dims[2], rows.dtype.type(1), rows.dtype.type(1), norms[0])
         for n in range(block[1]):
@@ -82,8 +84,9 @@ def _store_output(rows, h, block, dims, normed, norms, out, scales):
 
 
 @kernel_inner
-def _load_gradient(grad, out, scales, h, block, dims, normed, outputs, norms):
+def _load_gradient(grad, out, h, block, dims, norm, outputs, norms):
     """Read the gradient of the block's outputs at head h as they were before a norm."""
+    normed, _, scales = norm
     rows, grads = outputs
     _load(grad, h, dims[2], block, grads)
     if normed:
@@ -94,8 +97,9 @@ def _load_gradient(grad, out, scales, h, block, dims, normed, outputs, norms):
 
 
 @kernel_inner
-def _store_gradients(row_grads, inputs, h, block, dims, factor, normed, norms, node_grads):
+def _store_gradients(row_grads, inputs, h, block, dims, norm, norms, node_grads):
     """Write the gradients of the block's queries, keys and values at head h as they were before a norm."""
+    normed, factor, _ = norm
     _, key_dim, value_dim = dims
     if normed:
         largest, one = row_grads[0].dtype.type(LARGEST_INPUT), row_grads[0].dtype.type(1)
@@ -107,7 +111,7 @@ def _store_gradients(row_grads, inputs, h, block, dims, factor, normed, norms, n
 
 
 @kernel
-def forward(first_block, last_block, nodes, gates, dag, borders, dims, factor, normed, out, scales):
+def forward(first_block, last_block, nodes, gates, dag, borders, dims, norm, out):
     """Write the output of blocks ``first_block … last_block - 1`` but the long ones to ``out`` [N, H·V]."""
     directions = gates[0].shape[0]
     dense, cells, (inputs, _, (hidden, _), norms) = _scratch(
@@ -116,18 +120,17 @@ def forward(first_block, last_block, nodes, gates, dag, borders, dims, factor, n
     for b in range(first_block, last_block):
         block, form = _block(b, dag, borders, dims, directions)
         for h in range(dims[0] if form != _CHUNKS else 0):
-            _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms)
+            _load_inputs(nodes, h, block, dims, norm, inputs, norms)
             if form == _STATE:
                 _state_forward(inputs, nodes[3], gates, h, dag, block, dims, cells, hidden)
             else:
                 _gating_forward(inputs, nodes[3], gates, h, dag, block, dims, dense, hidden)
-            _store_output(hidden, h, block, dims, normed, norms, out, scales)
+            _store_output(hidden, h, block, dims, norm, norms, out)
 
 
 @kernel
 def backward(
-    first_block, last_block, grad, nodes, gates, dag, borders, dims, factor, normed, out, scales,
-    node_grads, gate_grads,
+    first_block, last_block, grad, nodes, gates, dag, borders, dims, norm, out, node_grads, gate_grads,
 ):  # fmt: skip
     """Write the gradients of blocks ``first_block … last_block - 1`` but the long ones.
 
@@ -144,8 +147,8 @@ def backward(
     for b in range(first_block, last_block):
         block, form = _block(b, dag, borders, dims, directions)
         for h in range(dims[0] if form != _CHUNKS else 0):
-            _load_gradient(grad, out, scales, h, block, dims, normed, outputs, norms)
-            _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms)
+            _load_gradient(grad, out, h, block, dims, norm, outputs, norms)
+            _load_inputs(nodes, h, block, dims, norm, inputs, norms)
             if form == _STATE:
                 _state_backward(
                     outputs[1], inputs, nodes[3], gates, h, dag, block, dims, cells,
@@ -156,30 +159,30 @@ def backward(
                     outputs[1], inputs, nodes[3], gates, h, dag, block, dims, dense,
                     row_grads, node_grads[3], gate_grads,
                 )  # fmt: skip
-            _store_gradients(row_grads, inputs, h, block, dims, factor, normed, norms, node_grads)
+            _store_gradients(row_grads, inputs, h, block, dims, norm, norms, node_grads)
 
 
 @kernel
-def forward_long(b, h, chunks, nodes, gates, dag, borders, dims, factor, normed, out, scales):
+def forward_long(b, h, chunks, nodes, gates, dag, borders, dims, norm, out):
     """Write the output of head h of the long block b, cut into ``chunks``, see :func:`forward`."""
     block, _ = _block(b, dag, borders, dims, gates[0].shape[0])
     inputs, _, (hidden, _), norms = _row_scratch(block[1], dims, out[0])
-    _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms)
+    _load_inputs(nodes, h, block, dims, norm, inputs, norms)
     _forward_chunks(inputs, nodes[3], gates, h, dag, block, dims, chunks, hidden)
-    _store_output(hidden, h, block, dims, normed, norms, out, scales)
+    _store_output(hidden, h, block, dims, norm, norms, out)
 
 
 @kernel
 def backward_long(
-    b, h, chunks, grad, nodes, gates, dag, borders, dims, factor, normed, out, scales, node_grads, gate_grads
+    b, h, chunks, grad, nodes, gates, dag, borders, dims, norm, out, node_grads, gate_grads
 ):  # fmt: skip
     """Write the gradients of head h of the long block b, cut into ``chunks``, see :func:`backward`."""
     block, _ = _block(b, dag, borders, dims, gates[0].shape[0])
     inputs, row_grads, outputs, norms = _row_scratch(block[1], dims, grad[0])
-    _load_gradient(grad, out, scales, h, block, dims, normed, outputs, norms)
-    _load_inputs(nodes, h, block, dims, factor, normed, inputs, norms)
+    _load_gradient(grad, out, h, block, dims, norm, outputs, norms)
+    _load_inputs(nodes, h, block, dims, norm, inputs, norms)
     _backward_chunks(
         outputs[1], inputs, nodes[3], gates, h, dag, block, dims, chunks,
         row_grads, node_grads[3], gate_grads,
     )  # fmt: skip
-    _store_gradients(row_grads, inputs, h, block, dims, factor, normed, norms, node_grads)
+    _store_gradients(row_grads, inputs, h, block, dims, norm, norms, node_grads)
