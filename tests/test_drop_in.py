@@ -31,12 +31,15 @@ def star(leaves: int) -> torch.Tensor:
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("state_dim", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("root_weight", [True, False])
 def test_large_inputs_give_outputs_no_larger_than_a_layer_of_attention_would(
-    mode, bidirectional, state_dim, dtype
+    mode, bidirectional, state_dim, dtype, root_weight
 ):
     graph = smiles_to_data("CN1C=NC2=C1C(=O)N(C(=O)N2C)C")
     torch.manual_seed(0)
-    conv = PLSTMConv(16, 16, mode=mode, bidirectional=bidirectional, state_dim=state_dim).to(dtype)
+    conv = PLSTMConv(
+        16, 16, mode=mode, bidirectional=bidirectional, state_dim=state_dim, root_weight=root_weight
+    ).to(dtype)
     x = torch.randn(graph.num_nodes, 16, dtype=dtype)
     sizes = [conv(x * factor, graph.edge_index).abs().max().item() for factor in (1, 100)]
     assert 1 < sizes[1] / sizes[0] < 200

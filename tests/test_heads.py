@@ -50,7 +50,8 @@ def test_compiled_heads_equal_the_composition(graph, mode, both, head_dim, scale
     num_nodes, bonds = graph
     torch.manual_seed(seed)
     dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes)
-    layout = HeadLayout(heads=2, head_dim=head_dim, mode=mode, directions=1 + both)
+    largest = 1.0 if both else 16.0
+    layout = HeadLayout(heads=2, head_dim=head_dim, mode=mode, directions=1 + both, largest_input=largest)
     projected, logits = inputs_of(layout, dag, 2 * bonds.size(1), scale=scale)
     assert_heads_agree(layout, dag, projected, logits if both else None)
 
@@ -59,7 +60,7 @@ def test_compiled_heads_equal_the_composition(graph, mode, both, head_dim, scale
 def test_a_chain_that_is_cut_into_chunks_agrees_too(mode):
     torch.manual_seed(0)
     dag = LineGraphDAG.from_edge_index(both_directions(path(3000)), 3000)
-    layout = HeadLayout(heads=1, head_dim=3, mode=mode, directions=2)
+    layout = HeadLayout(heads=1, head_dim=3, mode=mode, directions=2, largest_input=2.0)
     assert_heads_agree(layout, dag, *inputs_of(layout, dag, 5998))
 
 

@@ -36,15 +36,14 @@ class PLSTMConv(MessagePassing):
 
         x'_n = W_O \, \eta \Big( \sum_{dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n \Big) + W_R x_n
 
-    with :math:`q = \eta_{16}(W_Q x) / \sqrt{K}`, :math:`k = \eta_{16}(W_K x)`, :math:`v = W_V x` per head and
-    gates from linear maps of node and bond features (:func:`~plstm_graph.kernels.gates_of`). The norm of a
-    head's channels,
+    with :math:`q = \eta(W_Q x) / \sqrt{K}`, :math:`k = \eta(W_K x)`, :math:`v = W_V x` per head and gates
+    from linear maps of node and bond features (:func:`~plstm_graph.kernels.gates_of`). The norm of a head's
+    channels,
 
     .. math:: \eta_r(h) = h / \sqrt{1 + \tfrac{1}{K r^2} \sum_c h_c^2}, \quad \eta = \eta_1,
 
     lets no root mean square exceed r and leaves what is far below it nearly as it is: counts among few
-    ancestors, and queries and keys, which only must not overflow. So what a node receives is bounded,
-    whatever the input and however many ancestors it has:
+    ancestors. So what a node receives is bounded, whatever the input and however many ancestors it has:
     :math:`\lVert x'_n - W_R x_n \rVert \le \lVert W_O \rVert \sqrt{H K} + \lVert b \rVert`.
 
     A graph with both directions of every bond is oriented to a DAG; a directed one must be acyclic and
@@ -70,7 +69,8 @@ class PLSTMConv(MessagePassing):
         state_dim: J, components of a state, which matrix transitions rotate
             (:class:`~plstm_graph.conv.StateGates`); with 1, transitions are positive scalars.
         root_weight: add :math:`W_R x_n`. A scan alone keeps of a node's own features what its query and key
-            agree on; set it to ``False`` where the layer stands in a residual block.
+            agree on. Set it to ``False`` where the layer stands in a residual block, which adds its input
+            and norms it before: then queries and keys go through :math:`\eta_{16}`, lest they overflow.
         **kwargs: ``flow`` of PyG's layers: ``"source_to_target"``, or ``"target_to_source"`` for directed
             graphs whose columns point from the end to the start. Nothing else of theirs can be set.
 
@@ -150,7 +150,9 @@ class PLSTMConv(MessagePassing):
         self.root_weight = root_weight
         self.orientation = orientation
         self.backend: Backend = backend
-        self.layout = HeadLayout(heads, self.head_dim, mode, 2 if bidirectional else 1)
+        # A residual block norms what the layer reads: queries and keys only must not overflow.
+        largest_input = 1.0 if root_weight else 16.0
+        self.layout = HeadLayout(heads, self.head_dim, mode, 2 if bidirectional else 1, largest_input)
         inner_channels = heads * self.head_dim
         # One product for query, key, value and the gates of nodes, whose offsets have values of their own to
         # start from. A width that is inferred later must not overwrite these.

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from plstm_graph.dag import LineGraphDAG
 from plstm_graph.kernels.cost import Backend
 from plstm_graph.kernels.cpu import HeadsForward, cpu_heads_backward, cpu_heads_forward
-from plstm_graph.kernels.cpu.blocks import LARGEST_INPUT
 from plstm_graph.kernels.gates import Gates, gates_of
 from plstm_graph.kernels.layout import HeadLayout
 from plstm_graph.kernels.op import stm
@@ -65,8 +64,8 @@ def head_inputs(
     # The op answers in the query's dtype: float32 holds what half precision could not before a norm. In half
     # precision a gate that keeps 0.9997 would keep all, and a closed one have no share.
     return HeadInputs(
-        rms_norm(query, LARGEST_INPUT) * layout.head_dim**-0.5,
-        rms_norm(key, LARGEST_INPUT).to(value.dtype),
+        rms_norm(query, layout.largest_input) * layout.head_dim**-0.5,
+        rms_norm(key, layout.largest_input).to(value.dtype),
         value,
         in_float32(direct),
         gates_of(in_float32(logits), edge_logits, dag, layout),

@@ -33,6 +33,7 @@ class HeadLayout(NamedTuple):
     head_dim: int  #: K
     mode: HeadMode
     directions: int  #: W, 2 with the reversed DAG
+    largest_input: float = 1.0  #: no root mean square of a query or key exceeds it
 
     @property
     def places(self) -> tuple[GatePlaces, ...]:

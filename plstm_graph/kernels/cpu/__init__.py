@@ -65,7 +65,7 @@ def _plain_scan(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph
     gate_views = _views(gates)
     dtype = gate_views[0].dtype
     dims = (nodes[1].size(1), nodes[1].size(2), nodes[2].size(2))
-    no_norm = (False, dtype.type(1), np.empty((0, 0), dtype))
+    no_norm = (dtype.type(0), dtype.type(1), np.empty((0, 0), dtype))
     return _Scan(_columns(nodes), gate_views, _structure(dag), dims, no_norm)
 
 
@@ -133,7 +133,8 @@ def _layer_scan(
     """The scan of a layer with its norms; the nodes' logits and the edges' values beside it."""
     *inputs, at_node, direct = _layer_columns(projected, layout)
     scales, values, *gates = _views(made[1:])
-    norm = (True, values.dtype.type(layout.head_dim**-0.5), scales)
+    number = values.dtype.type
+    norm = (number(layout.largest_input), number(layout.head_dim**-0.5), scales)
     scan = _Scan((*inputs, direct), tuple(gates), _structure(dag), layout.dims, norm)
     return scan, at_node, values
 
@@ -168,7 +169,7 @@ class _Scan(NamedTuple):
     gates: Arrays  # source, transition and mark
     structure: _Structure
     dims: tuple[int, int, int]  # H, K, V
-    norm: tuple[bool, Any, NDArray[Any]]  # see blocks
+    norm: tuple[Any, Any, NDArray[Any]]  # see blocks
 
     def forward(self, out: _Columns) -> None:
         """Write the output, and by what a norm has multiplied it."""

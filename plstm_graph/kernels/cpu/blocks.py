@@ -4,9 +4,9 @@ Long blocks in state form are for kernels of their own, which take one head of o
 
 Throughout: ``nodes`` are query, key, value and direct as tensors of columns (see :mod:`.rows`), ``gates``
 (source [W, E, H], transition [W, L, H], mark [W, E, H]), W = 2 with the reversed DAG, else 1, ``dag`` is
-(ends [2, E], pred_ptr, pred), ``borders`` (node_ptr, edge_ptr), ``dims`` (H, K, V). ``norm`` is (whether
-queries, keys and outputs go through the RMS norm of heads, the factor of queries after it, and [N, H] by what
-it has multiplied outputs).
+(ends [2, E], pred_ptr, pred), ``borders`` (node_ptr, edge_ptr), ``dims`` (H, K, V). ``norm`` is (the root
+mean square that the RMS norm of heads lets no query and key exceed, 0 for a scan without norms, the factor of
+queries after it, and [N, H] by what it has multiplied outputs).
 """
 
 from plstm_graph.compiled import kernel, kernel_inner
@@ -19,9 +19,6 @@ _gating_backward, _state_backward = gating_form.backward_block, state_form.backw
 _forward_chunks, _backward_chunks = state_form.forward_chunks, state_form.backward_chunks
 _row_scratch, _load, _store = rows.scratch, rows.load, rows.store
 _normalise, _normalise_backward = rows.normalise, rows.normalise_backward
-
-#: No root mean square of a query or key that is normed exceeds this, lest products of them overflow.
-LARGEST_INPUT = 16.0
 
 _GATING, _STATE, _CHUNKS = 0, 1, 2
 
@@ -61,22 +58,22 @@ def _scratch(first_block, last_block, dag, borders, dims, directions, like):
 @kernel_inner
 def _load_inputs(nodes, h, block, dims, norm, inputs, norms):
     """Read the block's queries, keys and values at head h."""
-    normed, factor, _ = norm
+    largest, factor, _ = norm
     _, key_dim, value_dim = dims
     query, key, value = inputs
     _load(nodes[0], h, key_dim, block, query)
     _load(nodes[1], h, key_dim, block, key)
     _load(nodes[2], h, value_dim, block, value)
-    if normed:
-        _normalise(query, block[1], key_dim, query.dtype.type(LARGEST_INPUT), factor, norms[0])
-        _normalise(key, block[1], key_dim, key.dtype.type(LARGEST_INPUT), key.dtype.type(1), norms[1])
+    if largest > 0:
+        _normalise(query, block[1], key_dim, largest, factor, norms[0])
+        _normalise(key, block[1], key_dim, largest, key.dtype.type(1), norms[1])
 
 
 @kernel_inner
 def _store_output(rows, h, block, dims, norm, norms, out):
     """Write the block's outputs at head h."""
-    normed, _, scales = norm
-    if normed:
+    largest, _, scales = norm
+    if largest > 0:
         _normalise(rows, block[1], dims[2], rows.dtype.type(1), rows.dtype.type(1), norms[0])
         for n in range(block[1]):
             scales[block[0] + n, h] = norms[0, n]
@@ -86,10 +83,10 @@ def _store_output(rows, h, block, dims, norm, norms, out):
 @kernel_inner
 def _load_gradient(grad, out, h, block, dims, norm, outputs, norms):
     """Read the gradient of the block's outputs at head h as they were before a norm."""
-    normed, _, scales = norm
+    largest, _, scales = norm
     rows, grads = outputs
     _load(grad, h, dims[2], block, grads)
-    if normed:
+    if largest > 0:
         _load(out, h, dims[2], block, rows)
         for n in range(block[1]):
             norms[0, n] = scales[block[0] + n, h]
@@ -99,10 +96,10 @@ def _load_gradient(grad, out, h, block, dims, norm, outputs, norms):
 @kernel_inner
 def _store_gradients(row_grads, inputs, h, block, dims, norm, norms, node_grads):
     """Write the gradients of the block's queries, keys and values at head h as they were before a norm."""
-    normed, factor, _ = norm
+    largest, factor, _ = norm
     _, key_dim, value_dim = dims
-    if normed:
-        largest, one = row_grads[0].dtype.type(LARGEST_INPUT), row_grads[0].dtype.type(1)
+    if largest > 0:
+        one = row_grads[0].dtype.type(1)
         _normalise_backward(row_grads[0], inputs[0], block[1], key_dim, largest, factor, norms[0])
         _normalise_backward(row_grads[1], inputs[1], block[1], key_dim, largest, one, norms[1])
     _store(row_grads[0], h, key_dim, block, node_grads[0])
