@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,11 +23,18 @@ from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import Lattice, ToLineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import cost
-from plstm_graph.kernels.cost import GatingTile, StateTile, choose_backend, gating_tile, state_tile
+from plstm_graph.kernels.cost import (
+    GatingTile,
+    StateTile,
+    choose_backend,
+    gating_tile,
+    prefers_walk,
+    state_tile,
+)
 from plstm_graph.models import PLSTM
 
 pytest.importorskip("triton")
-from plstm_graph.kernels.triton import gating, level
+from plstm_graph.kernels.triton import gating, state
 from plstm_graph.kernels.triton.plan import plan_of
 
 
@@ -39,10 +47,21 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=["gating", "level"])
+def put_blocks_in(form, monkeypatch):
+    """All blocks in gating form, or in state form: by level, or walked."""
+    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 128 if form == "gating" else 0)
+    monkeypatch.setattr(cost, "_EDGES_PER_LAUNCH", 10**9 if form == "walk" else 0)
+
+
+@pytest.fixture(params=["gating", "level", "walk"])
 def form(request, monkeypatch):
-    """All blocks in gating form, or all by level."""
-    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", {"gating": 128, "level": 0}[request.param])
+    put_blocks_in(request.param, monkeypatch)
+    return request.param
+
+
+@pytest.fixture(params=["level", "walk"])
+def state_form(request, monkeypatch):
+    put_blocks_in(request.param, monkeypatch)
     return request.param
 
 
@@ -53,6 +72,11 @@ def batch_of(*edge_indices, nodes):
         columns.append(edge_index + total)
         total += count
     return LineGraphDAG.from_edge_index(torch.cat(columns, dim=1), total, rank="bfs")
+
+
+def star(n):
+    """Edges from one node to the n - 1 others."""
+    return torch.stack([torch.zeros(n - 1, dtype=torch.int64), torch.arange(1, n)])
 
 
 def ring_with_tails():
@@ -98,21 +122,26 @@ def test_blocks_at_and_above_the_borders_of_the_tiles(border):
     assert_agrees(inputs, reverse, dag, "triton")
 
 
-def test_one_batch_with_blocks_in_both_forms(monkeypatch):
+def test_one_batch_with_blocks_in_all_forms(monkeypatch):
     monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 16)
-    sizes = [16, 17, 3]
-    dag = batch_of(*(both_directions(path(n)) for n in sizes), nodes=sizes)
-    assert plan_of(dag, 2, 3).levels.nodes.tolist() == list(range(16, 33))
+    monkeypatch.setattr(cost, "_EDGES_PER_LAUNCH", 4)
+    graphs = [path(16), path(17), star(18), path(3), star(19), path(21)]
+    sizes = [int(graph.max()) + 1 for graph in graphs]
+    dag = batch_of(*map(both_directions, graphs), nodes=sizes)
+    states = plan_of(dag, 2, 3).states
+    assert sorted(states.nodes.tolist()) == [*range(16, 51), *range(54, 94)]
+    assert states.walks.blocks == 2  # the longer path first
+    assert states.walks.table[:2, 0].tolist() == [[0, 20], [20, 36]]
+    assert len(states.level_ptr) - 1 == 2  # a leaf, the centre, the other leaves
     inputs, reverse = random_inputs(dag, 1, 2, 3)
     assert_agrees(inputs, reverse, dag, "triton")
 
 
-def test_the_largest_block_in_gating_form_beside_the_smallest_by_level():
-    star = {n: torch.stack([torch.zeros(n - 1, dtype=torch.int64), torch.arange(1, n)]) for n in (128, 129)}
-    dag = batch_of(star[128], star[129], nodes=[128, 129])
+def test_the_largest_block_in_gating_form_beside_the_smallest_in_state_form():
+    dag = batch_of(star(128), star(129), nodes=[128, 129])
     plan = plan_of(dag, 1, 1)
     assert [(bucket.tile.nodes, bucket.blocks.tolist()) for bucket in plan.buckets] == [(128, [0])]
-    assert plan.levels.nodes.tolist() == list(range(128, 257))
+    assert plan.states.nodes.tolist() == list(range(128, 257))
     inputs, reverse = random_inputs(dag, 1, 1, 1)
     assert_agrees(inputs, reverse, dag, "triton")
 
@@ -124,8 +153,7 @@ def test_odd_widths(dims, form):
     assert_agrees(inputs, reverse, dag, "triton")
 
 
-def test_values_wider_than_a_tile(monkeypatch):
-    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 0)
+def test_values_wider_than_a_tile(state_form, monkeypatch):
     monkeypatch.setattr(cost, "_LARGEST_STATE_TILE", 16)
     assert state_tile(4, 9) == StateTile(key=4, value=4, warps=1)
     dag = ring_with_tails()
@@ -239,76 +267,140 @@ class CountedKernel:
         return self.kernel[grid]
 
 
+def count_launches(monkeypatch):
+    """The kernels by name, counted from now on."""
+    kernels = {}
+    for module, names in (
+        (gating, ("forward_kernel", "backward_kernel")),
+        (state, ("level_kernel", "walk_kernel", "walk_back_kernel", "arrive_kernel")),
+    ):
+        for name in names:
+            kernels[name] = CountedKernel(getattr(module, name))
+            monkeypatch.setattr(module, name, kernels[name])
+    return kernels
+
+
 def test_one_launch_a_bucket_and_one_a_level(monkeypatch):
     monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 32)
+    monkeypatch.setattr(cost, "_EDGES_PER_LAUNCH", 0)
     sizes = [5, 20, 40, 7, 34]
     dag = batch_of(*(both_directions(path(n)) for n in sizes), nodes=sizes)
-    kernels = []
-    for module, name in (
-        (gating, "forward_kernel"),
-        (gating, "backward_kernel"),
-        (level, "sweep_kernel"),
-        (level, "arrive_kernel"),
-    ):
-        kernels.append(CountedKernel(getattr(module, name)))
-        monkeypatch.setattr(module, name, kernels[-1])
+    kernels = count_launches(monkeypatch)
     inputs, reverse = random_inputs(dag, 1, 1, 1)
     output = stm(*(x.requires_grad_() for x in inputs), dag, reverse=reverse, backend="triton")
     depth = 39 - 1  # lines of the longest path by level, whose first edge has level 0
     assert dag.num_levels == depth + 1
-    assert [kernel.launches for kernel in kernels] == [2, 0, dag.num_levels, 1]
+    assert [kernel.launches for kernel in kernels.values()] == [2, 0, dag.num_levels, 0, 0, 1]
     output.sum().backward()
-    assert [kernel.launches for kernel in kernels] == [2, 2, 4 * dag.num_levels, 4]
+    assert [kernel.launches for kernel in kernels.values()] == [2, 2, 4 * dag.num_levels, 0, 0, 4]
+
+
+@pytest.mark.parametrize("length", [200, 2000])
+def test_a_long_graph_takes_seven_launches_whatever_its_length(length, monkeypatch):
+    edges = path(length)
+    branches = torch.stack([edges[0], torch.arange(length, 2 * length - 1)])  # a leaf at every node
+    dag = batch_of(torch.cat([edges, branches], dim=1), nodes=[2 * length - 1])
+    assert dag.num_levels == length - 1
+    kernels = count_launches(monkeypatch)
+    for kernel in kernels.values():
+        monkeypatch.setattr(kernel, "kernel", NothingToDo())
+    inputs, reverse = random_inputs(dag, 4, 16, 16)
+    stm(*(x.requires_grad_() for x in inputs), dag, reverse=reverse, backend="triton").sum().backward()
+    assert {name: kernel.launches for name, kernel in kernels.items() if kernel.launches} == {
+        "walk_kernel": 2,
+        "walk_back_kernel": 1,
+        "arrive_kernel": 4,
+    }
+
+
+class NothingToDo:
+    """A kernel that does nothing: the interpreter takes long for many nodes."""
+
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: None
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bond_lists())
-def test_no_state_loses_its_slot_while_it_is_to_be_read(monkeypatch, graph):
-    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 0)
+def test_no_state_loses_its_slot_while_it_is_to_be_read(state_form, graph):
     num_nodes, bonds = graph
     dag = LineGraphDAG.from_edge_index(both_directions(bonds), num_nodes)
-    levels = plan_of(dag, 1, 1).levels
-    ptr = np.array(levels.level_ptr)
-    level_of = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
-    assert np.array_equal(level_of, dag.level[levels.edges].numpy())
-    depth = dag.num_levels
+    plan = plan_of(dag, 1, 1)
+    links, states = plan.links, plan.states
+    order, blocks = states.order.numpy(), dag.edge_ptr.diff().numpy()
+    assert sorted(order.tolist()) == list(range(dag.num_edges))
+    assert np.array_equal(states.place[order].numpy(), np.arange(dag.num_edges))
+    # Edges of a step run at the same time, and so do groups.
+    if state_form == "walk":
+        block = np.repeat(np.arange(len(blocks)), blocks)[order]
+        groups, step_of = [np.flatnonzero(block == b) for b in range(len(blocks))], np.arange(dag.num_edges)
+    else:
+        ptr = np.array(states.level_ptr)
+        step_of = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+        assert np.array_equal(step_of, dag.level[order].numpy())
+        groups = [np.arange(dag.num_edges)]
     used = set()
     for row in (0, 1):
-        step = level_of if row == 0 else depth - 1 - level_of
-        slot = levels.slot[row].numpy()
-        gather_ptr, gathered = levels.links.gather_ptr[row].numpy(), levels.links.gather_edge[row].numpy()
-        holder = {}
-        for now in range(depth):
-            edges = np.flatnonzero(step == now)
-            reads = {x for e in edges for x in gathered[gather_ptr[e] : gather_ptr[e + 1]]}
-            assert all(holder[slot[x]] == x for x in reads)
-            # The edges of a step run at the same time: none writes where another reads, or writes too.
-            written = [slot[e] for e in edges if slot[e] >= 0]
-            assert len(set(written)) == len(written)
-            assert not set(written) & {slot[x] for x in reads}
-            holder |= {slot[e]: e for e in edges if slot[e] >= 0}
-        assert not used & set(holder)  # the ways share no slot
-        used |= set(holder)
-    assert used == set(range(levels.slots))
+        slot = states.slot[row].numpy()
+        gather_ptr, gathered = links.gather_ptr[row].numpy(), links.gather_edge[row].numpy()
+        for places in groups:
+            holder = {}
+            for now in sorted(set(step_of[places].tolist()), reverse=row == 1):
+                edges = order[places[step_of[places] == now]]
+                reads = {x for e in edges for x in gathered[gather_ptr[e] : gather_ptr[e + 1]]}
+                assert all(holder[slot[x]] == x for x in reads)
+                # None writes where another of the step reads, or writes too.
+                written = [slot[e] for e in edges if slot[e] >= 0]
+                assert len(set(written)) == len(written)
+                assert not set(written) & {slot[x] for x in reads}
+                holder |= {slot[e]: e for e in edges if slot[e] >= 0}
+            assert not used & set(holder)  # neither directions nor groups share a slot
+            used |= set(holder)
+    assert used == set(range(states.slots))
 
 
-def test_a_path_of_any_length_holds_two_levels_of_each_way(monkeypatch):
-    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 0)
+def test_a_path_of_any_length_holds_two_states_of_each_direction(state_form):
     dag = LineGraphDAG.from_edge_index(path(200), 200)
-    assert plan_of(dag, 1, 1).levels.slots == 4
+    assert plan_of(dag, 1, 1).states.slots == 4
 
 
-def test_the_backward_pass_keeps_states_of_about_the_square_root_of_the_depth(monkeypatch):
-    monkeypatch.setattr(cost, "_LARGEST_GATING_BLOCK", 0)
-    depth = 100
-    dag = LineGraphDAG.from_edge_index(path(depth + 1), depth + 1)
+def test_a_walk_goes_deep_and_few_states_wait(monkeypatch):
+    """On a binary tree of 10 levels, at most two edges of each wait for their successors."""
+    put_blocks_in("walk", monkeypatch)
+    children = torch.arange(1, 1023)
+    dag = LineGraphDAG.from_edge_index(torch.stack([(children - 1) // 2, children]), 1023)
+    states = plan_of(dag, 1, 1).states
+    order = states.order.tolist()
+    continued = {(int(a), int(b)) for a, b in zip(dag.pred, dag.succ, strict=True)}
+    assert sum(pair in continued for pair in pairwise(order)) == 510  # every edge but those to leaves
+    assert states.walks.table[3, :, 0].max() <= 2 * 10
+
+
+def states_allocated(dag, monkeypatch):
+    """How many states each of the op's memories holds, in order."""
     counts = []
-    states = level._Launcher.states
-    monkeypatch.setattr(level._Launcher, "states", lambda self, n: counts.append(n) or states(self, n))
+    allocate = state._Launcher.states
+    monkeypatch.setattr(state._Launcher, "states", lambda self, n: counts.append(n) or allocate(self, n))
     inputs, _ = random_inputs(dag, 1, 1, 1)
     output_and_gradients(inputs, None, dag, backend="triton")
-    slots = plan_of(dag, 1, 1).levels.slots
-    assert counts == [slots, slots, slots + 2 * 10]  # forward, adjoint, a segment of ten levels both ways
+    return counts
+
+
+def test_the_backward_pass_keeps_states_of_about_the_square_root_of_the_depth(state_form, monkeypatch):
+    dag = LineGraphDAG.from_edge_index(path(101), 101)
+    slots = plan_of(dag, 1, 1).states.slots
+    counts = states_allocated(dag, monkeypatch)
+    if state_form == "walk":  # seven segments of 15 edges: two states where each begins, and one segment's
+        assert counts == [slots, slots, 2 * 7 + 15]
+    else:  # forward, adjoint, nothing for walks, a segment of ten levels both ways
+        assert counts == [slots, slots, 0, slots + 2 * 10]
+
+
+def test_long_blocks_are_walked_and_wide_ones_go_by_level():
+    assert prefers_walk(99_999, 99_999)  # a sequence
+    assert prefers_walk(430, 57)  # a peptide
+    assert not prefers_walk(20_000, 199)  # a grid of 100 by 100
+    assert not prefers_walk(100_000, 17)  # a binary tree
 
 
 def test_tiles_at_their_borders():
@@ -319,8 +411,8 @@ def test_tiles_at_their_borders():
     assert gating_tile(129, 24, 24) is None
     assert gating_tile(16, 300, 8) == GatingTile(nodes=16, channels=128, warps=4)
     assert state_tile(32, 32) == StateTile(key=32, value=32, warps=4)
-    assert state_tile(64, 65) == StateTile(key=64, value=64, warps=16)
-    assert state_tile(256, 256) == StateTile(key=256, value=16, warps=16)
+    assert state_tile(64, 65) == StateTile(key=64, value=32, warps=8)
+    assert state_tile(256, 256) == StateTile(key=256, value=8, warps=8)
 
 
 def on_gpu(largest_block=100, num_levels=10, lattice=None):

@@ -3,7 +3,7 @@
     python -m benchmarks.speed.gpu_kernels [--targets 80 90 100] [--dtypes fp32 fp16 bf16] [--json PATH]
 
 Every tile that the cost model can choose for heads of 16 to 256 channels. Exits with 1 if one spills,
-needs more shared memory than a target has, or uses an atomic.
+needs more shared memory or registers than a target has, or uses an atomic.
 """
 
 from __future__ import annotations
@@ -30,27 +30,38 @@ from triton.compiler import ASTSource
 
 from plstm_graph.kernels.cost import gating_tile, state_tile
 from plstm_graph.kernels.triton.gating import backward_kernel, forward_kernel
-from plstm_graph.kernels.triton.level import arrive_kernel, sweep_kernel
 from plstm_graph.kernels.triton.plan import LAUNCH_OPTIONS
+from plstm_graph.kernels.triton.state_kernels import (
+    arrive_kernel,
+    level_kernel,
+    walk_back_kernel,
+    walk_kernel,
+)
 
-#: Compute capabilities and the shared memory that a program can have there.
+#: Compute capabilities and the shared memory that a program can have there, and its threads' registers.
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+REGISTERS = 64 * 1024
 DTYPES = ("fp32", "fp16", "bf16")
 BLOCKS = (16, 32, 64, 128)
 HEAD_DIMS = (16, 32, 64, 128, 256)
-KERNELS = {k.__name__: k for k in (forward_kernel, backward_kernel, sweep_kernel, arrive_kernel)}
-#: What the level kernels are launched for.
-SWEEPS = {
-    "forward": {"ADJOINT": False, "READ_LEFT": False, "READ_RIGHT": True},
-    "keep states": {"ADJOINT": False, "READ_LEFT": True, "READ_RIGHT": False},
-    "states anew": {"ADJOINT": False, "READ_LEFT": False, "READ_RIGHT": False},
-    "adjoint": {"ADJOINT": True, "READ_LEFT": True, "READ_RIGHT": True},
+_GATING = (forward_kernel, backward_kernel)
+KERNELS = {k.__name__: k for k in (*_GATING, level_kernel, walk_kernel, walk_back_kernel, arrive_kernel)}
+#: What the kernels of the state form are launched for.
+STATE_LAUNCHES = {
+    "level, forward": (level_kernel, {"ADJOINT": False, "READ_LEFT": False, "READ_RIGHT": True}),
+    "level, keep states": (level_kernel, {"ADJOINT": False, "READ_LEFT": True, "READ_RIGHT": False}),
+    "level, states anew": (level_kernel, {"ADJOINT": False, "READ_LEFT": False, "READ_RIGHT": False}),
+    "level, adjoint": (level_kernel, {"ADJOINT": True, "READ_LEFT": True, "READ_RIGHT": True}),
+    "walk, forward": (walk_kernel, {"READ_LEFT": False, "READ_RIGHT": True, "SNAPSHOTS": False}),
+    "walk, keep states": (walk_kernel, {"READ_LEFT": True, "READ_RIGHT": False, "SNAPSHOTS": True}),
+    "walk, back": (walk_back_kernel, {}),
 }
-#: Arguments that hold indices, and integers; all others are tensors of the dtype, scratch of float32.
-INDICES = re.compile(r"(gather|arrive|node|edge)_\w+|ends|blocks|slot")
+#: Arguments that hold indices, integers, and sums in float32; all others are tensors of the dtype.
+INDICES = re.compile(r"(gather|arrive|node|edge)_\w+|ends|blocks|order|place|slot|walks|nodes")
 INTEGERS = re.compile(
-    r"(num|first|count|lo|hi)_\w+|(key|value)_dim|items|heads|directions|capacity|width|slots"
+    r"(num|first|count|lo|hi)_\w+|(key|value)_dim|items|heads|directions|capacity|width|inner|tiles|slots"
 )
+SUMS = re.compile(r"scratch|memory|kept|rows|to_left|to_right")
 
 
 class Variant(NamedTuple):
@@ -64,27 +75,28 @@ class Variant(NamedTuple):
 
 
 def variants(dtypes: tuple[str, ...] = DTYPES) -> Iterator[Variant]:
-    """All that the package launches; the level kernels see float32 only."""
+    """All that the package launches."""
     seen = set()
     for dim, block, dtype in product(HEAD_DIMS, BLOCKS, dtypes):
         tile = gating_tile(block, dim, dim)
         if tile is None or (tile, dtype) in seen:
             continue
         seen.add((tile, dtype))
-        for kernel in (forward_kernel, backward_kernel):
+        for kernel in _GATING:
             direction = kernel.__name__.removesuffix("_kernel")
             name = f"gating {direction}, {tile.nodes} nodes by {tile.channels} channels"
             constants = {"BLOCK": tile.nodes, "CHANNELS": tile.channels}
             yield Variant(name, kernel.__name__, dtype, tile.warps, constants)
-    for dim in HEAD_DIMS if "fp32" in dtypes else ():
+    for dim, dtype in product(HEAD_DIMS, dtypes):
         state = state_tile(dim, dim)
-        for sweep, flags in SWEEPS.items():
-            name = f"level {sweep}, {state.key} by {state.value} channels"
+        for launch, (kernel, flags) in STATE_LAUNCHES.items():
+            name = f"{launch}, {state.key} by {state.value} channels"
             constants = {**flags, "KEY": state.key, "VALUE": state.value}
-            yield Variant(name, "sweep_kernel", "fp32", state.warps, constants)
-        for adjoint in (False, True):
-            name = f"arrive{' adjoint' if adjoint else ''}, {dim} channels"
-            yield Variant(name, "arrive_kernel", "fp32", 1, {"ADJOINT": adjoint, "WIDTH": dim})
+            yield Variant(name, kernel.__name__, dtype, state.warps, constants)
+        for adjoint, to_direct in ((False, False), (False, True), (True, False)):
+            name = f"arrive{' adjoint' * adjoint}{' and direct' * to_direct}, {dim} channels"
+            flags = {"ADJOINT": adjoint, "TO_DIRECT": to_direct, "WIDTH": dim, "INNER": dim}
+            yield Variant(name, arrive_kernel.__name__, dtype, 1, flags)
 
 
 def compile_variant(variant: Variant, target: int) -> dict[str, Any]:
@@ -98,7 +110,7 @@ def compile_variant(variant: Variant, target: int) -> dict[str, Any]:
             return "i32"
         if INDICES.fullmatch(argument):
             return "*i64"
-        return "*fp32" if argument == "scratch" else f"*{variant.dtype}"
+        return "*fp32" if SUMS.fullmatch(argument) else f"*{variant.dtype}"
 
     signature = {argument: kind(argument) for argument in kernel.arg_names}
     # torch aligns its tensors, and Triton compiles for it.
@@ -145,6 +157,7 @@ def faults(row: dict[str, Any]) -> list[str]:
         for text, wrong in (
             (f"spills {row['spilled_bytes']} bytes", row["spilled_bytes"] > 0),
             (f"needs {row['shared_bytes']} bytes of shared memory", row["shared_bytes"] > limit),
+            ("needs more registers than there are", 32 * row["warps"] * row["registers"] > REGISTERS),
             ("uses atomics", row["atomics"] > 0),
             ("rounds products to tf32", row["tensor_core_products"] > 0),
             (f"took {row['seconds']} s to compile", row["seconds"] > 60),

@@ -11,12 +11,11 @@
 - scratch: rows or states that a kernel writes and reads back, through the L1 and L2 cache while they fit.
 - MFLOP: arithmetic on the numbers themselves, and with the padding of the tiles.
 - floor: compulsory bytes and padded arithmetic at the speeds of an H100, the larger of the two times. The
-  latency of launches, and of rows and levels that wait for each other, comes on top.
+  latency of launches, and of rows, edges and levels that wait for each other, comes on top.
 
-Torch's own operations around the level kernels (gathering, copies of states) are not counted.
-
-Then two choices are compared by block size, forward: the gating kernel's sweep with log-depth products of
-dense matrices, without padding and with none that a block's own depth can spare; and the gating form with
+The launches of two long graphs follow: a peptide of 20 residues, and a sequence of 100,000 nodes. Then two
+choices are compared by block size, forward: the gating kernel's sweep with log-depth products of dense
+matrices, without padding and with none that a block's own depth can spare; and the gating form with
 states that move once. The plain-torch backend `gating` pads its matrices and takes the batch's depth.
 """
 
@@ -30,6 +29,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from rdkit import Chem
 from rich.console import Console
 from rich.table import Table
 from torch_geometric.data import Batch, Data
@@ -40,7 +40,7 @@ from plstm_graph import LineGraphDAG
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.cost import GatingTile, state_tile
-from plstm_graph.kernels.triton.plan import Bucket, Levels, plan_of
+from plstm_graph.kernels.triton.plan import Bucket, Links, States, plan_of
 
 WIDTH = 96
 DIM = WIDTH // HEADS  # channels of a head, for queries, keys and values
@@ -137,18 +137,20 @@ def gating_work(blocks: Blocks, tile: GatingTile) -> list[Work]:
     ]  # fmt: skip
 
 
-def level_work(levels: Levels) -> list[Work]:
-    """Sweeps and arrivals of the blocks that go by level; see plstm_graph/kernels/triton/level.py."""
-    nodes, edges, lines = len(levels.nodes), len(levels.edges), len(levels.lines)
-    depth = len(levels.level_ptr) - 1
-    stored = int((levels.slot >= 0).sum())  # states that something continues, both directions
+def state_work(links: Links, states: States) -> list[Work]:
+    """Walks, levels and arrivals of the blocks in state form; see plstm_graph/kernels/triton/state.py."""
+    nodes, edges, lines = len(states.nodes), len(states.order), len(states.lines)
+    walks, levels = int(states.walks is not None), len(states.level_ptr) - 1
+    stored = int((states.slot >= 0).sum())  # states that something continues, both directions
+    carried = WAYS * carried_lines(links, states)  # states that a walk still has in registers
     tile = state_tile(DIM, DIM)
     tiles = -(-DIM // tile.value)
     gates = WAYS * (2 * edges + lines)  # fill, read and transition
 
     def sweep(
-        direction: str, name: str, inputs: int, left: bool, right: bool, written: int, adjoint: bool = False
-    ) -> Work:
+        direction: str, name: str, inputs: int, left: bool, right: bool, written: int, launches: int,
+        adjoint: bool = False,
+    ) -> Work:  # fmt: skip
         """`inputs` [N, H, DIM] are read, `written` states stored; edges bring `left` or `right` to nodes."""
 
         def flops(key: int, value: int) -> int:
@@ -159,32 +161,64 @@ def level_work(levels: Levels) -> list[Work]:
         brought = WAYS * edges * (left * tiles + right) * WIDTH
         read_gates = gates if left or right else WAYS * (edges + lines)
         gate_gradients = left * tiles * WAYS * edges + adjoint * tiles * WAYS * lines
-        indices = 2 * edges + 2 * (edges + 1) + 4 * lines + 2 * edges
-        states = written + WAYS * lines * (2 if adjoint else 1)
+        indices = edges + 2 * edges + 2 * (edges + 1) + 4 * lines + 4 * edges  # order, ends, ..., place, slot
+        moved = written + WAYS * lines * (2 if adjoint else 1) - carried
         return Work(
-            direction, f"level sweep, {name}", depth, FLOAT * (inputs * nodes * WIDTH + brought),
+            direction, f"states, {name}", launches, FLOAT * (inputs * nodes * WIDTH + brought),
             FLOAT * HEADS * (read_gates + gate_gradients), INDEX * indices,
-            FLOAT * HEADS * DIM * DIM * states, flops(DIM, DIM), flops(tile.key, tiles * tile.value),
+            FLOAT * HEADS * DIM * DIM * moved, flops(DIM, DIM), flops(tile.key, tiles * tile.value),
         )  # fmt: skip
 
     def arrive(direction: str, name: str) -> Work:
-        features = 2 * nodes * WIDTH + WAYS * edges * WIDTH
-        indices = 2 * (nodes + 1) + 2 * edges
-        flops = (nodes + WAYS * edges) * WIDTH
+        features = 4 * nodes * WIDTH + WAYS * edges * WIDTH
+        indices = nodes + 2 * (nodes + 1) + 2 * edges
+        flops = (3 * nodes + WAYS * edges) * WIDTH
         padded = flops // DIM * (1 << (DIM - 1).bit_length())
         return Work(direction, f"arrive, {name}", 1, FLOAT * features, FLOAT * HEADS * nodes,
                     INDEX * indices, 0, flops, padded)  # fmt: skip
 
     return [
-        sweep("forward", "outputs", 3, False, True, stored),
+        sweep("forward", "outputs", 3, False, True, stored, walks + levels),
         arrive("forward", "outputs"),
-        sweep("backward", "down", 4, True, False, stored),
+        sweep("backward", "down", 4, True, False, stored, walks + levels),
         arrive("backward", "queries"),
-        sweep("backward", "again", 2, False, False, WAYS * edges),
-        sweep("backward", "adjoint", 4, True, True, stored, adjoint=True),
+        sweep("backward", "again", 2, False, False, WAYS * edges, levels),  # a walk's with its adjoint
+        sweep("backward", "adjoint", 4, True, True, stored, walks + levels, adjoint=True),
         arrive("backward", "keys"),
         arrive("backward", "values"),
     ]
+
+
+def carried_lines(links: Links, states: States) -> int:
+    """Lines between two edges that follow each other in a walk."""
+    if states.walks is None:
+        return 0
+    walked = states.order[: states.level_ptr[0]]
+    after = torch.full((links.ends.size(1),), -1)
+    after[walked[:-1]] = walked[1:]
+    pred_ptr, pred = links.gather_ptr[0], links.gather_edge[0]
+    succ = torch.repeat_interleave(pred_ptr.diff(), output_size=len(pred))
+    return int((after[pred] == succ).sum())
+
+
+def long_graphs() -> list[dict[str, object]]:
+    """The launches of the op, forward and backward, on two graphs that are long."""
+    sequence = torch.arange(100_000)
+    peptide = smiles_to_data(Chem.MolToSmiles(Chem.MolFromSequence("ACDEFGHIKLMNPQRSTVWY")))
+    found: list[dict[str, object]] = []
+    for name, dag in (
+        ("a peptide of 20 residues", build_dag(Batch.from_data_list([peptide]))),
+        ("a sequence", LineGraphDAG.from_edge_index(torch.stack([sequence[:-1], sequence[1:]]), 100_000)),
+    ):
+        plan = plan_of(dag, DIM, DIM)
+        works = [*state_work(plan.links, plan.states)] if plan.states else []
+        for bucket in plan.buckets:
+            works += gating_work(Blocks.of(dag).select(bucket.blocks), bucket.tile)
+        row: dict[str, object] = {"graph": name, "nodes": dag.num_nodes, "levels": dag.num_levels}
+        for direction in ("forward", "backward"):
+            row[f"{direction} launches"] = sum(work.launches for work in works if work.direction == direction)
+        found.append(row)
+    return found
 
 
 def compare(blocks: Blocks, chosen: Blocks, bucket: Bucket) -> dict[str, object]:
@@ -225,8 +259,8 @@ def count(molecules: list[Data]) -> dict[str, object]:
         chosen = blocks.select(bucket.blocks)
         works += gating_work(chosen, bucket.tile)
         comparisons.append(compare(blocks, chosen, bucket))
-    if plan.levels is not None:
-        works += level_work(plan.levels)
+    if plan.states is not None:
+        works += state_work(plan.links, plan.states)
     works.sort(key=lambda work: work.direction, reverse=True)  # forward first
     return {
         "molecules": batch.num_graphs,
@@ -338,10 +372,16 @@ def main() -> None:
     for size in args.batches:
         results.append(count([drawn[i % len(drawn)] for i in range(size)]))
         console.print(*(table(results[-1]) for table in (kernel_table, sweep_table, form_table)))
+    long = long_graphs()
+    table = Table(*long[0], title="long graphs")
+    for row in long:
+        table.add_row(*map(str, row.values()))
+    console.print(table)
     if args.json is not None:
         speeds = {"bytes_per_second": BANDWIDTH, "flops_per_second": ARITHMETIC}
         setting = {"molecules": origin, "width": WIDTH, "heads": HEADS, "directions": WAYS, **speeds}
-        args.json.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")
+        found = {"setting": setting, "results": results, "long": long}
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
         console.print(f"Written to {args.json}.")
 
 

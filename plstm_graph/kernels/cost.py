@@ -7,7 +7,8 @@
 - The fused CPU kernels take the form with fewer multiply-adds, block by block (:func:`prefers_states`).
 - The Triton kernels take the gating form for blocks of up to 128 nodes (:func:`gating_tile`): their
   n²·(K + V) multiply-adds stay on the chip, where states move (edges + lines)·K·V numbers through memory.
-  What is larger goes by level.
+  What is larger is in state form: long blocks are walked by one program a head, edge by edge; wide ones
+  go by level, one launch each (:func:`prefers_walk`).
 """
 
 import logging
@@ -38,7 +39,10 @@ WHOLE_STATE_BLOCK, _SHORTEST_STATE_CHUNK = 1024, 64
 _SMALLEST_GATING_BLOCK, _LARGEST_GATING_BLOCK, _LARGEST_GATING_TILE = 16, 128, 2048
 
 #: The most key channels of a state that a Triton program takes, and the most numbers of a tile of it.
-_MOST_KEY_CHANNELS, _LARGEST_STATE_TILE = 256, 4096
+_MOST_KEY_CHANNELS, _LARGEST_STATE_TILE = 256, 2048
+
+#: Edges that a Triton program walks in the time of a launch: about 10 µs by about 0.6 µs, on no device yet.
+_EDGES_PER_LAUNCH = 16
 
 #: Numbers of a tile that a warp of a Triton program holds: 16 in each thread's registers in gating form and,
 #: since predecessors are loaded beside, 8 in state form.
@@ -141,7 +145,7 @@ class GatingTile(NamedTuple):
 
 
 def gating_tile(nodes: int, key_dim: int, value_dim: int) -> GatingTile | None:
-    """The smallest tile that holds a block with this number of nodes, or ``None`` if it goes by level."""
+    """The smallest tile that holds a block with this number of nodes, or ``None`` if it is in state form."""
     block = max(_padded(nodes), _SMALLEST_GATING_BLOCK)
     if block > _LARGEST_GATING_BLOCK:
         return None
@@ -149,8 +153,13 @@ def gating_tile(nodes: int, key_dim: int, value_dim: int) -> GatingTile | None:
     return GatingTile(block, channels, max(1, block * channels // _GATING_NUMBERS_PER_WARP))
 
 
+def prefers_walk(edges: int, levels: int) -> bool:
+    """Return if a block in state form is walked by one program: it has few edges on a level."""
+    return edges <= _EDGES_PER_LAUNCH * levels
+
+
 class StateTile(NamedTuple):
-    """Sizes of a Triton program of the level kernels: all key channels, some of the value channels."""
+    """Sizes of a Triton program in state form: all key channels, some of the value channels."""
 
     key: int
     value: int
