@@ -1,12 +1,17 @@
 """Lightning data modules for molecules and other graphs: the package ``plstm_graph.datasets``."""
 
-from plstm_graph.datasets.arrows import ArrowPointing
-from plstm_graph.datasets.base import GraphDataModule, MoleculeDataModule
-from plstm_graph.datasets.builtin import FreeSolv, Solubility
-from plstm_graph.datasets.ogb_mol import OGB
-from plstm_graph.datasets.peptides import PeptideEnds
-from plstm_graph.datasets.smiles_csv import CSV, MoleculeNet
-from plstm_graph.datasets.tu import TU
+from typing import TYPE_CHECKING
+
+from plstm_graph.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from plstm_graph.datasets.arrows import ArrowPointing
+    from plstm_graph.datasets.base import GraphDataModule, MoleculeDataModule
+    from plstm_graph.datasets.builtin import FreeSolv, Solubility
+    from plstm_graph.datasets.ogb_mol import OGB
+    from plstm_graph.datasets.peptides import PeptideEnds
+    from plstm_graph.datasets.smiles_csv import CSV, MoleculeNet
+    from plstm_graph.datasets.tu import TU
 
 __all__ = [
     "CSV",
@@ -20,3 +25,20 @@ __all__ = [
     "PeptideEnds",
     "Solubility",
 ]
+
+# Workers that featurise start without Lightning.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "CSV": "plstm_graph.datasets.smiles_csv",
+        "OGB": "plstm_graph.datasets.ogb_mol",
+        "TU": "plstm_graph.datasets.tu",
+        "ArrowPointing": "plstm_graph.datasets.arrows",
+        "FreeSolv": "plstm_graph.datasets.builtin",
+        "GraphDataModule": "plstm_graph.datasets.base",
+        "MoleculeDataModule": "plstm_graph.datasets.base",
+        "MoleculeNet": "plstm_graph.datasets.smiles_csv",
+        "PeptideEnds": "plstm_graph.datasets.peptides",
+        "Solubility": "plstm_graph.datasets.builtin",
+    },
+)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from plstm_graph.dag import Preparation
 from plstm_graph.datasets.graphs import PackedGraphs, concatenate
 from plstm_graph.datasets.splits import murcko_scaffold
 from plstm_graph.datasets.table import Table
-from plstm_graph.datasets.workers import in_order
+from plstm_graph.datasets.workers import Workers
 from plstm_graph.errors import InputError
 
 #: Molecules that a worker takes at once, and how many are worth the seconds in which workers start.
@@ -104,10 +105,10 @@ def featurise(table: Table, name: str, scaffolds: bool) -> tuple[PackedGraphs, l
         rows = slice(start, start + _CHUNK)
         calls.append((start, (start, table.smiles[rows], table.targets[rows], scaffolds)))
     parts: list[tuple[Featurised, list[str], list[str] | None]] = []
-    workers = 0 if len(table.smiles) < _MANY else os.cpu_count() or 1
-    with Progress() as progress:
+    workers = Workers(0 if len(table.smiles) < _MANY else os.cpu_count() or 1, __name__)
+    with closing(workers), Progress() as progress:
         bar = progress.add_task(f"Featurising {name}", total=len(table.smiles))
-        for start, part in in_order(_featurise_for_training, calls, workers):
+        for start, part in workers.in_order(_featurise_for_training, calls):
             parts.append(part)
             progress.update(bar, completed=min(start + _CHUNK, len(table.smiles)))
     featurised, smiles, found = zip(*parts, strict=True)

@@ -3,15 +3,13 @@
 import csv
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
-
-import torch
-from torch_geometric.data import extract_zip
 
 from plstm_graph.errors import InputError
 
@@ -104,8 +102,10 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / url.rpartition("/")[2]
+    from torch.hub import download_url_to_file  # takes seconds, which only downloads should
+
     try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256.lower())
+        download_url_to_file(url, str(path), hash_prefix=sha256.lower())
     except RuntimeError as error:  # of the checksum; what came has been deleted
         raise InputError(f"What {url} gives is not what the checksum asks for: {error}.") from error
     except OSError as error:
@@ -128,5 +128,5 @@ def fetch_folder(url: str, sha256: str, inner: str, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.unfinished.") as unfinished:
         archive = fetch(url, sha256, Path(unfinished))
-        extract_zip(str(archive), unfinished)
+        shutil.unpack_archive(archive, unfinished, "zip")
         (Path(unfinished) / inner).rename(folder)

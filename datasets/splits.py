@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from rdkit.Chem import Mol
 from rdkit.Chem.Scaffolds import MurckoScaffold
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from plstm_graph.datasets.seeds import check_seed
@@ -96,6 +95,8 @@ def scaffold_fold(split: Split, scaffolds: Sequence[str], fold: int) -> Split:
         raise InputError(
             f"Training molecules of {found} scaffolds cannot be parted into {SCAFFOLD_FOLDS} folds."
         )
+    from sklearn.model_selection import GroupKFold  # a second that workers which featurise do not need
+
     folds = GroupKFold(SCAFFOLD_FOLDS).split(split.train, groups=scaffolds)
     rest, held_out = (split.train[torch.from_numpy(positions)] for positions in list(folds)[fold])
     return Split(rest, split.val, held_out)

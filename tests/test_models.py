@@ -6,6 +6,7 @@ import torch
 from rdkit import Chem
 from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
+from torch_geometric.nn import GINEConv
 from torch_geometric.transforms import AddRandomWalkPE as PyGsWalks
 
 from plstm_graph import PLSTM, ToLineGraphDAG
@@ -17,6 +18,7 @@ from plstm_graph.explain import gating_matrices
 from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, CircularFingerprint, NodeReadout
 from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.graphs import Graphs
+from plstm_graph.models.local import gin_mixer
 from plstm_graph.testing import assert_batch_invariant, assert_renumbering_invariant
 
 
@@ -406,3 +408,18 @@ def test_dropout_drops_as_many_as_it_should_and_keeps_the_mean(dtype):
 def test_dropout_of_nothing_and_of_all(p):
     x = torch.randn(4, 3)
     assert torch.equal(Dropout(p)(x), (1 - p) * x)
+
+
+def test_messages_made_in_place_are_those_of_gine():
+    torch.manual_seed(0)
+    data = smiles_to_data("CC(=O)Oc1ccccc1C(=O)O")
+    ours = gin_mixer(8, 8).conv
+    theirs = GINEConv(ours.nn)
+    found = []
+    for conv in (ours, theirs):
+        torch.manual_seed(1)
+        x = torch.randn(data.num_nodes, 8, requires_grad=True)
+        edges = torch.randn(data.num_edges, 8, requires_grad=True)
+        out = conv(x, data.edge_index, edges)
+        found.append((out, *torch.autograd.grad(out.square().sum(), (x, edges, *conv.parameters()))))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -13,21 +13,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from plstm_graph.commands.cluster import predict_on_ray
-from plstm_graph.commands.ensemble import Ensemble
 from plstm_graph.commands.options import ENDINGS
-from plstm_graph.commands.results import Fingerprints, Predictions, Results
 from plstm_graph.commands.sinks import (
     CSVFileSink,
     CSVSink,
@@ -39,9 +31,13 @@ from plstm_graph.commands.sinks import (
     write_npz,
 )
 from plstm_graph.commands.stream import STANDARD, CSVTable, ParquetTable, open_source
-from plstm_graph.datasets.featurise import featurise_smiles
-from plstm_graph.datasets.workers import in_order
+from plstm_graph.datasets.workers import Workers
 from plstm_graph.errors import InputError
+
+# Torch, PyG and Lightning take seconds to load. Where functions below import them, workers have been started,
+# which load their own meanwhile.
+if TYPE_CHECKING:
+    from plstm_graph.commands.results import Results
 
 _CHUNK = 512  # rows that are read, featurised and written at once, if a batch is no larger
 _MANY = 8192  # rows that are worth the seconds in which workers start
@@ -60,14 +56,17 @@ def predict(verb: str, options: argparse.Namespace) -> None:
         InputError: Anything in the options or files is not as it should be.
     """
     if verb == "predict" and options.ray is not None:
+        from plstm_graph.commands.cluster import predict_on_ray
+
         _check_ray(options)
         predict_on_ray(options)
         return
-    job = Job(verb, options)
-    try:
-        job.run()
-    except BrokenPipeError:  # whoever read standard output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with closing(Job(verb, options)) as job:
+        try:
+            job.load()
+            job.run()
+        except BrokenPipeError:  # whoever read standard output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_ray(options: argparse.Namespace) -> None:
@@ -100,6 +99,7 @@ class Job:
     broken: int = 0  #: rows without a result, so far
     done: int = 0  #: rows in this run, so far
     started: float = field(default_factory=time.monotonic)
+    workers: Workers | None = None  #: once their number is known
 
     def __post_init__(self) -> None:
         options = self.options
@@ -108,13 +108,39 @@ class Job:
         self.rows = max(_CHUNK, options.batch_size)
         self._check_output()
         self.source = open_source(options.data_path, options.smiles_column)
-        self.ensemble = Ensemble(options.ckpt_path)
-        settings = self.ensemble, options.smiles_column, options.batch_size
+        if self.source.total is not None:
+            self._start_workers(self.source.total // (options.devices * options.num_nodes))
+
+    def _start_workers(self, rows: int) -> Workers:
+        """Start as many as pay for at least this number of rows."""
+        number = self.options.num_workers
+        if number is None:
+            number = max(1, self._cores // 2) if rows >= _MANY else 0
+        self.workers = Workers(number, "plstm_graph.datasets.featurise")
+        return self.workers
+
+    @property
+    def _cores(self) -> int:
+        """Cores for this process and its workers."""
+        return max(1, (os.cpu_count() or 1) // self.options.devices)
+
+    def load(self) -> None:
+        """Load the networks."""
+        from plstm_graph.commands.ensemble import Ensemble
+        from plstm_graph.commands.results import Fingerprints, Predictions
+
+        self.ensemble = Ensemble(self.options.ckpt_path)
+        settings = self.ensemble, self.options.smiles_column, self.options.batch_size
         self.results: Results
         if self.verb == "fingerprint":
             self.results = Fingerprints(*settings)
         else:
             self.results = Predictions(self.source.schema, *settings)
+
+    def close(self) -> None:
+        """Have workers end."""
+        if self.workers is not None:
+            self.workers.close()
 
     def _check_output(self) -> None:
         options, output = self.options, self.output
@@ -148,6 +174,12 @@ class Job:
 
     def run(self) -> None:
         """Write the output, alone or with other processes."""
+        import torch
+        from lightning.fabric import Fabric
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning.fabric.strategies.ddp import DDPStrategy
+
         options = self.options
         outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
         if "LOCAL_RANK" not in os.environ:  # else another process may have begun to write
@@ -179,20 +211,24 @@ class Job:
 
     def _write_part(self) -> None:
         """Write this process's chunks."""
+        import torch
+
+        from plstm_graph.datasets.featurise import featurise_smiles
+
         options = self.options
         sink = self._sink(self._part(self.rank), self._settings(), options.resume)
         threads = torch.get_num_threads()
         _keep_memory()
         try:
             calls = self._remaining(sink.chunks)
-            first = list(islice(calls, -(-_MANY // self.rows)))
-            cores = max(1, (os.cpu_count() or 1) // options.devices)
-            workers = options.num_workers
-            if workers is None:
-                workers = max(1, cores // 2) if len(first) * self.rows >= _MANY else 0
-            if workers:
-                torch.set_num_threads(max(1, cores - workers))
-            featurised = in_order(featurise_smiles, chain(first, calls), workers)
+            workers = self.workers
+            if workers is None:  # nobody knows how many rows there are
+                first = list(islice(calls, -(-_MANY // self.rows)))
+                workers = self._start_workers(len(first) * self.rows)
+                calls = chain(first, calls)
+            if workers.number:
+                torch.set_num_threads(max(1, self._cores - workers.number))
+            featurised = workers.in_order(featurise_smiles, calls)
             with self._progress() as progress, closing(featurised):
                 bar = progress.add_task("Molecules", total=self.source.total)
                 for turn, ((start, batch), part) in enumerate(featurised, 1):

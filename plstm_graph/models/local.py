@@ -13,11 +13,18 @@ from plstm_graph.models.block import LocalMixer, feed_forward
 from plstm_graph.models.network import GraphNetwork
 
 
+class _InPlaceGINEConv(GINEConv):
+    """GINEConv whose messages, as large as nothing else in a network, are made without further copies."""
+
+    def message(self, x_j: Tensor, edge_attr: Tensor) -> Tensor:
+        return x_j.add_(edge_attr).relu_()
+
+
 def gin_mixer(channels: int, edge_width: int | None) -> LocalMixer:
     """GINE where edges have features, GIN where they have none."""
     if edge_width is None:
         return LocalMixer(GINConv(feed_forward(channels, channels)), takes_edges=False)
-    return LocalMixer(GINEConv(feed_forward(channels, channels)), takes_edges=True)
+    return LocalMixer(_InPlaceGINEConv(feed_forward(channels, channels)), takes_edges=True)
 
 
 class LocalNetwork(GraphNetwork, ABC):
