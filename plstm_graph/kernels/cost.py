@@ -4,7 +4,7 @@
   or cannot take the heads, ``lattice`` for sequences and grids, dense matrices (``gating``) while all blocks
   are small, else ``chunkwise`` or ``reference``, whichever takes fewer steps one after the other. On a CPU
   the fused kernels are faster than ``lattice`` at every size (benchmarks/speed/lattice.py).
-- The fused CPU kernels take the form with fewer multiply-adds, block by block (:func:`prefers_states`).
+- The fused CPU kernels take the cheaper form, block by block (:func:`prefers_states`).
 - The Triton kernels take the gating form for blocks of up to 128 nodes (:func:`gating_tile`): their
   n²·(K + V) multiply-adds stay on the chip, where states move (edges + lines)·K·V numbers through memory.
   What is larger is in state form: long blocks are walked by one program a head, edge by edge; wide ones
@@ -23,6 +23,10 @@ from plstm_graph.compiled import structure, structure_inner
 from plstm_graph.dag import LineGraph
 
 Backend = Literal["auto", "reference", "gating", "chunkwise", "lattice", "cpu", "triton"]
+
+#: Multiply-adds of the fused CPU kernels in gating form in the time of one in state form, whose rows are
+#: short and whose states move through the cache: by times of both (docs/choices.md).
+_STATE_COST = 4
 
 #: Without fused kernels, larger blocks (nodes or edges) get no matrix of their own: it grows with the square.
 _LARGEST_DENSE_BLOCK = 512
@@ -107,7 +111,7 @@ def state_operations(edges, lines, key_dim, value_dim, directions):
 def prefers_states(nodes, edges, lines, key_dim, value_dim, directions):
     """Return if the fused CPU kernels take the state form for a block: narrow heads, long molecules."""
     dense = gating_operations(nodes, edges, lines, key_dim, value_dim, directions)
-    return state_operations(edges, lines, key_dim, value_dim, directions) < dense
+    return _STATE_COST * state_operations(edges, lines, key_dim, value_dim, directions) < dense
 
 
 @structure
