@@ -96,22 +96,22 @@ def why_not_triton(device: torch.device, key_dim: int) -> str | None:
 
 
 @structure_inner
-def gating_operations(nodes, edges, lines, key_dim, value_dim, directions):
+def gating_cost(nodes, edges, lines, key_dim, value_dim, directions):
     """Multiply-adds of one block and head in gating form: a solve over node rows, then two dense products."""
     return nodes * nodes * (key_dim + value_dim) + directions * (edges + lines) * nodes
 
 
 @structure_inner
-def state_operations(edges, lines, key_dim, value_dim, directions):
-    """Multiply-adds of one block and head in state form: a solve over states, filled once and read once."""
-    return directions * (2 * edges + lines) * key_dim * value_dim
+def state_cost(edges, lines, key_dim, value_dim, directions):
+    """The same in state form, by its time: a solve over states, filled once and read once."""
+    return _STATE_COST * directions * (2 * edges + lines) * key_dim * value_dim
 
 
 @structure
 def prefers_states(nodes, edges, lines, key_dim, value_dim, directions):
     """Return if the fused CPU kernels take the state form for a block: narrow heads, long molecules."""
-    dense = gating_operations(nodes, edges, lines, key_dim, value_dim, directions)
-    return _STATE_COST * state_operations(edges, lines, key_dim, value_dim, directions) < dense
+    dense = gating_cost(nodes, edges, lines, key_dim, value_dim, directions)
+    return state_cost(edges, lines, key_dim, value_dim, directions) < dense
 
 
 @structure

@@ -17,9 +17,9 @@ from plstm_graph.compiled import as_python
 from plstm_graph.dag import LineGraph, LineGraphDAG
 from plstm_graph.kernels.cost import (
     WHOLE_STATE_BLOCK,
-    gating_operations,
+    gating_cost,
     prefers_chunks,
-    state_operations,
+    state_cost,
 )
 from plstm_graph.kernels.cpu import blocks
 from plstm_graph.kernels.cpu import gates as gate_kernels
@@ -206,8 +206,8 @@ class _Scan(NamedTuple):
         )  # fmt: skip
         counts, edges, lines = np.diff(node_ptr), np.diff(edge_ptr), np.diff(pred_ptr[edge_ptr])
         heads, *dims = *self.dims, len(self.gates[0])
-        dense = as_python(gating_operations)(counts, edges, lines, *dims)
-        states = as_python(state_operations)(edges, lines, *dims)
+        dense = as_python(gating_cost)(counts, edges, lines, *dims)
+        states = as_python(state_cost)(edges, lines, *dims)
         work = factor * np.minimum(dense, states).astype(np.float64)  # of a head
         long = [
             b
