@@ -10,7 +10,7 @@ from plstm_graph.chem import smiles_to_data
 from plstm_graph.conv import GatingMatrix, PLSTMConv
 from plstm_graph.errors import InputError
 from plstm_graph.models import GraphNetwork
-from plstm_graph.task import GraphTask
+from plstm_graph.predictor import Predictor
 
 #: Points at which gradients are taken on the way from the reference molecule.
 _STEPS = 32
@@ -91,7 +91,7 @@ def gating_matrices(network: nn.Module, data: Data) -> list[GatingMatrix]:
     return matrices
 
 
-def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
+def contributions(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor]:
     r"""Share a prediction out among atoms and bonds, against the molecule as an alkane of the same shape.
 
     Integrated gradients from a reference in which every atom is a CH2 of a chain and every bond single:
@@ -104,7 +104,8 @@ def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
     regression in the targets' unit.
 
     Args:
-        task: with a network for OGB's features, in evaluation mode.
+        predictor: a :class:`~plstm_graph.task.GraphTask` or another, with a network for OGB's features, in
+            evaluation mode.
         data: a molecule or a batch of B molecules with N atoms and C columns of ``edge_index``.
 
     Returns:
@@ -115,7 +116,7 @@ def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
 
     Complexity: 32 passes forward and T·32 backward. Source: Sundararajan et al., arXiv 1703.01365.
     """
-    network = task.network
+    network = predictor.network
     batch = data if isinstance(data, Batch) else Batch.from_data_list([data])
     model = EncodedNetwork(network, batch)
     with torch.no_grad():
@@ -124,7 +125,8 @@ def contributions(task: GraphTask, data: Data) -> tuple[Tensor, Tensor]:
         alkane.x = chain.x[1].expand_as(batch.x)
         alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
         starts = _encode(network, alkane)
-    scale = task.target_std if task.task == "regression" else torch.ones_like(task.target_std)
+    std = predictor.target_std
+    scale = std if predictor.task == "regression" else torch.ones_like(std)
     totals = [end.new_zeros(end.size(0), network.out_channels) for end in ends]
     for step in range(_STEPS):
         share = (step + 0.5) / _STEPS

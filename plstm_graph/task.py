@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict, get_args
+from typing import Any, Literal, Self, TypedDict
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,8 +16,7 @@ from plstm_graph.errors import InputError
 from plstm_graph.metrics import mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
 from plstm_graph.models.fingerprint import FingerprintTask
-
-Task = Literal["regression", "classification", "multiclass"]
+from plstm_graph.predictor import Predictor, Task, check_finite
 
 
 class Prediction(TypedDict):
@@ -28,7 +27,7 @@ class Prediction(TypedDict):
     smiles: list[str] | None
 
 
-class GraphTask(LightningModule):
+class GraphTask(Predictor, LightningModule):
     r"""Regression or binary classification of graphs with any number of targets, or one choice of classes.
 
     A missing label is NaN and takes no part in loss or metrics. Regression minimises the squared
@@ -82,8 +81,6 @@ class GraphTask(LightningModule):
         torch.Size([2, 1])
     """
 
-    target_mean: Tensor
-    target_std: Tensor
     target_scale_known: Tensor
 
     def __init__(
@@ -99,18 +96,12 @@ class GraphTask(LightningModule):
         fingerprint_weight: float = 0.0,
         mixup: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(network, task, target_names, unit)
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": describe_network(network)})
-        if task not in get_args(Task):
-            raise InputError(f"task must be {', '.join(map(repr, get_args(Task)))}, not {task!r}.")
-        self.network = network
-        self.task: Task = task
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup = warmup
-        self.target_names = target_names
-        self.unit = unit
         self.fingerprint_weight = fingerprint_weight
         self.mixup = mixup
         self.fingerprint_task = None
@@ -121,8 +112,6 @@ class GraphTask(LightningModule):
                 raise InputError(f"{name} is for networks of this package; set it to 0.")
         if fingerprint_weight:
             self.fingerprint_task = FingerprintTask(network.node_channels)
-        self.register_buffer("target_mean", torch.zeros(network.out_channels))
-        self.register_buffer("target_std", torch.ones(network.out_channels))
         self.register_buffer("target_scale_known", torch.tensor(task != "regression"))
         collection = metrics_of(task, network.out_channels)
         self.metric: str = str(next(iter(collection))) if metric is None else metric
@@ -181,31 +170,6 @@ class GraphTask(LightningModule):
         metrics.update(mean.expand(len(test_targets), -1), test_targets)
         return metrics.compute()
 
-    def forward(self, batch: Data) -> Tensor:
-        """Predict in the targets' unit (regression) or as probabilities.
-
-        Args:
-            batch: Batch of B graphs, as the network takes it.
-
-        Returns:
-            [B, T].
-
-        Raises:
-            InputError: Node or edge features are not finite.
-        """
-        return self._finish(self._output(batch))
-
-    def _output(self, batch: Data) -> Tensor:
-        _check_finite(batch)
-        return self.network(batch)
-
-    def _finish(self, output: Tensor) -> Tensor:
-        if self.task == "classification":
-            return output.sigmoid()
-        if self.task == "multiclass":
-            return output.softmax(1)
-        return output * self.target_std + self.target_mean
-
     def _loss(self, output: Tensor, targets: Tensor) -> Tensor:
         labelled = ~targets.isnan()
         if self.task == "classification":
@@ -260,7 +224,7 @@ class GraphTask(LightningModule):
         if self.fingerprint_task is None and not self.mixup and not several_branches:
             loss = total = self._loss(self._output(batch), targets)
         else:  # all need what is between the blocks and the heads
-            _check_finite(batch)
+            check_finite(batch)
             embedding = self.network.embed(batch)
             losses = torch.stack(self._mixed_losses(embedding, targets))
             loss, total = losses.mean(), losses.sum()
@@ -356,18 +320,3 @@ class GraphTask(LightningModule):
             kwargs["network"] = build_network(checkpoint["hyper_parameters"]["network"])
         kwargs["weights_only"] = True
         return super().load_from_checkpoint(checkpoint_path, **kwargs)
-
-
-def _check_finite(batch: Data) -> None:
-    for key in ("x", "edge_attr"):
-        features = batch.get(key)
-        if features is None or not features.is_floating_point() or features.isfinite().all():
-            continue
-        row = int((~features.isfinite()).flatten(1).any(1).nonzero()[0])
-        node = row if key == "x" else int(batch.edge_index[0, row])
-        graph = int(batch.batch[node]) if batch.batch is not None else 0
-        if isinstance(getattr(batch, "row", None), Tensor):
-            where = f"row {int(batch.row[graph])} of the table"
-        else:
-            where = f"graph {graph} of the batch"
-        raise InputError(f"Features {key} of {where} hold NaN or infinite values.")

@@ -82,7 +82,8 @@ def test_averaged_weights_are_validated_tested_and_kept(run, tmp_path):
     "average", [[], ["--trainer.callbacks", "EMAWeightAveraging", "--trainer.callbacks.decay", "0.5"]]
 )
 def test_the_last_epoch_is_tested_if_asked(run, tmp_path, average):
-    options = ["--test_epoch", "last", "--model.learning_rate", "0.1", *average]  # too high to improve
+    rising = ["--model.learning_rate", "1", "--model.warmup", "1"]  # until nothing improves any more
+    options = ["--test_epoch", "last", *rising, *average]
     _, out, _ = fit(run, "freesolv", 4, *options)
     [last] = tmp_path.rglob("last.ckpt")
     assert f"Last checkpoint: {last}" in out.replace("\n", "")

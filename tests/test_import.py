@@ -1,5 +1,6 @@
 """What ``import plstm_graph`` does to a process, and where it works."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import torch
 from unwritable import forbid, power_is_lost, run
 
 import plstm_graph
+from plstm_graph import datasets
 
 ROOT = Path(plstm_graph.__file__).resolve().parent.parent
 
@@ -116,3 +118,38 @@ def test_neither_its_folder_nor_a_home_need_be_writable(installed, tmp_path):
     lines, complaint = run(script, installed, prefix, HOME=home / "missing", TMPDIR=temporary)
     assert Path(lines[0]).is_relative_to(installed)
     assert complaint.count(f"keeps its compiled kernels in {temporary / f'plstm_graph-{os.geteuid()}'},") == 1
+
+
+@pytest.mark.parametrize("package", [plstm_graph, datasets])
+def test_what_is_loaded_when_asked_for_is_what_is_promised(package):
+    source = ast.parse(Path(package.__file__).read_text())
+    typed = [
+        alias.name
+        for node in ast.walk(source)
+        if isinstance(node, ast.If)
+        for part in node.body
+        for alias in part.names
+    ]
+    calls = [node for node in ast.walk(source) if isinstance(node, ast.Call)]
+    [modules] = [call.args[1] for call in calls if getattr(call.func, "id", "") == "lazy_names"]
+    loaded = [key.value for key in modules.keys]
+    assert sorted(package.__all__) == sorted(typed) == sorted(loaded)
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match="has no attribute 'PLSTN'"):
+        package.PLSTN  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("module", "strangers"),
+    [
+        ("plstm_graph.datasets.featurise", {"lightning", "sklearn", "torchmetrics", "ogb"}),
+        ("plstm_graph.commands.predict", {"torch", "torch_geometric", "lightning"}),
+        ("plstm_graph.commands.ensemble", {"lightning", "sklearn", "torchmetrics"}),
+    ],
+)
+def test_prediction_and_its_workers_start_without_what_they_do_not_need(module, strangers):
+    command = [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"]
+    loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert not strangers & set(loaded)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from plstm_graph.datasets.featurise import Featurised
 from plstm_graph.errors import InputError
-from plstm_graph.task import GraphTask
+from plstm_graph.predictor import Predictor
 
 _ATOMS = 64  # cap on the atoms of a batch, as a multiple of batch_size
 
@@ -17,37 +17,38 @@ class Ensemble:
     """The checkpoints of an ensemble, ready to predict.
 
     Args:
-        paths: Checkpoints of :class:`GraphTask`.
+        paths: Checkpoints of :class:`~plstm_graph.task.GraphTask`.
 
     Raises:
         InputError: One is no such file, not for SMILES, or does not predict what the first one does.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self.tasks = [GraphTask.load_from_checkpoint(path).eval() for path in paths]
-        for path, task in zip(paths, self.tasks, strict=True):
-            if task.network.in_channels is not None:
+        self.predictors = [Predictor.from_checkpoint(path).eval() for path in paths]
+        for path, predictor in zip(paths, self.predictors, strict=True):
+            if predictor.network.in_channels is not None:
                 raise InputError(
-                    f"The network of {path} takes graphs of {task.network.in_channels} features a node, not "
-                    "SMILES; it was trained on another kind of data."
+                    f"The network of {path} takes graphs of {predictor.network.in_channels} features a node, "
+                    "not SMILES; it was trained on another kind of data."
                 )
-            if self._predicts(task) != self._predicts(self.tasks[0]):
+            if self._predicts(predictor) != self._predicts(self.predictors[0]):
                 raise InputError(
-                    f"{path} predicts {self._predicts(task)}, but {paths[0]} "
-                    f"{self._predicts(self.tasks[0])}; the checkpoints of an ensemble must agree."
+                    f"{path} predicts {self._predicts(predictor)}, but {paths[0]} "
+                    f"{self._predicts(self.predictors[0])}; the checkpoints of an ensemble must agree."
                 )
+        networks = [predictor.network for predictor in self.predictors]
         #: What the graphs carry for each network.
-        self.preparations = [task.network.preparation(vars(task.network)) for task in self.tasks]
+        self.preparations = [network.preparation(vars(network)) for network in networks]
 
     @staticmethod
-    def _predicts(task: GraphTask) -> str:
-        names = task.target_names or range(task.network.out_channels)
-        return f"{', '.join(map(str, names))} ({' in '.join(filter(None, (task.task, task.unit)))})"
+    def _predicts(predictor: Predictor) -> str:
+        names = predictor.target_names or range(predictor.network.out_channels)
+        return f"{', '.join(map(str, names))} ({' in '.join(filter(None, (predictor.task, predictor.unit)))})"
 
     @property
     def targets(self) -> list[str]:
         """Names of the targets, or their numbers."""
-        first = self.tasks[0]
+        first = self.predictors[0]
         return [str(name) for name in first.target_names or range(first.network.out_channels)]
 
     @torch.inference_mode()
@@ -61,11 +62,12 @@ class Ensemble:
         """
         if not len(featurised.counts["graphs"]):
             channels = "embedding_channels" if embed else "out_channels"
-            return [np.empty((0, getattr(task.network, channels)), np.float32) for task in self.tasks]
+            widths = [getattr(predictor.network, channels) for predictor in self.predictors]
+            return [np.empty((0, width), np.float32) for width in widths]
         cuts = list(_cut(featurised.counts["nodes"].tolist(), batch_size))
         results = []
-        for task, wanted in zip(self.tasks, self.preparations, strict=True):
-            call = task.network.embed if embed else task
+        for predictor, wanted in zip(self.predictors, self.preparations, strict=True):
+            call = predictor.network.embed if embed else predictor
             graphs = featurised.graphs(wanted)
             parts = [call(graphs.__getitems__(rows)) for rows in cuts]
             results.append(torch.cat(parts).float().numpy())

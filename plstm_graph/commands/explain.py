@@ -18,7 +18,7 @@ from plstm_graph.datasets.files import whole_file, write_rows
 from plstm_graph.drawing import draw_contributions
 from plstm_graph.errors import InputError
 from plstm_graph.explain import contributions
-from plstm_graph.task import GraphTask
+from plstm_graph.predictor import Predictor
 
 _COLUMNS = (
     "row",
@@ -99,7 +99,9 @@ def _write(
                     first = (row, smiles[row - start], name, f"{predictions[number]:.7g}")
                     rows = ((*first, *cells) for cells in _cells(mol, of_atoms, of_bonds))
                     write_rows(of_contributions, rows)
-                    drawing = draw_contributions(mol, of_atoms, of_bonds, _label(ensemble.tasks[0], name))
+                    drawing = draw_contributions(
+                        mol, of_atoms, of_bonds, _label(ensemble.predictors[0], name)
+                    )
                     drawing.save(folder / f"row-{row:06d}-{files[number]}.svg")
             read += len(molecules)
             start += len(smiles)
@@ -128,8 +130,8 @@ def _explain(
         return
     batch = Batch.from_data_list([mol_to_data(mol) for mol in molecules])
     with torch.no_grad():
-        predictions = torch.stack([task(batch) for task in ensemble.tasks]).mean(0)
-    shares = [contributions(task, batch) for task in ensemble.tasks]
+        predictions = torch.stack([predictor(batch) for predictor in ensemble.predictors]).mean(0)
+    shares = [contributions(predictor, batch) for predictor in ensemble.predictors]
     atoms, columns = (torch.stack(parts).mean(0) for parts in zip(*shares, strict=True))
     bonds = columns.view(-1, 2, columns.size(1)).sum(1)
     yield from zip(
@@ -151,8 +153,8 @@ def _cells(mol: Chem.Mol, atoms: torch.Tensor, bonds: torch.Tensor) -> Iterator[
         yield "bond", bond.GetIdx(), begin.GetIdx(), end.GetIdx(), symbol, f"{value:.7g}"
 
 
-def _label(task: GraphTask, name: str) -> str:
-    unit = {"classification": "log-odds", "multiclass": "logit"}.get(task.task, task.unit)
+def _label(predictor: Predictor, name: str) -> str:
+    unit = {"classification": "log-odds", "multiclass": "logit"}.get(predictor.task, predictor.unit)
     return f"contribution to {name}" + (f", {unit}" if unit else "")
 
 

@@ -26,6 +26,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
+import plstm_graph.datasets as datasets
 from plstm_graph.checkpoint import NETWORKS, read_checkpoint
 from plstm_graph.commands.options import PROGRAM
 from plstm_graph.commands.presets import PRESETS
@@ -39,6 +40,10 @@ from plstm_graph.models import GraphNetwork
 from plstm_graph.task import GraphTask
 
 _PACKAGES = ("plstm_graph", "lightning", "torch")
+
+# The parser finds a class by its name alone among those that are loaded.
+for name in datasets.__all__:
+    getattr(datasets, name)
 
 # What remains of Lightning's messages concerns its own internals, or loader processes, which small
 # graphs held in memory do not need.

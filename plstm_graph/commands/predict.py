@@ -174,20 +174,22 @@ class Job:
 
     def run(self) -> None:
         """Write the output, alone or with other processes."""
+        options = self.options
+        if "LOCAL_RANK" not in os.environ:  # else another process may have begun to write
+            self._check_unfinished()
+        if options.devices * options.num_nodes == 1 and not _launched_from_outside():
+            self._write_part()
+            self._finish()
+        else:
+            self._run_with_others()
+
+    def _run_with_others(self) -> None:
+        """Write the output, each process its share."""
         import torch
         from lightning.fabric import Fabric
-        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-        from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
         from lightning.fabric.strategies.ddp import DDPStrategy
 
         options = self.options
-        outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
-        if "LOCAL_RANK" not in os.environ:  # else another process may have begun to write
-            self._check_unfinished()
-        if options.devices * options.num_nodes == 1 and not outside:
-            self._write_part()
-            self._finish()
-            return
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
         strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=7))
@@ -306,6 +308,16 @@ class Job:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         hidden = self.rank > 0 or not console.is_terminal
         return Progress(*columns, console=console, disable=hidden, transient=True)
+
+
+def _launched_from_outside() -> bool:
+    """Return if torchrun or SLURM has started this process, with others."""
+    if {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ):
+        return False
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    return TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
 
 
 def _keep_memory() -> None:

@@ -89,7 +89,7 @@ class Predictions(Results):
 
     def __init__(self, table: pa.Schema, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
         super().__init__(ensemble, smiles_column, batch_size)
-        kinds = ["predicted"] if len(ensemble.tasks) == 1 else ["predicted", "std"]
+        kinds = ["predicted"] if len(ensemble.predictors) == 1 else ["predicted", "std"]
         ours = [(f"{kind}_{target}", pa.float32()) for kind in kinds for target in ensemble.targets]
         ours.append(("error", pa.string()))
         for name, _ in ours:
@@ -119,7 +119,7 @@ class Fingerprints(Results):
 
     def __init__(self, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
         super().__init__(ensemble, smiles_column, batch_size)
-        widths = [task.network.embedding_channels for task in ensemble.tasks]
+        widths = [predictor.network.embedding_channels for predictor in ensemble.predictors]
         names = [f"fingerprint_{number}" for number in range(len(widths))] if widths[1:] else ["fingerprint"]
         self.widths = dict(zip(names, widths, strict=True))
         first = [("row", pa.int64()), ("smiles", pa.string()), ("error", pa.string())]

@@ -1,0 +1,108 @@
+"""A network and what its outputs mean, as a checkpoint has them, without what trains it."""
+
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from plstm_graph.checkpoint import build_network, read_checkpoint
+from plstm_graph.errors import InputError
+from plstm_graph.models import GraphNetwork
+
+Task = Literal["regression", "classification", "multiclass"]
+
+
+class Predictor(nn.Module):
+    """Graphs to predictions; loads without Lightning.
+
+    Args:
+        network: Graphs in, [num_graphs, T] out.
+        task: ``"regression"``, ``"classification"``, or ``"multiclass"``: one target, which is the number
+            of one of T classes.
+        target_names: Names of the T targets or classes.
+        unit: Unit of the targets, for reports.
+
+    Raises:
+        InputError: An unknown task.
+    """
+
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(
+        self,
+        network: GraphNetwork,
+        task: Task = "regression",
+        target_names: list[str] | None = None,
+        unit: str = "",
+    ) -> None:
+        super().__init__()
+        if task not in get_args(Task):
+            raise InputError(f"task must be {', '.join(map(repr, get_args(Task)))}, not {task!r}.")
+        self.network = network
+        self.task: Task = task
+        self.target_names = target_names
+        self.unit = unit
+        self.register_buffer("target_mean", torch.zeros(network.out_channels))
+        self.register_buffer("target_std", torch.ones(network.out_channels))
+
+    def forward(self, batch: Data) -> Tensor:
+        """Predict in the targets' unit (regression) or as probabilities.
+
+        Args:
+            batch: Batch of B graphs, as the network takes it.
+
+        Returns:
+            [B, T].
+
+        Raises:
+            InputError: Node or edge features are not finite.
+        """
+        return self._finish(self._output(batch))
+
+    def _output(self, batch: Data) -> Tensor:
+        check_finite(batch)
+        return self.network(batch)
+
+    def _finish(self, output: Tensor) -> Tensor:
+        if self.task == "classification":
+            return output.sigmoid()
+        if self.task == "multiclass":
+            return output.softmax(1)
+        return output * self.target_std + self.target_mean
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """Build that of a :class:`~plstm_graph.task.GraphTask` from its checkpoint, with its weights.
+
+        Args:
+            path: File written by a Lightning trainer or by ``plstm-graph fit``.
+
+        Raises:
+            InputError: The file is missing, unreadable, or no checkpoint of a :class:`GraphTask`.
+        """
+        checkpoint = read_checkpoint(path)
+        arguments = checkpoint["hyper_parameters"]
+        network = build_network(arguments["network"])
+        predictor = cls(network, **{name: arguments[name] for name in ("task", "target_names", "unit")})
+        weights = checkpoint["state_dict"]
+        predictor.load_state_dict({name: weights[name] for name in predictor.state_dict() if name in weights})
+        return predictor
+
+
+def check_finite(batch: Data) -> None:
+    """Refuse a batch whose features are not finite; :class:`InputError` says of which graph."""
+    for key in ("x", "edge_attr"):
+        features = batch.get(key)
+        if features is None or not features.is_floating_point() or features.isfinite().all():
+            continue
+        row = int((~features.isfinite()).flatten(1).any(1).nonzero()[0])
+        node = row if key == "x" else int(batch.edge_index[0, row])
+        graph = int(batch.batch[node]) if batch.batch is not None else 0
+        if isinstance(getattr(batch, "row", None), Tensor):
+            where = f"row {int(batch.row[graph])} of the table"
+        else:
+            where = f"graph {graph} of the batch"
+        raise InputError(f"Features {key} of {where} hold NaN or infinite values.")
