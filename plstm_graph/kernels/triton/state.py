@@ -39,7 +39,8 @@ class _Launcher:
         self.tile = state_tile(self.key_dim, self.value_dim)
         self.tiles = triton.cdiv(self.value_dim, self.tile.value)
         self.sizes = (
-            self.heads, self.key_dim, self.value_dim, self.directions, self.num_edges, self.num_lines
+            self.heads, self.key_dim, self.value_dim, self.directions, self.num_edges, self.num_lines,
+            len(plan.order),
         )  # fmt: skip
         self.options = {
             "KEY": self.tile.key, "VALUE": self.tile.value, "num_warps": self.tile.warps, **LAUNCH_OPTIONS
@@ -119,10 +120,11 @@ class _Launcher:
         width, inner = vector.size(2), left.size(2)
         arrive_kernel[(len(self.plan.nodes) * self.heads,)](
             out, out if to_direct is None else to_direct, direct, left, right, vector,
-            vector if peer is None else peer, rows, self.plan.nodes, *self.links[4:],
+            vector if peer is None else peer, rows, self.plan.nodes, self.plan.place, *self.links[4:],
             self.heads, width, inner, len(rows), self.directions, self.num_nodes, self.num_edges,
-            ADJOINT=adjoint, TO_DIRECT=to_direct is not None, WIDTH=triton.next_power_of_2(width),
-            INNER=triton.next_power_of_2(inner), num_warps=1, **LAUNCH_OPTIONS,
+            len(self.plan.order), ADJOINT=adjoint, TO_DIRECT=to_direct is not None,
+            WIDTH=triton.next_power_of_2(width), INNER=triton.next_power_of_2(inner), num_warps=1,
+            **LAUNCH_OPTIONS,
         )  # fmt: skip
 
     def parts(self, grad: Tensor) -> Tensor:
@@ -140,14 +142,14 @@ def state_forward(
 ) -> None:
     """Write the output [N, H, V] at the nodes of the plan.
 
-    Memory: the live states, [1, W, E, H, V] beside the inputs. Launches: one for all walks, one a level, and
-    one more.
+    Memory: the live states, and V numbers for each edge of the plan, direction and head. Launches: one for
+    all walks, one a level, and one more.
     """
     query, key, value, direct = nodes
     source, transition, mark = gates
     run = _Launcher(nodes, gates, links, plan)
     memory = run.states(plan.slots)
-    to_right = run.empty(1, run.directions, run.num_edges, run.heads, run.value_dim)
+    to_right = run.empty(1, run.directions, len(plan.order), run.heads, run.value_dim)
     read = (mark, query, query)
     run.walk(key, value, source, transition, memory, read, to_right=to_right)
     run.levels(0, run.depth, key, value, source, transition, memory, read=read, to_right=to_right)
@@ -171,7 +173,7 @@ def state_backward(
     source, transition, mark = gates
     grad_query, grad_key, grad_value, grad_direct, grad_source, grad_transition, grad_mark = grads
     run = _Launcher(nodes, gates, links, plan)
-    rows = (run.directions, run.num_edges, run.heads)
+    rows = (run.directions, len(plan.order), run.heads)
     to_left = run.empty(run.tiles, *rows, run.key_dim)
     to_right = run.empty(1, *rows, run.value_dim)
     to_source, to_mark, to_transition = map(run.parts, (grad_source, grad_mark, grad_transition))

@@ -18,7 +18,7 @@ import triton.language as tl
 
 #: Sizes that differ from batch to batch or launch to launch: no kernel is compiled for their values.
 _SIZES = ["first_0", "count_0", "first_1", "lo_0", "hi_0", "lo_1", "hi_1", "slots", "num_walks", "tiles",
-          "directions", "num_nodes", "num_edges", "num_lines"]  # fmt: skip
+          "directions", "num_nodes", "num_edges", "num_lines", "num_places"]  # fmt: skip
 
 
 @triton.jit
@@ -40,7 +40,7 @@ def _visit(
     e, row, direction, h, tile, previous, carried,
     left, right, peer_left, peer_right, fill, read, transition, memory, to_left, to_right, to_read,
     ends, gather_ptr, gather_edge, gather_line, place, slot, lo, hi, base, shift,
-    heads, key_dim, value_dim, directions, num_edges, num_lines,
+    heads, key_dim, value_dim, directions, num_edges, num_lines, num_places,
     READ_LEFT: tl.constexpr, READ_RIGHT: tl.constexpr, CARRY: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr,
 ):  # fmt: skip
@@ -79,14 +79,16 @@ def _visit(
         r = tl.load(read + gate).to(memory.dtype.element_ty)
         at_left = tl.load((peer_left + (end * heads + h) * key_dim) + k, mask=in_k, other=0.0)
         at_left = at_left.to(memory.dtype.element_ty)
+        brought = (direction * num_places + tl.load(place + e)) * heads + h
         if READ_RIGHT:
             reached = r * tl.sum(at_left[:, None] * state, axis=0)
-            tl.store((to_right + gate * value_dim) + v, reached, mask=in_v)
+            tl.store((to_right + brought * value_dim) + v, reached, mask=in_v)
         if READ_LEFT:
             at_right = tl.load((peer_right + (end * heads + h) * value_dim) + v, mask=in_v, other=0.0)
             reached = tl.sum(state * at_right.to(memory.dtype.element_ty)[None, :], axis=1)
+            brought += tile.to(tl.int64) * directions * num_places * heads
+            tl.store((to_left + brought * key_dim) + k, r * reached, mask=in_k)
             partial = tile.to(tl.int64) * directions * num_edges * heads + gate
-            tl.store((to_left + partial * key_dim) + k, r * reached, mask=in_k)
             tl.store(to_read + partial, tl.sum(at_left * reached, axis=0))
     return state
 
@@ -116,7 +118,7 @@ def level_kernel(
     to_left, to_right, to_read, to_transition,
     ends, gather_ptr, gather_edge, gather_line, order, place, slot,
     first_0, count_0, first_1, lo_0, hi_0, lo_1, hi_1, slots,
-    heads, key_dim, value_dim, directions, num_edges, num_lines,
+    heads, key_dim, value_dim, directions, num_edges, num_lines, num_places,
     ADJOINT: tl.constexpr, READ_LEFT: tl.constexpr, READ_RIGHT: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr,
 ):  # fmt: skip
@@ -141,7 +143,7 @@ def level_kernel(
     state = _visit(e, row, direction, h, tile, e, nothing, left, right, peer_left, peer_right, fill, read,
                    transition, memory, to_left, to_right, to_read, ends, gather_ptr, gather_edge, gather_line,
                    place, slot, own_lo, own_hi, base, 0, heads, key_dim, value_dim, directions, num_edges,
-                   num_lines, READ_LEFT, READ_RIGHT, False, KEY, VALUE)  # fmt: skip
+                   num_lines, num_places, READ_LEFT, READ_RIGHT, False, KEY, VALUE)  # fmt: skip
     if ADJOINT:
         _transition_gradients(e, direction, h, tile, state, kept, to_transition, gather_ptr, gather_edge,
                               gather_line, place, slot, lo, hi, base, 0, heads, key_dim, value_dim,
@@ -158,7 +160,7 @@ def _edge_at(i, direction, order, first, last):
 def walk_kernel(
     left, right, peer_left, peer_right, fill, read, transition, memory, kept, to_left, to_right, to_read,
     ends, gather_ptr, gather_edge, gather_line, order, place, slot, walks, num_walks,
-    heads, key_dim, value_dim, directions, num_edges, num_lines,
+    heads, key_dim, value_dim, directions, num_edges, num_lines, num_places,
     READ_LEFT: tl.constexpr, READ_RIGHT: tl.constexpr, SNAPSHOTS: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr,
 ):  # fmt: skip
@@ -190,8 +192,8 @@ def walk_kernel(
         carried = _visit(e, direction, direction, h, tile, previous, carried, left, right, peer_left,
                          peer_right, fill, read, transition, memory, to_left, to_right, to_read, ends,
                          gather_ptr, gather_edge, gather_line, place, slot, 0, 0, 0, 0, heads, key_dim,
-                         value_dim, directions, num_edges, num_lines, READ_LEFT, READ_RIGHT, True, KEY,
-                         VALUE)  # fmt: skip
+                         value_dim, directions, num_edges, num_lines, num_places, READ_LEFT, READ_RIGHT,
+                         True, KEY, VALUE)  # fmt: skip
         previous = e
         tl.debug_barrier()  # other threads of the program read the state
 
@@ -201,7 +203,7 @@ def walk_back_kernel(
     query, key, value, grad, source, mark, transition, memory, kept,
     to_left, to_right, to_source, to_transition,
     ends, gather_ptr, gather_edge, gather_line, order, place, slot, walks, num_walks,
-    heads, key_dim, value_dim, directions, num_edges, num_lines,
+    heads, key_dim, value_dim, directions, num_edges, num_lines, num_places,
     KEY: tl.constexpr, VALUE: tl.constexpr,
 ):  # fmt: skip
     """Adjoint states of all edges of a block and direction, segment by segment from the last.
@@ -235,8 +237,8 @@ def walk_back_kernel(
             carried = _visit(e, direction, direction, h, tile, previous, carried, key, value, query, value,
                              source, mark, transition, kept, to_left, to_right, to_source, ends, gather_ptr,
                              gather_edge, gather_line, place, slot, lo, hi, record, shift, heads, key_dim,
-                             value_dim, directions, num_edges, num_lines, False, False, True, KEY,
-                             VALUE)  # fmt: skip
+                             value_dim, directions, num_edges, num_lines, num_places, False, False, True,
+                             KEY, VALUE)  # fmt: skip
             previous = e
             tl.debug_barrier()  # other threads of the program read the state
         for i in range(stop - start):
@@ -244,8 +246,8 @@ def walk_back_kernel(
             adjoint = _visit(e, 1 - direction, direction, h, tile, following, adjoint, query, grad, key,
                              value, mark, source, transition, memory, to_left, to_right, to_source, ends,
                              gather_ptr, gather_edge, gather_line, place, slot, 0, 0, 0, 0, heads, key_dim,
-                             value_dim, directions, num_edges, num_lines, True, True, True, KEY,
-                             VALUE)  # fmt: skip
+                             value_dim, directions, num_edges, num_lines, num_places, True, True, True,
+                             KEY, VALUE)  # fmt: skip
             _transition_gradients(e, direction, h, tile, adjoint, kept, to_transition, gather_ptr,
                                   gather_edge, gather_line, place, slot, lo, hi, record, shift, heads,
                                   key_dim, value_dim, directions, num_edges, num_lines, KEY,
@@ -256,11 +258,11 @@ def walk_back_kernel(
 
 @triton.jit(do_not_specialize=_SIZES)
 def arrive_kernel(
-    out, to_direct, direct, left, right, vector, peer, rows, nodes, arrive_ptr, arrive_edge,
-    heads, width, inner, tiles, directions, num_nodes, num_edges,
+    out, to_direct, direct, left, right, vector, peer, rows, nodes, place, arrive_ptr, arrive_edge,
+    heads, width, inner, tiles, directions, num_nodes, num_edges, num_places,
     ADJOINT: tl.constexpr, TO_DIRECT: tl.constexpr, WIDTH: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """out [N, H, width] = direct·(left·right)·vector, plus the rows [tiles, W, E, H, width] that end there.
+    """out [N, H, width] = direct·(left·right)·vector, plus what edges bring, ``rows`` [tiles, W, e, H, width].
 
     With ``TO_DIRECT``, also the gradient of ``direct``, (left·right)·(peer·vector).
     """
@@ -279,10 +281,10 @@ def arrive_kernel(
             row = 1 - direction
         at = arrive_ptr + row * (num_nodes + 1) + node
         for i in range(tl.load(at), tl.load(at + 1)):
-            e = direction * num_edges + tl.load(arrive_edge + row * num_edges + i)
+            at_edge = direction * num_places + tl.load(place + tl.load(arrive_edge + row * num_edges + i))
             for _ in range(tiles):
-                total += tl.load(rows + (e * heads + h) * width + column, mask=inside, other=0.0)
-                e += directions * num_edges
+                total += tl.load(rows + (at_edge * heads + h) * width + column, mask=inside, other=0.0)
+                at_edge += directions * num_places
     tl.store(out + mine * width + column, total, mask=inside)
     if TO_DIRECT:
         p = tl.load(peer + mine * width + column, mask=inside, other=0.0).to(rows.dtype.element_ty)
