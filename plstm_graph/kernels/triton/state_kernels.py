@@ -262,7 +262,7 @@ def arrive_kernel(
     heads, width, inner, tiles, directions, num_nodes, num_edges, num_places,
     ADJOINT: tl.constexpr, TO_DIRECT: tl.constexpr, WIDTH: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """out [N, H, width] = direct·(left·right)·vector, plus what edges bring, ``rows`` [tiles, W, e, H, width].
+    """out [N, H, width] = direct·(left·right)·vector, plus what edges bring: rows [tiles, W, e, H, width].
 
     With ``TO_DIRECT``, also the gradient of ``direct``, (left·right)·(peer·vector).
     """
