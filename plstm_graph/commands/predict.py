@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 512  # rows that are read, featurised and written at once, if a batch is no larger
 _MANY = 8192  # rows that are worth the seconds in which workers start
-_TRIM = 16  # chunks after which freed memory goes back to the system
+_TRIM = 4  # chunks after which freed memory goes back to the system
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
