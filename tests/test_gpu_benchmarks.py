@@ -138,14 +138,17 @@ def test_counts_are_those_made_by_hand(tmp_path):
     assert backward["feature_bytes"] == 7 * (3 + 6) * 4 * 24 * 4  # the output's gradient, not the output
     assert backward["gate_bytes"] == 2 * gating["gate_bytes"]
 
-    sweep = kernels["forward", "level sweep, outputs"]
+    sweep = kernels["forward", "states, outputs"]
     assert sweep["feature_bytes"] == (3 * 150 + 2 * 149) * 96 * 4  # to the nodes' three, what edges bring
-    # A chain does not branch outside its centre: each state that is continued has one line, which reads it.
-    assert sweep["scratch_bytes"] == 2 * (147 + 147) * 4 * 24 * 24 * 4
+    # A chain does not branch outside its centre: a walk stores each state that is continued, and has it still
+    # when it continues it.
+    assert sweep["scratch_bytes"] == 2 * 147 * 4 * 24 * 24 * 4
     launches = {"forward": 0, "backward": 0}
     for kernel in result["kernels"]:
         launches[kernel["direction"]] += kernel["launches"]
-    assert launches == {"forward": 1 + 75 + 1, "backward": 1 + 3 * 75 + 3}
+    assert launches == {"forward": 1 + 2, "backward": 1 + 5}
+    long = json.loads(figures.read_text())["long"]
+    assert [(row["forward launches"], row["backward launches"]) for row in long] == [(2, 5), (2, 5)]
 
     (comparison,) = result["comparisons"]
     assert comparison["state_bytes"] == 2 * (2 + 0 + 5 + 3) * 4 * 24 * 24 * 4
