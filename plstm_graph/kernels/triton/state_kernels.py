@@ -151,6 +151,20 @@ def level_kernel(
 
 
 @triton.jit
+def _walk(walks, num_walks, heads, value_dim, VALUE: tl.constexpr):
+    """This program's tile, head and direction, and what the table says of its walk (see plan._walk_table)."""
+    tiles = tl.cdiv(value_dim, VALUE)
+    tile, h = tl.program_id(0) % tiles, tl.program_id(0) // tiles % heads
+    walk = tl.program_id(0) // tiles // heads
+    column, columns = walks + walk, 2 * num_walks
+    first, last = tl.load(column), tl.load(column + columns)
+    slots_from, slots = tl.load(column + 2 * columns), tl.load(column + 3 * columns)
+    segment, alive = tl.load(column + 4 * columns), tl.load(column + 5 * columns)
+    record = tl.load(column + 6 * columns)
+    return tile, h, walk // num_walks, first, last, slots_from, slots, segment, alive, record
+
+
+@triton.jit
 def _edge_at(i, direction, order, first, last):
     """The i-th edge that a walk along this direction takes."""
     return tl.load(order + tl.where(direction == 0, first + i, last - 1 - i))
@@ -168,15 +182,10 @@ def walk_kernel(
 
     With ``SNAPSHOTS``, the states that are alive where a segment begins are copied to ``kept``.
     """
-    tiles = tl.cdiv(value_dim, VALUE)
-    tile, h = tl.program_id(0) % tiles, tl.program_id(0) // tiles % heads
-    walk = tl.program_id(0) // tiles // heads
-    direction = walk // num_walks
-    column, columns = walks + walk, 2 * num_walks
-    first, last = tl.load(column), tl.load(column + columns)
+    tile, h, direction, first, last, slots_from, slots, segment, alive, _ = _walk(
+        walks, num_walks, heads, value_dim, VALUE
+    )
     if SNAPSHOTS:
-        slots_from, slots = tl.load(column + 2 * columns), tl.load(column + 3 * columns)
-        segment, alive = tl.load(column + 4 * columns), tl.load(column + 5 * columns)
         cells, inside = _cells(tile, key_dim, value_dim, KEY, VALUE)
         size = key_dim * value_dim
     carried = tl.zeros([KEY, VALUE], memory.dtype.element_ty)
@@ -210,15 +219,9 @@ def walk_back_kernel(
 
     A segment's states are computed anew from those that were alive where it begins.
     """
-    tiles = tl.cdiv(value_dim, VALUE)
-    tile, h = tl.program_id(0) % tiles, tl.program_id(0) // tiles % heads
-    walk = tl.program_id(0) // tiles // heads
-    direction = walk // num_walks
-    column, columns = walks + walk, 2 * num_walks
-    first, last = tl.load(column), tl.load(column + columns)
-    slots_from, slots = tl.load(column + 2 * columns), tl.load(column + 3 * columns)
-    segment, alive = tl.load(column + 4 * columns), tl.load(column + 5 * columns)
-    record = tl.load(column + 6 * columns)
+    tile, h, direction, first, last, slots_from, slots, segment, alive, record = _walk(
+        walks, num_walks, heads, value_dim, VALUE
+    )
     count = last - first
     nothing = tl.zeros([KEY, VALUE], memory.dtype.element_ty)
     adjoint = nothing
