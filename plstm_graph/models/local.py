@@ -9,22 +9,34 @@ from torch_geometric.nn import GATv2Conv, GCNConv, GINConv, GINEConv, MessagePas
 from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
+from plstm_graph.kernels.cpu.messages import gine_sum
+from plstm_graph.kernels.scan import is_transformed
 from plstm_graph.models.block import LocalMixer, feed_forward
 from plstm_graph.models.network import GraphNetwork
 
 
-class _InPlaceGINEConv(GINEConv):
-    """GINEConv whose messages, as large as nothing else in a network, are made without further copies."""
+class _FusedGINEConv(GINEConv):
+    """GINEConv that sums messages as it makes them, where nothing asks for gradients on a CPU."""
+
+    # What PyG explains by. GINEConv, once built, has one of its own that reads no masks, and hands it on.
+    propagate = MessagePassing.propagate
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
+        traced = torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed()
+        wide = x.dtype == edge_attr.dtype and x.dtype in (torch.float32, torch.float64)
+        if traced or self.explain or not wide or x.device.type != "cpu":
+            return super().forward(x, edge_index, edge_attr)
+        return self.nn(gine_sum(x, edge_index, edge_attr, 1 + float(self.eps)))
 
     def message(self, x_j: Tensor, edge_attr: Tensor) -> Tensor:
-        return x_j.add_(edge_attr).relu_()
+        return x_j.add_(edge_attr).relu_()  # no tensor of a network is larger, or copied so often
 
 
 def gin_mixer(channels: int, edge_width: int | None) -> LocalMixer:
     """GINE where edges have features, GIN where they have none."""
     if edge_width is None:
         return LocalMixer(GINConv(feed_forward(channels, channels)), takes_edges=False)
-    return LocalMixer(_InPlaceGINEConv(feed_forward(channels, channels)), takes_edges=True)
+    return LocalMixer(_FusedGINEConv(feed_forward(channels, channels)), takes_edges=True)
 
 
 class LocalNetwork(GraphNetwork, ABC):
