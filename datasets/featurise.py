@@ -114,7 +114,8 @@ def featurise(table: Table, name: str, scaffolds: bool) -> tuple[PackedGraphs, l
             progress.update(bar, completed=min(start + _CHUNK, len(table.smiles)))
     featurised, smiles, found = zip(*parts, strict=True)
     if not any(smiles):
-        raise InputError(f"None of the {len(table.smiles)} SMILES of {name} can be read.")
+        first = [f"row {row.row}: {row.reason}" for part in featurised for row in part.unreadable][:3]
+        raise InputError(f"None of the {len(table.smiles)} SMILES of {name} can be read; {' '.join(first)}")
     graphs = concatenate([part.graphs() for part in featurised])
     graphs.smiles = [text for part in smiles for text in part]
     if scaffolds:

@@ -13,8 +13,12 @@ from uuid import uuid4
 
 from plstm_graph.errors import InputError
 
-#: A cell that begins with one of these is calculated when a spreadsheet opens the file.
+#: A cell that begins with one of these is calculated when a spreadsheet opens the file,
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+#: unless it is only signs or a number, of any convention: -1,5 and -1 000 % and -1'000.5 and +1e-3.
+_NO_FORMULA = re.compile(
+    r"[+-]+|[+-][ \xa0]?(inf(inity)?|nan|[.,]?\d[\d.,_'’ \xa0\u2009\u202f]*(e[+-]?\d+)? ?%?)", re.IGNORECASE
+)
 
 
 @contextmanager
@@ -54,7 +58,7 @@ def whole_file(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO[Any]]:
         ) from error
 
 
-def write_rows(file: IO[str], rows: Iterable[Iterable[object]]) -> None:
+def write_rows(file: IO[str], rows: Iterable[Iterable[object]], keep_formulas: bool = False) -> None:
     """Write rows; text that a spreadsheet would take for a formula gets an apostrophe before it.
 
     Numbers stay as they are.
@@ -62,24 +66,21 @@ def write_rows(file: IO[str], rows: Iterable[Iterable[object]]) -> None:
     Args:
         file: Opened with ``newline=""``.
         rows: Their cells.
+        keep_formulas: Leave formulas as they are too.
     """
     plain, quoting = (
         csv.writer(file, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
     )
     for row in rows:
-        cells = [_harmless(cell) for cell in row]
+        cells = list(row) if keep_formulas else [_harmless(cell) for cell in row]
         # The csv module quotes no carriage return but its own line's end, though readers end lines there.
         (quoting if any("\r" in str(cell) for cell in cells) else plain).writerow(cells)
 
 
 def _harmless(cell: object) -> object:
-    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA) or _NO_FORMULA.fullmatch(cell.rstrip()):
         return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell
+    return f"'{cell}"
 
 
 def fetch(url: str, sha256: str, folder: Path) -> Path:

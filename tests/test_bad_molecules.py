@@ -3,9 +3,12 @@
 ``TRUST=full`` tries a hundred thousand rows in place of some.
 """
 
+import csv
+import io
 import random
 import sys
 import time
+from pathlib import Path
 
 import datamol
 import numpy as np
@@ -13,12 +16,18 @@ import pandas as pd
 import pytest
 import torch
 from cli_runs import FULL
+from hypothesis import given
+from hypothesis import strategies as st
 from rdkit import Chem, rdBase
 
 from benchmarks.speed.predict import save
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.main import main
-from plstm_graph.datasets.featurise import featurise_smiles
+from plstm_graph.commands.sinks import CSVFileSink
+from plstm_graph.datasets.featurise import featurise, featurise_smiles
+from plstm_graph.datasets.files import write_rows
+from plstm_graph.datasets.table import Table
+from plstm_graph.errors import InputError
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
@@ -41,7 +50,9 @@ ODD = [
     "C" * 300 + "." + "O" * 300, "C1CC1" * 200, "C1CC2CCC1CC2", "[H]C([H])([H])O[H]", "F/C=C/F", "F/C=C\\F",
     "N[C@@H](C)C(=O)O", "C=1=C=C=1", "c1cccc1", "C[N](C)(C)(C)C", "c1ccccc1" * 100, "[nH]1cccc1", "n1cccc1",
     "CC(", "C)", "C[", "=C", "C==C", "C$C", "@", "\\", "//", "C\x00C", "'; DROP TABLE molecules; --", "=1+1",
-    "=cmd|' /C calc'!A0", "<b>C</b>", "C,C", '"C"',
+    "=cmd|' /C calc'!A0", "<b>C</b>", "C,C", '"C"', "CCO ethanol", "CCO\nCCCCC", "CCO乙醇", "CCO |$a;b;c$|",
+    "CCO |", "CCO>>CC=O", "InChI=1S/CH4/h1H4", "LFQSCWFLJHTTHZ-UHFFFAOYSA-N", "PEPTIDE1{A.C}$$$$", "M  END",
+    "C" * 50_000 + " " + "C" * 50_000, "C" + ">" * 100_000,
 ]  # fmt: skip
 
 
@@ -141,3 +152,99 @@ def test_no_string_takes_ten_seconds(number):
     for row in found.unreadable:
         assert row.reason
         assert len(row.reason) < 400
+
+
+def test_a_table_of_none_has_three_reasons():
+    table = Table(["CCO ethanol", "C1CC", "c1cccc1\n", "CC("], np.zeros((4, 1), np.float32))
+    with pytest.raises(InputError) as caught:
+        featurise(table, "mine", scaffolds=False)
+    assert str(caught.value) == (
+        "None of the 4 SMILES of mine can be read; "
+        "row 0: The SMILES in 'CCO ethanol' has 'ethanol' behind it; give the SMILES alone. "
+        "row 1: RDKit cannot read the SMILES 'C1CC': unclosed ring. "
+        "row 2: RDKit cannot read the SMILES 'c1cccc1\\n': Can't kekulize mol. Unkekulized atoms: 0 1 2 3 4."
+    )
+
+
+#: Cells that a spreadsheet may calculate, and cells that it does not.
+FORMULAS = [
+    "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r", "\n-1", "-A1", "-1 A1", "--5", "-1*2",
+    "-(1)", "-1\n=2", "-1.5 kcal", "=", "=-1", "@", "-e5", "-%", "+1e", "-1e5e5", "-1%%",
+]  # fmt: skip
+NUMBERS = [
+    "-", "--", "+", "+-", "- ", "-1,5", "-12.5 %", "-1 000,5", "-1'000.5", "-1’000", "-1\xa0000\u202f000",
+    "+1e-3", "-1.5E+10", "-.5", "-,5", "- 5", "+49 123 456", "-inf", "+NaN", "-1,000,000.00", "-5%", "-1e3 %",
+    "-1_000", "1", "C=C", "'=1", " =1", "",
+]  # fmt: skip
+
+
+def written(cells: list[str], **kwargs: bool) -> list[str]:
+    """Cells of a row as they come back from a CSV file."""
+    file = io.StringIO()
+    write_rows(file, [cells], **kwargs)
+    [row] = csv.reader(io.StringIO(file.getvalue(), newline=""))
+    return row
+
+
+def test_formulas_get_an_apostrophe_and_numbers_none():
+    assert written(FORMULAS) == [f"'{formula}" for formula in FORMULAS]
+    assert written(NUMBERS) == NUMBERS
+    assert written(FORMULAS + NUMBERS, keep_formulas=True) == FORMULAS + NUMBERS
+
+
+@given(
+    st.text(st.characters(codec="utf-8"))
+    | st.text("=+-@\t\r\n 0123456789.,'%eE_\xa0A(")
+    | st.floats().map(str)
+    | st.integers().map("{:+,}".format)
+)
+def test_every_text_comes_back_with_no_more_than_an_apostrophe(text):
+    [cell, last] = written([text, "last"])
+    assert cell in (text, f"'{text}")
+    assert last == "last"
+    assert written([text, "last"], keep_formulas=True) == [text, "last"]
+    if text.startswith(("=", "@", "\t", "\r", "\n")):
+        assert cell != text
+    elif not text.startswith(("+", "-")):
+        assert cell == text
+    elif set(text) & set("(=A@"):
+        assert cell != text or text[1:].strip().lower() in ("nan", "infinity")
+    else:
+        try:
+            float(text)
+        except ValueError:
+            return
+        assert cell == text
+
+
+def notes(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row[1] for row in csv.reader(file)]
+
+
+def test_formulas_are_kept_on_request_and_a_run_goes_on_as_it_was_begun(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    table, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    pd.DataFrame({"smiles": "CCO", "=note": FORMULAS}).to_csv(table, index=False, quoting=csv.QUOTE_ALL)
+    monkeypatch.setattr(sys, "argv", ["plstm-graph"])
+    predict = ["predict", "-i", str(table), "--ckpt_path", str(checkpoint), "-o"]
+    assert main([*predict, str(out)]) == 0
+    assert notes(out) == [f"'{text}" for text in ("=note", *FORMULAS)]
+
+    def stop(sink: CSVFileSink) -> None:
+        sink._commit()
+        raise InputError("Stopped.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CSVFileSink, "close", stop)
+        assert main([*predict, str(out), "--overwrite", "--keep_formulas"]) == 2
+    capsys.readouterr()
+    assert main([*predict, str(out), "--overwrite", "--resume"]) == 2
+    assert "was begun with another --keep_formulas" in capsys.readouterr().err
+    assert main([*predict, str(out), "--overwrite", "--resume", "--keep_formulas"]) == 0
+    assert notes(out) == ["=note", *FORMULAS]
+    capsys.readouterr()
+    for other in ([str(tmp_path / "out.parquet")], [str(tmp_path / "folder"), "--ray", "local"]):
+        assert main([*predict, *other, "--keep_formulas"]) == 2
+        assert "--keep_formulas" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from ogb.utils.features import get_atom_feature_dims, get_bond_feature_dims
 from ogb.utils.mol import smiles2graph
-from rdkit import Chem
+from rdkit import Chem, rdBase
 
 from plstm_graph.chem import (
     ATOM_FEATURE_DIMS,
@@ -142,9 +142,130 @@ def test_unreadable_smiles_is_named(smiles, capfd):
     assert capfd.readouterr().err == ""  # RDKit's own messages would only repeat it
 
 
+#: Text that is no SMILES of a molecule, and what is said of it.
+REFUSED = {
+    "CC(": "syntax error; check for mistakes around position 3",
+    "  C(C": "'  C(C': extra open parentheses; check for mistakes around position 2",
+    "C1CC": "unclosed ring",
+    "C11": "duplicated ring closure 1 bonds atom 0 to itself",
+    "C[N](C)(C)(C)C": "Explicit valence for atom 1 N, 5, is greater than permitted",
+    "c1cccc1": "Can't kekulize mol. Unkekulized atoms: 0 1 2 3 4",
+    "Cc": "non-ring atom 1 marked aromatic",
+    "CCO ethanol": "has 'ethanol' behind it; give the SMILES alone",
+    "CCO\tC\n": "has 'C' behind it; give the SMILES alone",
+    "CCO\nCCCCC\r\nC": r"has 'CCCCC\r\nC' behind it; give the SMILES alone",
+    "CCO\xa0C": "has 'C' behind it; give the SMILES alone",
+    "CCO |$a;b;c$| name": "has '|$a;b;c$| name' behind it; give the SMILES alone",
+    "CCO |$a;b;c$| name |x|": "has '|$a;b;c$| name |x|' behind it; give the SMILES alone",
+    "CCO |": "has '|' behind it; give the SMILES alone",
+    "CCO |nothing|": "check its extension",
+    "CCO乙醇": "it holds '乙' (CJK UNIFIED IDEOGRAPH-4E59)",
+    "С": "it holds 'С' (CYRILLIC CAPITAL LETTER ES)",
+    "\u200bCCO": r"it holds '\u200b' (ZERO WIDTH SPACE)",
+    "CCO\0": r"it holds '\x00' (not printable)",
+    "\ud800": r"it holds '\ud800' (not printable)",
+    "InChI=1S/CH4/h1H4": "looks like an InChI, not a SMILES; convert it with Chem.MolFromInchi",
+    "InChI=1S/CH4/h1H4 methane": "looks like an InChI",
+    "LFQSCWFLJHTTHZ-UHFFFAOYSA-N": "looks like an InChIKey",
+    "CCO>>CC=O": "looks like a reaction",
+    "CCO>[Pd]>CC=O": "looks like a reaction",
+    "CCO >> CC=O": "looks like a reaction",
+    "N->[Pt]>>N": "looks like a reaction",
+    "CCO>> |f:0|": "looks like a reaction",
+    "PEPTIDE1{A.C}$$$$": "looks like HELM",
+    Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")): "looks like a mol block",
+    Chem.MolToV3KMolBlock(Chem.MolFromSmiles("CCO")): "looks like a mol block",
+}
+
+
+@pytest.mark.parametrize("smiles", REFUSED)
+def test_no_smiles_is_refused_with_a_reason(smiles, capfd):
+    with pytest.raises(InputError) as caught:
+        read_smiles(smiles)
+    message = str(caught.value)
+    assert REFUSED[smiles] in message
+    assert len(smiles) > 60 or repr(smiles) in message
+    assert len(message.splitlines()) == 1
+    assert message.encode("utf-8", "strict")
+    assert capfd.readouterr().err == ""
+
+
+def test_reasons_are_short_and_do_without_rdkits_log(monkeypatch):
+    for smiles in ("C" * 3000 + "(", "c1" + "c" * 3000 + "1", "CCO " + "C" * 3000, "CO" * 3000 + "\0"):
+        with pytest.raises(InputError) as caught:
+            read_smiles(smiles)
+        assert len(str(caught.value)) < 400
+    monkeypatch.delattr(rdBase, "CaptureErrorLog", raising=False)
+    with pytest.raises(InputError, match="'CC\\(': check its syntax and valences"):
+        read_smiles("CC(")
+    with pytest.raises(InputError, match="Explicit valence for atom 0 C"):
+        read_smiles("C(C)(C)(C)(C)C")
+
+
+@pytest.mark.parametrize(
+    ("smiles", "same"),
+    [
+        (" CCO\n", "CCO"),
+        ("\xa0CCO\t\r\n", "CCO"),
+        ("C[C@H](O)F |o1:1|", "C[C@H](O)F"),
+        ("CCO\t|$first atom;;$| ", "CCO"),
+        ("N->[Pt]", "N->[Pt]"),
+        ("[Pt]<-N", "N->[Pt]"),
+    ],
+)
+def test_blanks_extensions_and_dative_bonds_are_read(smiles, same):
+    assert Chem.MolToSmiles(read_smiles(smiles)) == Chem.MolToSmiles(Chem.MolFromSmiles(same))
+    if "o1" in smiles:
+        assert len(read_smiles(smiles).GetStereoGroups()) == 1
+
+
 def test_missing_molecule_is_refused():
     with pytest.raises(InputError, match="None"):
         mol_to_data(None)
+
+
+def with_hydrogens_and_rings_only() -> Chem.Mol:
+    mol = Chem.MolFromSmiles("c1ccccc1", sanitize=False)
+    mol.UpdatePropertyCache(strict=False)
+    Chem.FastFindRings(mol)
+    return mol
+
+
+def with_another_atom() -> Chem.Mol:
+    mol = Chem.RWMol(Chem.MolFromSmiles("C1CC1"))
+    mol.AddBond(0, mol.AddAtom(Chem.Atom("Si")), Chem.BondType.SINGLE)
+    return mol
+
+
+@pytest.mark.parametrize(
+    "mol",
+    [
+        *(
+            Chem.MolFromSmiles(text, sanitize=False)
+            for text in ("c1ccccc1", "CN(C)(C)(C)C", "[Na+].[Cl-]", "*")
+        ),
+        Chem.MolFromMolBlock(Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")), sanitize=False),
+        with_hydrogens_and_rings_only(),
+        with_another_atom(),
+    ],
+)
+def test_unsanitised_molecule_is_refused(mol, capfd):
+    with pytest.raises(InputError, match=r"Chem\.SanitizeMol"):
+        mol_to_data(mol)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("smiles", [solubility_smiles(), UNUSUAL])
+def test_sanitised_molecules_are_not(smiles):
+    for string in smiles:
+        assert torch.equal(mol_to_data(Chem.MolFromSmiles(string)).x, smiles_to_data(string).x)
+
+
+def test_rings_that_have_been_cleared_are_found_again(capfd):
+    mol = Chem.MolFromSmiles("C1CC1C")
+    mol.ClearComputedProps(includeRings=True)
+    assert torch.equal(mol_to_data(mol).x, smiles_to_data("C1CC1C").x)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """Molecules as graphs: OGB's atom and bond features, and RDKit's canonical atom ranks."""
 
+import re
+import textwrap
+import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import repeat
 from reprlib import Repr
 from typing import Any
@@ -22,7 +26,25 @@ BOND_FEATURE_DIMS = (5, 6, 2)
 
 #: Strings in messages; the middle of a long one is left out.
 _SHORT = Repr()
-_SHORT.maxstring = 200
+_SHORT.maxstring = 150
+
+#: What may stand behind a SMILES and a blank; RDKit takes anything else for a name.
+_EXTENSION = re.compile(r"\|[^|]*\|")
+
+#: What is often taken for a SMILES: how to tell it, what it is, and what to do.
+_NO_SMILES = (
+    (r"^InChI=", "an InChI", "convert it with Chem.MolFromInchi and Chem.MolToSmiles"),
+    (r"^[A-Z]{14}-[A-Z]{10}-[A-Z]$", "an InChIKey", "look its SMILES up, no structure follows from it"),
+    (r"^(PEPTIDE|RNA|CHEM|BLOB)\d+\{", "HELM", "convert it with Chem.MolFromHELM and Chem.MolToSmiles"),
+    (r"V[23]000|M  END", "a mol block", "convert it with Chem.MolFromMolBlock and Chem.MolToSmiles"),
+    (r"^\S*(?<!-)>|>>", "a reaction", "give one of its molecules"),  # -> is a dative bond
+)
+
+_SYNTAX = re.compile(r"SMILES Parse Error: (.+?)(?: while parsing| for input|$)", re.MULTILINE)
+_POSITION = re.compile(r"check for mistakes around position \d+")
+
+#: Numbers of elements that have a hybridisation in every sanitised molecule, as some metals have not.
+_HYBRIDIZED = frozenset((6, 7, 8, 9, 15, 16, 17, 35, 53))
 
 _Column = NDArray[np.int64]
 
@@ -188,13 +210,21 @@ def mol_to_data(mol: Chem.Mol) -> Data:
         to automorphism, not on the order of its atoms) and ``smiles``, the canonical SMILES.
 
     Raises:
-        InputError: ``mol`` is ``None``, which is how RDKit reports unreadable input.
+        InputError: ``mol`` is ``None``, which is how RDKit reports unreadable input, or not sanitised.
 
     Source: Hu et al., Open Graph Benchmark, arXiv 2005.00687 (features).
     """
     if mol is None:
         raise InputError("mol is None: RDKit could not read this molecule.")
-    return _to_data(mol, Chem.MolToSmiles(mol))
+    if not any(map(_lacks_hybridization, mol.GetAtoms())):
+        # RDKit raises it where hydrogens have not been counted or rings not found.
+        with rdBase.BlockLogs(), suppress(RuntimeError):
+            return _to_data(mol, Chem.MolToSmiles(mol))
+    raise InputError("The molecule is not sanitised; call Chem.SanitizeMol on it first.")
+
+
+def _lacks_hybridization(atom: Chem.Atom) -> bool:
+    return atom.GetHybridization() == HybridizationType.UNSPECIFIED and atom.GetAtomicNum() in _HYBRIDIZED
 
 
 def _to_data(mol: Chem.Mol, smiles: str) -> Data:
@@ -207,23 +237,56 @@ def read_smiles(smiles: object) -> Chem.Mol:
     """Parse one SMILES string.
 
     Args:
-        smiles: SMILES of a molecule with at least one atom.
+        smiles: SMILES of a molecule with at least one atom, alone or with a CXSMILES extension, between
+            blanks or not.
 
     Returns:
         The sanitised molecule.
 
     Raises:
-        InputError: RDKit cannot read the string, or it is empty or no string at all.
+        InputError: RDKit cannot read the string, or it is empty, holds more than a SMILES or is no string at
+            all.
     """
-    if not isinstance(smiles, str) or not smiles.strip():
+    # RDKit drops what stands behind a blank, and characters that are not printable ASCII at either end.
+    if not isinstance(smiles, str) or not (parts := smiles.split(maxsplit=1)):
         raise InputError(f"A SMILES string was expected, but got {_SHORT.repr(smiles)}.")
-    with rdBase.BlockLogs():  # the error below says it in one sentence
-        mol = Chem.MolFromSmiles(smiles)
-    if mol is None or not mol.GetNumAtoms():
-        raise InputError(
-            f"RDKit cannot read the SMILES {_SHORT.repr(smiles)}; check its syntax and valences."
-        )
-    return mol
+    text, behind = parts[0], "".join(parts[1:]).rstrip()
+    if text.isascii() and text.isprintable() and (not behind or _EXTENSION.fullmatch(behind)):
+        with rdBase.BlockLogs():  # the error below says it in one sentence
+            mol = Chem.MolFromSmiles(f"{text} {behind}" if behind else text)
+        if mol is not None and mol.GetNumAtoms():
+            return mol
+    raise InputError(_complaint(smiles, text, behind))
+
+
+def _complaint(smiles: str, text: str, behind: str) -> str:
+    """A sentence on what is wrong with a string that begins with one text and has another behind it."""
+    shown = _SHORT.repr(smiles)
+    for pattern, kind, remedy in _NO_SMILES:
+        if re.search(pattern, smiles.strip()):
+            return f"{shown} looks like {kind}, not a SMILES; {remedy}."
+    foreign = next((mark for mark in text if not mark.isascii() or not mark.isprintable()), None)
+    if foreign is not None:
+        name = unicodedata.name(foreign, "not printable")
+        reason = f"it holds {foreign!r} ({name})"
+    elif behind and not _EXTENSION.fullmatch(behind):
+        return f"The SMILES in {shown} has {_SHORT.repr(behind)} behind it; give the SMILES alone."
+    else:
+        reason = _reason(text) or ("check its extension" if behind else "check its syntax and valences")
+    return f"RDKit cannot read the SMILES {shown}: {reason}."
+
+
+def _reason(text: str) -> str:
+    """What RDKit says of a SMILES that it cannot read, in one line; nothing if it says nothing."""
+    capture = getattr(rdBase, "CaptureErrorLog", rdBase.BlockLogs)  # which RDKit before 2026.03 lacks
+    with rdBase.BlockLogs(), capture() as log:
+        mol = Chem.MolFromSmiles(text, sanitize=False)
+        problems = () if mol is None else Chem.DetectChemistryProblems(mol)
+        words = [problem.Message() for problem in problems[:1]]
+    if mol is None:
+        said = getattr(log, "messages", "")
+        words = _SYNTAX.findall(said)[:1] + _POSITION.findall(said)[:1]
+    return textwrap.shorten("; ".join(words).replace("# ", ""), 120, placeholder=" ...")
 
 
 def smiles_to_data(smiles: str) -> Data:

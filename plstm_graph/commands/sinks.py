@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from plstm_graph.commands.stream import Source
 from plstm_graph.datasets.files import whole_file, write_rows
+from plstm_graph.datasets.stream import Source
 from plstm_graph.errors import InputError
 
 _GROUP = 16384  # rows of a row group in Parquet
@@ -49,15 +49,17 @@ class CSVSink(Sink):
     Args:
         file: Such as standard output's buffer.
         names: Columns.
+        keep_formulas: See :func:`~plstm_graph.datasets.files.write_rows`.
     """
 
-    def __init__(self, file: BinaryIO, names: Sequence[str]) -> None:
+    def __init__(self, file: BinaryIO, names: Sequence[str], keep_formulas: bool = False) -> None:
         self.file = file
+        self.keep_formulas = keep_formulas
         self._append([names])
 
     def _append(self, rows: Iterable[Sequence[str]]) -> None:
         text = io.StringIO()
-        write_rows(text, rows)
+        write_rows(text, rows, self.keep_formulas)
         self.file.write(text.getvalue().encode())
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -80,13 +82,19 @@ class CSVFileSink(CSVSink):
         names: Columns.
         settings: Settings that decide on the content, as JSON has them; ``None`` keeps no record.
         resume: Go on where the record says an earlier run was, if there is one.
+        keep_formulas: As of :class:`CSVSink`.
 
     Raises:
         InputError: The earlier run had other settings.
     """
 
     def __init__(
-        self, path: Path, names: Sequence[str], settings: dict[str, Any] | None = None, resume: bool = False
+        self,
+        path: Path,
+        names: Sequence[str],
+        settings: dict[str, Any] | None = None,
+        resume: bool = False,
+        keep_formulas: bool = False,
     ) -> None:
         self.path = path
         self.settings = settings
@@ -96,12 +104,13 @@ class CSVFileSink(CSVSink):
             record = json.loads(self.record.read_text())
             self._compare(record["settings"])
             self.chunks = record["chunks"]
+            self.keep_formulas = keep_formulas
             self.file = path.open("r+b")
             self.file.truncate(record["bytes"])
             self.file.seek(0, os.SEEK_END)
         else:
             self.record.unlink(missing_ok=True)
-            super().__init__(path.open("wb"), names)
+            super().__init__(path.open("wb"), names, keep_formulas)
 
     def _compare(self, earlier: dict[str, Any]) -> None:
         now = self.settings or {}
