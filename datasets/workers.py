@@ -3,6 +3,7 @@
 import atexit
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -10,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import parent_process
 from typing import TypeVar
 
 from plstm_graph.errors import InputError
@@ -33,9 +34,12 @@ class Workers:
     def __init__(self, number: int, module: str) -> None:
         self.number = number
         if number:
-            # Workers start afresh: a fork of a process with threads may hang.
+            from joblib.externals.loky.backend import get_context  # which takes a tenth of a second
+
+            # Workers start afresh: a fork of a process with threads may hang. multiprocessing's own way to do
+            # that, "spawn", runs the user's script again.
             self._pool = ProcessPoolExecutor(
-                number, get_context("spawn"), initializer=_start, initargs=(os.getpid(), module)
+                number, get_context("loky"), initializer=_start, initargs=(os.getpid(), module)
             )
             self._ready = self._pool.submit(os.getpid)
 
@@ -49,7 +53,7 @@ class Workers:
             calls: A key, which comes back with the result, and the arguments of every call.
 
         Raises:
-            InputError: a worker was ended from outside, or none can start.
+            InputError: A worker was ended from outside.
         """
         if not self.number:
             yield from ((key, function(*arguments)) for key, arguments in calls)
@@ -68,14 +72,9 @@ class Workers:
                 first, future = waiting.popleft()
                 yield first, future.result()
         except BrokenProcessPool as error:
-            if self._ready.exception() is None:
-                text = "A worker process was ended from outside, most likely for want of memory; try fewer."
-            else:  # it ended before its first call; workers import the script that started them
-                text = (
-                    "No worker process could start; a script must do its work under "
-                    'if __name__ == "__main__".'
-                )
-            raise InputError(text) from error
+            raise InputError(
+                "A worker process was ended from outside, most likely for want of memory; try fewer."
+            ) from error
 
     def close(self) -> None:
         """Have the processes end."""
@@ -91,8 +90,11 @@ def start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        if sys.platform == "win32":  # where a process keeps the number of a parent that has ended
+            parent_process().join()
+        else:
+            while os.getppid() == parent:
+                time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

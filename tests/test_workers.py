@@ -1,4 +1,4 @@
-"""Calls in worker processes: their look-ahead, and what is said when a worker ends or cannot start."""
+"""Calls in worker processes: their look-ahead, what they leave alone, and what is said when one ends."""
 
 import itertools
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from cli_runs import ROOT
 
@@ -34,18 +35,54 @@ def test_workers_look_ahead_by_a_few_calls_only():
     workers.close()
 
 
-def test_a_script_that_its_workers_cannot_import_is_told_why(tmp_path):
-    script = tmp_path / "mine.py"
-    script.write_text(
-        "import time\n"
-        "from plstm_graph.datasets.workers import Workers\n"
-        "list(Workers(1, 'time').in_order(time.sleep, ((second, (1,)) for second in range(60))))\n"
-    )
+#: Work that is done where it stands, by workers however few the molecules are.
+SCRIPT = """
+print("once", flush=True)
+from plstm_graph.datasets import FreeSolv, featurise
+featurise._MANY = 0
+module = FreeSolv(cache="cache")
+module.prepare_data()
+module.setup("fit")
+print(len(module.dataset))
+"""
+
+
+@pytest.mark.parametrize("on_standard_input", [False, True])
+def test_workers_do_not_run_the_users_script_again(tmp_path, on_standard_input):
+    (tmp_path / "mine.py").write_text(SCRIPT)
     result = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        [sys.executable, "-" if on_standard_input else "mine.py"],
+        input=SCRIPT if on_standard_input else "",
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
-    assert result.returncode != 0
-    assert 'must do its work under if __name__ == "__main__".' in result.stderr.splitlines()[-1]
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines.count("once") == 1
+    assert lines[-1] == "642"
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = (
+        "import itertools, os, time\n"
+        "from plstm_graph.datasets.workers import Workers\n"
+        "workers = Workers(2, 'time')\n"
+        "for _, process in workers.in_order(os.getpid, ((n, ()) for n in itertools.count())):\n"
+        "    if process != os.getpid():\n"
+        "        print(process, flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        processes = psutil.Process(parent.pid).children(recursive=True)
+        assert worker in processes
+        parent.kill()
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
 
 
 def end_elsewhere(here: int) -> None:
