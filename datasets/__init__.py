@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from plstm_graph.datasets.arrows import ArrowPointing
     from plstm_graph.datasets.base import GraphDataModule, MoleculeDataModule
     from plstm_graph.datasets.builtin import FreeSolv, Solubility
+    from plstm_graph.datasets.molecule_net import MoleculeNet
     from plstm_graph.datasets.ogb_mol import OGB
     from plstm_graph.datasets.peptides import PeptideEnds
-    from plstm_graph.datasets.smiles_csv import CSV, MoleculeNet
+    from plstm_graph.datasets.smiles_csv import CSV
     from plstm_graph.datasets.tu import TU
 
 __all__ = [
@@ -37,7 +38,7 @@ __getattr__, __dir__ = lazy_names(
         "FreeSolv": "plstm_graph.datasets.builtin",
         "GraphDataModule": "plstm_graph.datasets.base",
         "MoleculeDataModule": "plstm_graph.datasets.base",
-        "MoleculeNet": "plstm_graph.datasets.smiles_csv",
+        "MoleculeNet": "plstm_graph.datasets.molecule_net",
         "PeptideEnds": "plstm_graph.datasets.peptides",
         "Solubility": "plstm_graph.datasets.builtin",
     },

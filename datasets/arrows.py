@@ -74,11 +74,6 @@ class ArrowPointing(GraphDataModule):
         return ["elsewhere", "at the disc"]
 
     @property
-    def metric(self) -> str:
-        """Score that selects checkpoints."""
-        return "accuracy"
-
-    @property
     def in_channels(self) -> int:
         """Pixels of a patch."""
         return self.patch**2

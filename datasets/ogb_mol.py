@@ -17,7 +17,7 @@ from plstm_graph.datasets.featurise import featurise
 from plstm_graph.datasets.files import fetch_folder
 from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.datasets.splits import SCAFFOLD_FOLDS, Split, check_fold, murcko_scaffold, scaffold_fold
-from plstm_graph.datasets.table import Table, read_csv
+from plstm_graph.datasets.table import Table
 from plstm_graph.errors import InputError
 
 _RAW = ("num-node-list", "num-edge-list", "edge", "node-feat", "edge-feat", "graph-label")
@@ -93,7 +93,7 @@ class OGB(GraphDataModule):
         """
         node_counts, edge_counts = (self._integers(f"raw/{name}").flatten() for name in _RAW[:2])
         bonds = self._integers("raw/edge")
-        smiles = read_csv(self._file("mapping/mol"), self._where())["smiles"].tolist()
+        smiles = pd.read_csv(self._file("mapping/mol"))["smiles"].tolist()
         labels = pd.read_csv(self._file("raw/graph-label"), header=None).to_numpy(np.float32, copy=True)
         rows = torch.arange(len(node_counts))
         tensors = {

@@ -66,11 +66,6 @@ class PeptideEnds(MoleculeDataModule):
         """The classes."""
         return ["differ", "match"]
 
-    @property
-    def metric(self) -> str:
-        """Score that selects checkpoints."""
-        return "accuracy"
-
     def read_table(self) -> Table:
         """Draw the peptides: those of training, of validation and of the test, in this order."""
         rng = np.random.default_rng(self.seed)

@@ -1,168 +1,240 @@
-"""Molecules from CSV files: MoleculeNet's and your own."""
+"""Molecules of your own, from tables."""
 
-import tempfile
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
+import pyarrow as pa
 import torch
-from torch_geometric.datasets import MoleculeNet as PyGMoleculeNet
+from sklearn.model_selection import GroupShuffleSplit
+from torch import Tensor
 
 from plstm_graph.datasets.base import MoleculeDataModule
-from plstm_graph.datasets.files import fetch, whole_file
-from plstm_graph.datasets.splits import Split
-from plstm_graph.datasets.table import Table, read_csv
+from plstm_graph.datasets.splits import Split, check_fraction, random_split
+from plstm_graph.datasets.stream import CSVTable, Source, open_source
+from plstm_graph.datasets.table import Table, check_there
+from plstm_graph.datasets.targets import Targets, choose_targets, columns_of, read_targets
 from plstm_graph.errors import InputError
+from plstm_graph.predictor import Task
 
-_REGRESSION = ("esol", "freesolv", "lipo")
-_PARTS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
-
-
-class MoleculeNet(MoleculeDataModule):
-    """One of MoleculeNet's tables with OGB's features, split by scaffold.
-
-    Args:
-        dataset_name: PyG's name, such as ``"esol"``, ``"tox21"`` or ``"hiv"``.
-        root: Folder that holds ``esol/raw/delaney-processed.csv`` and so on, as PyG lays them out.
-        download: SHA-256 of the table as it is served, to fetch it if it is missing.
-        unreadable: See :class:`MoleculeDataModule`; recent RDKit cannot read some SMILES of HIV and Tox21.
-        **kwargs: Arguments of :class:`MoleculeDataModule`.
-
-    Source: Wu et al., Chem. Sci. 9 (2018) 513.
-    """
-
-    def __init__(
-        self,
-        dataset_name: str = "esol",
-        root: Path = Path("data/moleculenet"),
-        download: str | None = None,
-        unreadable: Literal["refuse", "skip"] = "skip",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(unreadable=unreadable, **kwargs)
-        self.dataset_name = dataset_name.lower()
-        if self.dataset_name not in PyGMoleculeNet.names:
-            names = ", ".join(PyGMoleculeNet.names)
-            raise InputError(f"{dataset_name!r} is none of MoleculeNet's tables: {names}.")
-        _, url, stem, self._smiles_at, self._targets_at = PyGMoleculeNet.names[self.dataset_name]
-        self.url = PyGMoleculeNet.url.format(url)
-        self.path = Path(root) / self.dataset_name / "raw" / f"{stem}.csv"
-        self.download = download
-        self.task = "regression" if self.dataset_name in _REGRESSION else "classification"
-
-    @property
-    def name(self) -> str:
-        """The table's name."""
-        return self.dataset_name
-
-    @property
-    def metric(self) -> str:
-        """MoleculeNet's: average precision for MUV and PCBA, whose hits are rare."""
-        return "average_precision" if self.dataset_name in ("muv", "pcba") else super().metric
-
-    @cached_property
-    def target_names(self) -> list[str]:
-        """Columns of the table."""
-        columns = list(self._frame(nrows=0).columns)
-        chosen = columns[self._targets_at]
-        return [chosen] if isinstance(chosen, str) else chosen
-
-    def read_table(self) -> Table:
-        """Read the CSV file."""
-        frame = self._frame()
-        return Table.from_frame(frame, frame.columns[self._smiles_at], self.target_names)
-
-    def _frame(self, nrows: int | None = None) -> pd.DataFrame:
-        if self.download is not None and not self.path.is_file():
-            with tempfile.TemporaryDirectory() as unfinished:
-                table = pd.read_csv(fetch(self.url, self.download, Path(unfinished)))  # some are compressed
-            with whole_file(self.path, newline="") as file:
-                table.to_csv(file, index=False)
-        where = (
-            f"put {self.url} there, pass --data.root, or have it fetched with --data.download and its SHA-256"
-        )
-        return read_csv(self.path, where, nrows=nrows)
+#: Words of a split column, by part.
+_PARTS = {
+    **dict.fromkeys(("train", "training", "0"), 0),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "1"), 1),
+    **dict.fromkeys(("test", "testing", "2"), 2),
+}
+_LEFT_OUT = -1
+#: Parts of two files, and of three.
+_FILES = {2: (0, 2), 3: (0, 1, 2)}
 
 
 class CSV(MoleculeDataModule):
     """Molecules of your own.
 
     Args:
-        path: CSV file with a header, compressed or not.
+        path: Table with a header: ``.csv`` or ``.tsv``, compressed or not, ``.parquet`` or ``.xlsx``; or two
+            (training and test) or three of them (training, validation and test).
         smiles_column: Column of the SMILES.
-        target_columns: Columns of the targets; empty cells are missing values.
-        task: ``"classification"`` expects 0 and 1.
-        split: ``"scaffold"``, ``"random"``, or the name of a column with ``train``, ``val`` and ``test``.
+        target_columns: Columns of the targets, whose empty cells are missing values; by default all numeric
+            ones but identifiers.
+        task: ``"regression"`` expects numbers, ``"classification"`` two classes a column (0 and 1, -1 and 1,
+            or two words such as ``no`` and ``yes``), ``"multiclass"`` one column of classes; by default what
+            the cells look like.
+        split: ``"scaffold"``, ``"random"``, or the name of a column with ``train``, ``val`` and ``test`` (or
+            0, 1 and 2). Rows without a part are left out.
+        val_fraction: Share of the training rows that validate, where a split has no part for that.
+        val_split: Whether they are drawn at ``"random"``, with ``split_seed``, or whole scaffolds are.
         unit: Unit of the targets, for tables and axes.
-        unreadable: See :class:`MoleculeDataModule`.
-        **kwargs: Arguments of :class:`MoleculeDataModule`.
+        separator: Character between cells; by default the one that the header shows.
+        encoding: Encoding of the text, such as ``"cp1252"``; by default UTF-8, or UTF-16 if it is marked so.
+        **kwargs: Arguments of :class:`MoleculeDataModule`; ``unreadable`` is ``"skip"`` by default.
+
+    Raises:
+        InputError: Settings that no table could have.
     """
 
     def __init__(
         self,
-        path: Path,
-        target_columns: list[str],
+        path: Path | list[Path],
         smiles_column: str = "smiles",
-        task: Literal["regression", "classification"] = "regression",
+        target_columns: list[str | int | float] | str | None = None,
+        task: Task | None = None,
+        val_fraction: float = 0.1,
+        val_split: Literal["random", "scaffold"] = "random",
         unit: str = "",
+        separator: str | None = None,
+        encoding: str | None = None,
         unreadable: Literal["refuse", "skip"] = "skip",
         **kwargs: Any,
     ) -> None:
         super().__init__(unreadable=unreadable, **kwargs)
-        if not target_columns:
-            raise InputError("target_columns is empty; name at least one column.")
-        self.path = Path(path)
-        self.target_columns = target_columns
+        self.paths = [Path(part) for part in (path if isinstance(path, list) else [path])]
+        if len(self.paths) not in (1, *_FILES):
+            raise InputError(
+                f"path names {len(self.paths)} files; give one, two (training, test) or three (training, "
+                "validation, test)."
+            )
+        if target_columns is not None and not target_columns:
+            raise InputError("target_columns is empty; name at least one column, or leave it out.")
+        check_fraction(val_fraction, "val_fraction")
         self.smiles_column = smiles_column
-        self.task = task
+        self.target_columns = target_columns
+        self.val_fraction = val_fraction
+        self.val_split = val_split
         self.unit = unit
+        self.separator = separator
+        self.encoding = encoding
+        self._task = task
 
     @property
     def name(self) -> str:
-        """The file's name."""
-        return self.path.name.partition(".")[0]
+        """The first file's name."""
+        return self.paths[0].name.partition(".")[0]
+
+    @property
+    def task(self) -> Task:  # type: ignore[override]
+        """The task that was given, or that the targets look like."""
+        return self.targets.task
 
     @property
     def target_names(self) -> list[str]:
-        """The columns that were named."""
-        return self.target_columns
+        """Columns of the targets, or the classes of the only one."""
+        return self.targets.names
+
+    @cached_property
+    def targets(self) -> Targets:
+        """The targets, read once."""
+        frame = self._frame
+        names = [name for name in frame if name not in (self.smiles_column, self.split)]
+        if self.target_columns is not None:
+            names = self._named(list(frame))
+        # Where commas part cells, a number cannot hold one.
+        columns = columns_of({name: frame[name] for name in names}, self._separators.isdisjoint({","}))
+        if self.target_columns is None:
+            columns = choose_targets(columns, self._file)
+        return read_targets(columns, self._task, self._file)
+
+    def _named(self, known: list[str]) -> list[str]:
+        """The columns that were named; a number names the column that is called by it, however written."""
+        given = self.target_columns
+        wanted = given if isinstance(given, list) else [given]
+        names = []
+        for name in wanted:
+            alike = [column for column in known if column == str(name)]
+            if not alike and not isinstance(name, str):
+                alike = [column for column in known if _is_number(column, name)]
+            names.append(alike[0] if alike else str(name))
+        check_there(names, known, self._file)
+        for name, count in Counter(names).items():
+            if count > 1 or name == self.smiles_column:
+                raise InputError(f"{name!r} cannot be a target {'twice' if count > 1 else 'and the SMILES'}.")
+        return names
 
     def read_table(self) -> Table:
-        """Read the CSV file."""
-        table = Table.from_frame(self._frame, self.smiles_column, self.target_columns)
-        if self.task == "classification":
-            _check_classes(table, self.target_columns)
-        return table
+        """Read the files."""
+        return Table(self._frame[self.smiles_column], self.targets.values)
+
+    @property
+    def _file(self) -> str:
+        return ", ".join(map(str, self.paths))
+
+    @cached_property
+    def _sources(self) -> list[Source]:
+        return [
+            open_source(str(path), self.smiles_column, self.separator, self.encoding) for path in self.paths
+        ]
+
+    @property
+    def _separators(self) -> set[str]:
+        return {source.separator for source in self._sources if isinstance(source, CSVTable)}
+
+    @cached_property
+    def _frame(self) -> dict[str, list[Any]]:
+        """Cells by column, of those that all files have."""
+        tables = []
+        for source in self._sources:
+            table = pa.Table.from_batches(source.chunks(2**16), source.schema)
+            if not len(table):
+                raise InputError(f"{source.path} has no rows below its header.")
+            tables.append({name: table[name].to_pylist() for name in table.column_names})
+            tables[-1][self.smiles_column] = source.smiles_of(table[self.smiles_column])
+        shared = [name for name in tables[0] if all(name in table for table in tables)]
+        return {name: [cell for table in tables for cell in table[name]] for name in shared}
+
+    @cached_property
+    def _parts(self) -> list[int] | None:
+        """The part of every row, if a column or files say so."""
+        if len(self.paths) > 1:
+            sizes = [sum(map(len, source.chunks(2**16))) for source in self._sources]
+            parts = _FILES[len(self.paths)]
+            return [part for part, size in zip(parts, sizes, strict=True) for _ in range(size)]
+        if self.split not in self._frame:
+            return None
+        parts = []
+        for row, cell in enumerate(self._frame[self.split]):
+            word = "" if cell is None else str(cell).strip().lower().removesuffix(".0")
+            if word and word not in _PARTS:
+                raise InputError(
+                    f"{self._file}: row {row} of column {self.split!r} is {cell!r}, not train, val or test."
+                )
+            parts.append(_PARTS.get(word, _LEFT_OUT))
+        return parts
+
+    @property
+    def _by_scaffold(self) -> bool:
+        if self._parts is None:
+            return super()._by_scaffold
+        return 1 not in self._parts and self.val_split == "scaffold"
 
     def split_rows(self) -> Split:
-        """Split by scaffold, at random, or as a column says."""
-        frame = self._frame
-        if self.split not in frame.columns:
+        """Split by scaffold, at random, or as a column or files say."""
+        if self._parts is None:
             if self.split in ("scaffold", "random"):
                 return super().split_rows()
             raise InputError(
-                f"split must be 'scaffold', 'random' or a column of {self.path}, not {self.split!r}."
+                f"split must be 'scaffold', 'random' or a column of {self._file}, not {self.split!r}."
             )
-        words = frame[self.split].astype(str).str.strip().str.lower()
-        unknown = words[~words.isin(_PARTS)]
-        if len(unknown):
-            row = unknown.index[0]
-            raise InputError(f"Row {row} of column {self.split!r} is {words[row]!r}, not train, val or test.")
-        part = torch.tensor(words.map(_PARTS).to_numpy())[self.dataset.tensors["row"]]
-        return Split(*((part == i).nonzero().squeeze(1) for i in range(3)))
+        part = torch.tensor(self._parts)[self.dataset.tensors["row"]]
+        train, val, test = ((part == i).nonzero().squeeze(1) for i in range(3))
+        if not len(val) and len(train) > 1:
+            val = self._validation(train)
+            train = train[~torch.isin(train, val)]
+        return Split(train, val, test)
 
-    @cached_property
-    def _frame(self) -> pd.DataFrame:
-        return read_csv(self.path, "pass the path of your table with --data.path")
+    def _validation(self, train: Tensor) -> Tensor:
+        """Rows that are taken out of the training rows."""
+        if self.val_split == "random":
+            drawn = random_split(len(train), self.split_seed, (1 - self.val_fraction, self.val_fraction, 0.0))
+            return train[drawn.val]
+        scaffolds = [(self.dataset.scaffolds or [])[row] for row in train.tolist()]
+        if len(set(scaffolds)) < 2:
+            raise InputError("All training rows have one scaffold; pass --data.val_split random.")
+        draw = GroupShuffleSplit(1, test_size=self.val_fraction, random_state=self.split_seed)
+        [(_, chosen)] = draw.split(scaffolds, groups=scaffolds)
+        return train[torch.from_numpy(chosen).sort().values]
+
+    def describe(self) -> list[str]:
+        """Sentences on what the table was understood to be; after :meth:`setup`."""
+        rows, values = len(self.table.smiles), self.targets.values
+        known = [f"{count:,}" for count in (values == values).sum(0).tolist()]
+        names = self.target_names if self.task != "multiclass" else [""]
+        counted = [f"{name} ({count})".strip() for name, count in zip(names, known, strict=True)]
+        parts = ", ".join(f"{len(part):,} {name}" for name, part in self.rows._asdict().items())
+        sentences = [
+            f"{self._file}: {rows:,} rows, of which {len(self.dataset):,} give a graph.",
+            f"Targets ({self.task}) and their values: {', '.join(counted)}.",
+            *self.targets.remarks,
+            f"Split: {parts}.",
+        ]
+        without = (self._parts or []).count(_LEFT_OUT)
+        if without:
+            sentences.append(f"{without:,} rows have no part in column {self.split!r} and are left out.")
+        return sentences
 
 
-def _check_classes(table: Table, columns: list[str]) -> None:
-    for i, column in enumerate(columns):
-        values = table.targets[:, i]
-        wrong = [row for row, value in enumerate(values) if value == value and value not in (0, 1)]
-        if wrong:
-            raise InputError(
-                f"Row {wrong[0]} of column {column!r} is {values[wrong[0]]:g}; classes are 0 and 1. For "
-                "continuous values pass --data.task regression."
-            )
+def _is_number(text: str, number: float) -> bool:
+    try:
+        return float(text) == number
+    except ValueError:
+        return False

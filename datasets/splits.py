@@ -37,6 +37,12 @@ def check_fold(fold: int, folds: int) -> None:
         raise InputError(f"fold must be from 0 to {folds - 1}, not {fold}.")
 
 
+def check_fraction(fraction: float, name: str) -> None:
+    """Refuse a share that is not between 0 and 1."""
+    if not 0 < fraction < 1:
+        raise InputError(f"{name} must be between 0 and 1, not {fraction}.")
+
+
 def murcko_scaffold(mol: Mol) -> str:
     """Return the SMILES of a molecule's Bemis-Murcko scaffold, chirality included.
 

@@ -1,12 +1,12 @@
 """The table a data set starts from: SMILES and targets, row by row."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from plstm_graph.datasets.targets import columns_of, read_targets
 from plstm_graph.errors import InputError
 
 
@@ -23,39 +23,31 @@ class Table:
     targets: NDArray[np.float32]
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, smiles: str, targets: list[str]) -> "Table":
+    def from_frame(cls, frame: pd.DataFrame, smiles: str, targets: list[str], name: str) -> "Table":
         """Take the SMILES column and the target columns of a data frame.
 
+        Args:
+            frame: The table.
+            smiles: Name of the column.
+            targets: Names of the columns.
+            name: Of the table, for messages.
+
         Raises:
-            InputError: A column is missing, or a target is neither a number nor empty.
+            InputError: A column is missing, or a target is neither a finite number nor empty.
         """
-        missing = [column for column in (smiles, *targets) if column not in frame.columns]
-        if missing:
-            raise InputError(
-                f"The table has no column {', '.join(map(repr, missing))}; "
-                f"it has {', '.join(map(repr, frame.columns))}."
-            )
-        try:
-            values = frame[targets].to_numpy(dtype=np.float32, copy=True)
-        except ValueError as error:
-            raise InputError(f"A target is not a number: {error}.") from error
-        return cls(frame[smiles].tolist(), values)
+        check_there([smiles, *targets], list(frame.columns), name)
+        columns = columns_of({target: frame[target].tolist() for target in targets}, decimal_commas=False)
+        return cls(frame[smiles].tolist(), read_targets(columns, "regression", name).values)
 
 
-def read_csv(path: Path, where: str, nrows: int | None = None) -> pd.DataFrame:
-    """Read a CSV file, compressed or not.
-
-    Args:
-        path: The file.
-        where: Remedy if it is missing, a sentence without its full stop.
-        nrows: Rows to read; by default all.
+def check_there(wanted: list[str], columns: list[str], name: object) -> None:
+    """Refuse a table that lacks columns.
 
     Raises:
-        InputError: The file is missing or no table.
+        InputError: It names those that are missing, and those that are there.
     """
-    if not path.is_file():
-        raise InputError(f"{path} is missing; {where}.")
-    try:
-        return pd.read_csv(path, nrows=nrows)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a CSV table: {error}.") from error
+    missing = [column for column in wanted if column not in columns]
+    if missing:
+        raise InputError(
+            f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, columns))}."
+        )

@@ -68,11 +68,6 @@ class TU(GraphDataModule):
         return self.dataset_name
 
     @property
-    def metric(self) -> str:
-        """Share of the graphs that are put into the right class."""
-        return "accuracy"
-
-    @property
     def target_names(self) -> list[str]:
         """The classes, numbered in the order of their labels."""
         return [f"class {number}" for number in range(int(self._graphs[0].y.max()) + 1)]

@@ -293,10 +293,11 @@ def test_an_empty_table_has_an_empty_output(run, models, tmp_path):
     [
         ([], "--data.path"),
         (["-i", "nothing.csv"], "nothing.csv"),
-        (["-i", "mols.xlsx"], ".parquet"),
-        (["-i", "ragged.csv"], "row of 3 cells near line 3"),
+        (["-i", "mols.xlsx"], "mols.xlsx cannot be read as an Excel file"),
+        (["-i", "mols.pdf"], ".csv, .tsv, .parquet, .xlsx, .smi, .txt"),
+        (["-i", "ragged.csv"], "3 cells in line 3, but its header has 2"),
         (["-i", "nameless.csv"], "header"),
-        (["-i", "latin.csv"], "latin.csv cannot be read"),
+        (["-i", "latin.csv"], "none of its encoding; pass --data.encoding"),
         (["-i", "broken.csv.gz"], "broken.csv.gz cannot be read"),
         (["-i", "fake.parquet"], "fake.parquet cannot be read"),
         (["-i", "twice.csv"], "two columns 'a'"),
@@ -323,6 +324,7 @@ def test_wrong_inputs_get_one_sentence(refusal, monkeypatch, table, models, tmp_
     if arguments[-1:] == ["other.ckpt"]:
         save(GraphTask(GIN(1, 8, 1), target_names=["logP"]), tmp_path / "other.ckpt")
     (tmp_path / "mols.xlsx").write_bytes(b"PK")
+    (tmp_path / "mols.pdf").write_bytes(b"%PDF")
     (tmp_path / "ragged.csv").write_text("smiles,a\nC,1\nCC,2,3\n")
     (tmp_path / "nameless.csv").write_text("")
     (tmp_path / "latin.csv").write_bytes("smiles,name\nC,Säure\n".encode("latin-1"))

@@ -18,9 +18,9 @@ import plstm_graph.datasets as datasets
 from plstm_graph.commands.ensemble import Ensemble
 from plstm_graph.commands.results import Predictions
 from plstm_graph.commands.sinks import check_folder
-from plstm_graph.commands.stream import check_columns
 from plstm_graph.datasets.featurise import featurise_smiles
 from plstm_graph.datasets.files import whole_file
+from plstm_graph.datasets.stream import check_columns
 from plstm_graph.errors import InputError
 
 _ROWS, _BATCH = 8192, 512  # rows of a file of the output at most, and rows that are featurised at once

@@ -12,9 +12,9 @@ from torch_geometric.data import Batch
 
 from plstm_graph.chem import mol_to_data, read_smiles
 from plstm_graph.commands.ensemble import Ensemble
-from plstm_graph.commands.stream import open_source
 from plstm_graph.datasets.cache import UNREADABLE_COLUMNS
 from plstm_graph.datasets.files import whole_file, write_rows
+from plstm_graph.datasets.stream import open_source
 from plstm_graph.drawing import draw_contributions
 from plstm_graph.errors import InputError
 from plstm_graph.explain import contributions
@@ -48,7 +48,7 @@ def explain(options: argparse.Namespace) -> None:
         InputError: A file, column or target that is not there, a network that does not
             take SMILES, or a table of which RDKit can read no row.
     """
-    source = open_source(options.data_path, options.smiles_column)
+    source = open_source(options.data_path, options.smiles_column, options.separator, options.encoding)
     ensemble = Ensemble(options.ckpt_path)
     targets = dict(enumerate(ensemble.targets))
     if options.target is not None:
@@ -57,7 +57,7 @@ def explain(options: argparse.Namespace) -> None:
             known = ", ".join(ensemble.targets)
             raise InputError(f"There is no target {options.target!r}; targets are {known}.")
     folder = _make_folder(options.output)
-    chunks = (chunk[options.smiles_column].to_pylist() for chunk in source.chunks(_ROWS))
+    chunks = (source.smiles_of(chunk[options.smiles_column]) for chunk in source.chunks(_ROWS))
     read, unreadable = _write(folder, ensemble, chunks, source.total, targets)
     print(f"{read} molecules: {folder / 'contributions.csv'} and {read * len(targets)} drawings")
     if unreadable:

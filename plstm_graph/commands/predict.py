@@ -19,6 +19,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from plstm_graph.commands.launch import launched_from_outside, own_environment
 from plstm_graph.commands.options import ENDINGS
 from plstm_graph.commands.sinks import (
     CSVFileSink,
@@ -30,7 +31,7 @@ from plstm_graph.commands.sinks import (
     record_of,
     write_npz,
 )
-from plstm_graph.commands.stream import STANDARD, CSVTable, ParquetTable, open_source
+from plstm_graph.datasets.stream import STANDARD, CSVTable, ParquetTable, open_source
 from plstm_graph.datasets.workers import Workers
 from plstm_graph.errors import InputError
 
@@ -73,7 +74,10 @@ def _check_ray(options: argparse.Namespace) -> None:
     """Refuse what Ray sees to itself."""
     given = {
         "--data.num_workers": options.num_workers is not None,
+        "--data.separator": options.separator is not None,
+        "--data.encoding": options.encoding is not None,
         "--resume": options.resume,
+        "--keep_formulas": options.keep_formulas,
         "--overwrite": options.overwrite,
         "--trainer.devices": options.devices != 1,
         "--trainer.num_nodes": options.num_nodes != 1,
@@ -107,7 +111,9 @@ class Job:
         self.ending = ".csv" if options.output == STANDARD else self.output.suffix.lower()
         self.rows = max(_CHUNK, options.batch_size)
         self._check_output()
-        self.source = open_source(options.data_path, options.smiles_column)
+        self.source = open_source(
+            options.data_path, options.smiles_column, options.separator, options.encoding
+        )
         if self.source.total is not None:
             self._start_workers(self.source.total // (options.devices * options.num_nodes))
 
@@ -152,6 +158,8 @@ class Job:
             )
         if options.resume and (self.ending != ".csv" or STANDARD in (options.data_path, options.output)):
             raise InputError("--resume is for CSV files, from a file to a file; run this again without it.")
+        if self.verb == "predict" and options.keep_formulas and self.ending != ".csv":
+            raise InputError("--keep_formulas is for CSV; Parquet keeps text as it is, so leave it out.")
         if options.devices * options.num_nodes > 1 and STANDARD in (options.data_path, options.output):
             raise InputError("Several processes need files, not standard input or output.")
         if standard:
@@ -177,7 +185,7 @@ class Job:
         options = self.options
         if "LOCAL_RANK" not in os.environ:  # else another process may have begun to write
             self._check_unfinished()
-        if options.devices * options.num_nodes == 1 and not _launched_from_outside():
+        if options.devices * options.num_nodes == 1 and not launched_from_outside():
             self._write_part()
             self._finish()
         else:
@@ -194,7 +202,11 @@ class Job:
             logging.getLogger(name).setLevel(logging.WARNING)
         strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=7))
         fabric = Fabric(
-            accelerator="cpu", strategy=strategy, devices=options.devices, num_nodes=options.num_nodes
+            accelerator="cpu",
+            strategy=strategy,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            plugins=own_environment(),
         )
         try:
             fabric.launch()
@@ -254,28 +266,31 @@ class Job:
             turn, rank = divmod(number, self.world)
             if rank == self.rank and turn >= done:
                 start = number * self.rows
-                smiles = batch[self.options.smiles_column].to_pylist()
+                smiles = self.source.smiles_of(batch[self.options.smiles_column])
                 yield (start, batch), (start, smiles, preparations, self.options.max_atoms)
 
     def _sink(self, path: Path, settings: dict[str, Any] | None = None, resume: bool = False) -> Sink:
         if self.ending != ".csv":
             return ParquetSink(path, self.results.schema)
         if self.options.output == STANDARD:
-            return CSVSink(sys.stdout.buffer, self.results.schema.names)
-        return CSVFileSink(path, self.results.schema.names, settings, resume)
+            return CSVSink(sys.stdout.buffer, self.results.schema.names, self.options.keep_formulas)
+        return CSVFileSink(path, self.results.schema.names, settings, resume, self.options.keep_formulas)
 
     def _settings(self) -> dict[str, Any] | None:
-        """Settings that decide on the output; a run that resumes another must have the same."""
+        """Settings that decide on a CSV file; a run that resumes another must have the same."""
         options = self.options
-        if STANDARD in (options.data_path, options.output):
+        if self.ending != ".csv" or STANDARD in (options.data_path, options.output):
             return None
         return {
             "verb": self.verb,
             "--data.path": _identity(options.data_path),
             "--ckpt_path": [_identity(path) for path in options.ckpt_path],
             "--data.smiles_column": options.smiles_column,
+            "--data.separator": options.separator,
+            "--data.encoding": options.encoding,
             "--data.batch_size": options.batch_size,
             "--max_atoms": options.max_atoms,
+            "--keep_formulas": options.keep_formulas,
             "number of processes": self.world,
         }
 
@@ -308,16 +323,6 @@ class Job:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         hidden = self.rank > 0 or not console.is_terminal
         return Progress(*columns, console=console, disable=hidden, transient=True)
-
-
-def _launched_from_outside() -> bool:
-    """Return if torchrun or SLURM has started this process, with others."""
-    if {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ):
-        return False
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
-    return TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
 
 
 def _keep_memory() -> None:

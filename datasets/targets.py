@@ -1,0 +1,267 @@
+"""Targets from the cells of a table: numbers, or classes by number or by word."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from plstm_graph.errors import InputError
+from plstm_graph.predictor import Task
+
+#: What stands for a missing value, beside nothing at all.
+_MISSING = {"", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "null", "none"}
+
+#: Words for two classes, the positive one last.
+_PAIRS = (
+    ("no", "yes"),
+    ("n", "y"),
+    ("false", "true"),
+    ("f", "t"),
+    ("inactive", "active"),
+    ("negative", "positive"),
+    ("neg", "pos"),
+    ("fail", "pass"),
+    ("-", "+"),
+)
+
+#: Words that more classes may have, when nobody says that they are classes.
+_FEW = 20
+
+_LARGEST = float(np.finfo(np.float32).max)
+_SHOWN = 5  # cells that a message lists
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+_THOUSAND = re.compile(r"[+-]?\d{1,3},\d{3}")
+_IDENTIFIER = re.compile(r"(?:.*[ _.-])?(?:id|index|idx|no|nr|number|cas|cid|sid|key|row)|unnamed.*|#|", re.I)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a network is trained on.
+
+    Args:
+        values: float32 [rows, columns], NaN where a value is missing; a class is its number.
+        task: Of all columns.
+        names: Of the columns, or of the classes of the only one.
+        remarks: Sentences about how cells were read.
+    """
+
+    values: NDArray[np.float32]
+    task: Task
+    names: list[str]
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Column:
+    """Cells of one column.
+
+    Args:
+        name: Its name.
+        cells: Text, numbers or ``None``.
+    """
+
+    name: str
+    cells: Sequence[Any]
+
+    def __post_init__(self) -> None:
+        self._read(["" if cell is None else str(cell).strip() for cell in self.cells])
+        self.comma = False  #: whether commas were read as decimal points
+
+    def _read(self, text: Sequence[str]) -> None:
+        self.text = pd.Series(text, dtype=object)
+        self.known = ~self.text.str.lower().isin(_MISSING).to_numpy(bool)
+        self.numbers = pd.to_numeric(self.text.where(self.known), errors="coerce").to_numpy(np.float64)
+
+    def read_decimal_commas(self) -> None:
+        """Take commas for decimal points, if no cell says otherwise.
+
+        ``1,234`` alone may be a thousand: of such cells nothing is taken.
+        """
+        known = self.text[self.known]
+        commas = known[known.str.contains(",", regex=False)]
+        decimal = commas.str.fullmatch(_DECIMAL_COMMA).all() and not commas.str.fullmatch(_THOUSAND).all()
+        if len(commas) and decimal and not known.str.contains(".", regex=False).any():
+            self._read(self.text.str.replace(",", "."))
+            self.comma = True
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether cells are numbers, and there are some."""
+        return bool(self.known.any() and not self.faults)
+
+    @property
+    def mostly_numeric(self) -> bool:
+        """Whether more than half of the cells are numbers."""
+        return 2 * np.count_nonzero(~np.isnan(self.numbers)) > np.count_nonzero(self.known)
+
+    @property
+    def looks_numeric(self) -> bool:
+        """Whether cells are without letters, as numbers in a writing that is not read."""
+        return not self.text[self.known].str.contains("[^\\W\\d_]").any()
+
+    @property
+    def faults(self) -> list[int]:
+        """Rows whose cells are no numbers."""
+        return np.flatnonzero(self.known & np.isnan(self.numbers)).tolist()
+
+    @property
+    def words(self) -> list[str]:
+        """Different cells, numbers by size and others by the alphabet."""
+        found = sorted(set(self.text[self.known]))
+        return sorted(found, key=float) if self.is_numeric else found
+
+    def classes(self) -> tuple[NDArray[np.float64], str] | None:
+        """Cells as 0, 1 and NaN, and a remark about words; ``None`` if they are no two classes."""
+        for negative in (0, -1) if self.is_numeric else ():
+            if set(self.numbers[self.known]) <= {negative, 1}:
+                remark = f"{self.name!r}: 1 is the positive class, -1 the negative one." if negative else ""
+                return np.where(self.known, self.numbers == 1, np.nan), remark
+        words = self.text.str.lower()
+        for negative, positive in _PAIRS:
+            if self.known.any() and set(words[self.known]) <= {negative, positive}:
+                remark = f"{self.name!r}: {positive!r} is the positive class, {negative!r} the negative one."
+                return np.where(self.known, words == positive, np.nan), remark
+        return None
+
+
+def columns_of(frame: Mapping[str, Sequence[Any]], decimal_commas: bool) -> list[Column]:
+    """The columns of a table.
+
+    Args:
+        frame: Cells by name.
+        decimal_commas: Whether numbers may have commas for decimal points: where these do not part cells.
+    """
+    columns = [Column(name, cells) for name, cells in frame.items()]
+    for column in columns if decimal_commas else []:
+        column.read_decimal_commas()
+    return columns
+
+
+def choose_targets(columns: Sequence[Column], path: object) -> list[Column]:
+    """The columns to predict where none were named: all of numbers but identifiers, or else of classes.
+
+    Raises:
+        InputError: There is none.
+    """
+    named = [column for column in columns if not _IDENTIFIER.fullmatch(column.name)]
+    numeric = [column for column in named if column.mostly_numeric]
+    measured = [column for column in numeric if not _counts_rows(column.numbers)]
+    of_classes = named if len(named) == 1 else [column for column in named if column.classes() is not None]
+    chosen = measured or numeric or of_classes
+    if not chosen:
+        found = ", ".join(repr(column.name) for column in columns) or "none but that of the SMILES"
+        raise InputError(
+            f"{path} has no column of numbers to predict; --data.target_columns names targets among its "
+            f"columns: {found}."
+        )
+    return chosen
+
+
+def _counts_rows(numbers: NDArray[np.float64]) -> bool:
+    return numbers[0] in (0, 1) and bool((np.diff(numbers) == 1).all())
+
+
+def read_targets(columns: Sequence[Column], task: Task | None, path: object) -> Targets:
+    """Read the cells of the columns to predict.
+
+    Args:
+        columns: At least one.
+        task: What they are; by default what they look like.
+        path: The table, for messages.
+
+    Raises:
+        InputError: A cell is not what the task has, or columns without a task are of several kinds.
+    """
+    remarks = [f"{column.name!r} has decimal commas." for column in columns if column.comma]
+    if task is None:
+        task = _infer_task(columns, path)
+        remarks.append(f"The task is {task}, by the looks of the targets; --data.task says otherwise.")
+    if task == "regression":
+        _check_numbers(columns, path)
+        return Targets(_stack([column.numbers for column in columns]), task, _names(columns), remarks)
+    if task == "classification":
+        read = [column.classes() or _refuse_classes(column, path) for column in columns]
+        remarks += [remark for _, remark in read if remark]
+        return Targets(_stack([values for values, _ in read]), task, _names(columns), remarks)
+    if len(columns) != 1:
+        raise InputError(
+            f"A choice of several classes is one column, not {', '.join(map(repr, _names(columns)))}."
+        )
+    [column] = columns
+    names = column.words
+    if len(names) < 2:
+        found = "one class" if names else "no value"
+        raise InputError(f"Column {column.name!r} of {path} has {found}; a choice needs two classes.")
+    numbers = column.text.map({name: float(i) for i, name in enumerate(names)}).to_numpy(np.float64)
+    remarks.append(f"{column.name!r} has {len(names)} classes: {', '.join(names)}.")
+    return Targets(_stack([np.where(column.known, numbers, np.nan)]), task, names, remarks)
+
+
+def _infer_task(columns: Sequence[Column], path: object) -> Task:
+    if all(column.classes() is not None for column in columns):
+        return "classification"
+    if all(column.mostly_numeric or column.looks_numeric for column in columns):
+        return "regression"
+    if len(columns) == 1 and len(columns[0].words) <= min(_FEW, np.count_nonzero(columns[0].known) / 2):
+        return "multiclass"
+    of_words = next(column for column in columns if not column.mostly_numeric)
+    if len(columns) == 1:
+        raise InputError(
+            f"Column {of_words.name!r} of {path} holds {len(of_words.words)} different words; if these are "
+            "classes, pass --data.task multiclass."
+        )
+    raise InputError(
+        f"Column {of_words.name!r} of {path} holds words, and others hold numbers; name targets of one kind "
+        "with --data.target_columns."
+    )
+
+
+def _check_numbers(columns: Sequence[Column], path: object) -> None:
+    """Refuse cells that are no numbers, or none that float32 holds."""
+    _refuse(
+        [(row, column) for column in columns for row in column.faults],
+        path,
+        "no numbers; clear such cells if their values are missing, or correct them",
+    )
+    _refuse(
+        [
+            (int(row), column)
+            for column in columns
+            for row in np.flatnonzero(column.known & ~(abs(column.numbers) <= _LARGEST))
+        ],
+        path,
+        f"larger than {_LARGEST:.1e}, which float32 cannot hold; clear such cells, or train on logarithms",
+    )
+
+
+def _refuse_classes(column: Column, path: object) -> Any:
+    _refuse(
+        [(row, column) for row in np.flatnonzero(column.known) if column.numbers[row] not in (0, 1)],
+        path,
+        "none of the classes 0 and 1 (or -1 and 1, or two words as no and yes); for continuous values pass "
+        "--data.task regression, for several classes --data.task multiclass",
+    )
+    raise InputError(f"Column {column.name!r} of {path} has no value.")
+
+
+def _refuse(cells: Sequence[tuple[int, Column]], path: object, why: str) -> None:
+    if not cells:
+        return
+    listed = "; ".join(
+        f"row {row}, column {column.name!r}: {column.text[row]!r}" for row, column in cells[:_SHOWN]
+    )
+    more = f"; and {len(cells) - _SHOWN} more" if len(cells) > _SHOWN else ""
+    verb = "cell is" if len(cells) == 1 else "cells are"
+    raise InputError(f"{path}: {len(cells)} {verb} {why} (rows count from 0): {listed}{more}.")
+
+
+def _stack(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    return np.stack(values, axis=1).astype(np.float32)
+
+
+def _names(columns: Sequence[Column]) -> list[str]:
+    return [column.name for column in columns]

@@ -1,0 +1,411 @@
+"""Tables as people have them: what is read, inferred and refused, by training and prediction alike."""
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from data_modules import prepared
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from plstm_graph.datasets import CSV
+from plstm_graph.datasets.stream import open_source
+from plstm_graph.datasets.targets import Column
+from plstm_graph.errors import InputError
+
+SMILES = [f"{'C' * n}O" for n in range(1, 21)]
+
+
+def write(
+    path: Path, cells: dict[str, list], separator: str = ",", end: str = "\n", encoding: str = "utf-8"
+) -> Path:
+    """A table of twenty alcohols with further columns."""
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter=separator, lineterminator=end)
+    writer.writerows(
+        zip(*([name, *column] for name, column in ({"smiles": SMILES} | cells).items()), strict=True)
+    )
+    path.write_bytes(file.getvalue().encode(encoding))
+    return path
+
+
+def read(path: Path | list[Path], **kwargs) -> CSV:
+    folder = path[0].parent if isinstance(path, list) else path.parent
+    return prepared(CSV(path, **({"split": "random", "cache": folder} | kwargs)))
+
+
+def halves(number: int = 20) -> list[float]:
+    return [n / 2 for n in range(number)]
+
+
+# One reader
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "smiles,iso,pIC50,logP\nCCO,a,1.5,2.5,\n",
+            "5 cells in line 2, but its header has 4: 'CCO,a,1.5,2.5,'",
+        ),
+        ("smiles,y,z\nCCO,1\n", "2 cells in line 2, but its header has 3"),
+        ("smiles,y,z\n\nCCO,1,2\n\nCCC,1\n", "2 cells in line 5"),
+        ("smiles,y,y\nCCO,1,2\n", "two columns 'y'; rename one"),
+        ("smiles,y,y \nCCO,1,2\n", "two columns 'y'; rename one"),
+        ('smiles,y\nCCO,1\n"CCC,2\nCCN,3\n', "unexpected end of data, in line 4"),
+        ('smiles,y\n"CCO"O,1\n', "',' expected after '\"', in line 2"),
+        ("", "no header"),
+        ("\n\n", "no header"),
+        ("structure,y\nCCO,1\n", "no column 'smiles'; it has 'structure', 'y'"),
+    ],
+)
+def test_fit_and_predict_refuse_a_table_with_one_sentence(text, sentence, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    sentences = []
+    for reading in (lambda: CSV(path).table, lambda: list(open_source(str(path), "smiles").chunks(10))):
+        with pytest.raises(InputError, match=sentence) as refusal:
+            reading()
+        sentences.append(str(refusal.value))
+    assert sentences[0] == sentences[1]
+    assert "\n" not in sentences[0]
+
+
+cell = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"), max_size=6)
+names = st.lists(cell.map(str.strip).filter(bool), max_size=200, unique=True)
+
+
+@given(
+    names,
+    st.integers(0, 3),
+    st.sampled_from([",", ";", "\t", "|"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.data(),
+)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_cells_come_back_as_they_were_written(tmp_path, names, rows, separator, end, data):
+    """Whatever separates cells and lines, quotes included, nothing is lost, moved or read as another cell."""
+    header = ["smiles", *(name for name in names if name != "smiles")]
+    table = [
+        ["C" * (row + 1), *(data.draw(cell) for _ in header[1:20]), *("" for _ in header[20:])]
+        for row in range(rows)
+    ]
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter=separator, lineterminator=end)
+    writer.writerow(header)
+    # A bare carriage return is quoted by no writer of Python's.
+    csv.writer(file, delimiter=separator, lineterminator=end, quoting=csv.QUOTE_ALL).writerows(table)
+    path = tmp_path / "table.csv"
+    path.write_bytes(file.getvalue().encode())
+    if any(mark in name for name in header for mark in "\r\n"):
+        return  # a name over two lines is read between commas alone
+    chunks = list(open_source(str(path), "smiles").chunks(2))
+    found = [
+        [column[row].as_py() for column in chunk.columns] for chunk in chunks for row in range(len(chunk))
+    ]
+    assert found == table
+    assert all(chunk.schema.names == header for chunk in chunks)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_separators_and_line_ends_are_found(separator, end, tmp_path):
+    path = write(tmp_path / "table.csv", {"y": halves()}, separator, end)
+    assert read(path).targets.values[:, 0].tolist() == halves()
+    assert open_source(str(path), "smiles").total == 20
+
+
+@pytest.mark.parametrize(
+    ("encoding", "option"), [("utf-8-sig", None), ("utf-16", None), ("cp1252", "cp1252")]
+)
+def test_encodings(encoding, option, tmp_path):
+    path = write(tmp_path / "table.csv", {"Löslichkeit": halves()}, encoding=encoding)
+    assert read(path, encoding=option).target_names == ["Löslichkeit"]
+    assert [len(chunk) for chunk in open_source(str(path), "smiles", encoding=option).chunks(15)] == [15, 5]
+
+
+def test_an_encoding_that_is_another_says_which_option_names_it(tmp_path):
+    path = write(tmp_path / "table.csv", {"Löslichkeit": halves()}, encoding="cp1252")
+    with pytest.raises(InputError, match=r"holds a byte \(0xf6\) .* --data.encoding, such as cp1252"):
+        read(path)
+    with pytest.raises(InputError, match="'klingon' is unknown"):
+        read(path, encoding="klingon")
+
+
+def test_archives_hold_one_table(tmp_path):
+    """What macOS puts beside it is none."""
+    table = write(tmp_path / "table.csv", {"y": halves()}).read_bytes()
+    path = tmp_path / "table.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("folder/table.csv", table)
+        archive.writestr("__MACOSX/folder/._table.csv", b"\x00\x05")
+        archive.writestr("folder/.DS_Store", b"\x00")
+    assert read(path).targets.values[:, 0].tolist() == halves()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other.csv", table)
+    with pytest.raises(InputError, match=r"2 files \('folder/table.csv', 'other.csv'\)"):
+        read(path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="cannot be read as a ZIP archive"):
+        read(path)
+
+
+@pytest.mark.parametrize("ending", [".xlsx", ".parquet", ".tsv", ".csv.gz", ".csv.bz2", ".csv.xz"])
+def test_other_files_hold_the_same_table(ending, tmp_path):
+    frame = pd.DataFrame(
+        {
+            "smiles": SMILES,
+            "y": [n / 2 if n % 3 else None for n in range(20)],
+            "active": [n % 2 == 0 for n in range(20)],
+        }
+    )
+    path = tmp_path / f"table{ending}"
+    if ending == ".xlsx":
+        frame.to_excel(path, index=False)
+    elif ending == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
+    module = read(path, target_columns=["y"])
+    assert np.array_equal(module.targets.values[:, 0], frame["y"].to_numpy(np.float32), equal_nan=True)
+    module = read(path, target_columns="active")
+    assert module.task == "classification"
+    assert module.targets.values[:, 0].tolist() == frame["active"].tolist()
+
+
+def test_names_of_molecules_stand_behind_smiles_in_lines_alone(tmp_path):
+    path = tmp_path / "molecules.smi"
+    path.write_text("CCO ethanol\nC[C@H](O)F |o1:1| with a name\n\tCC\nCCC\tpropane\n")
+    source = open_source(str(path), "smiles")
+    [chunk] = source.chunks(10)
+    assert source.smiles_of(chunk["smiles"]) == ["CCO", "C[C@H](O)F |o1:1|", "CC", "CCC"]
+    assert chunk["smiles"].to_pylist()[0] == "CCO ethanol"
+
+
+def test_settings_that_mean_nothing_for_a_file_are_refused(tmp_path):
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"smiles": SMILES, "y": halves()}).to_parquet(path)
+    with pytest.raises(InputError, match=r"--data.separator is for CSV files"):
+        read(path, separator=";")
+    with pytest.raises(InputError, match=r"--data.encoding is for text files"):
+        read(path, encoding="cp1252")
+    with pytest.raises(InputError, match="must be one character, not ';;'"):
+        read(write(tmp_path / "table.csv", {"y": halves()}), separator=";;")
+
+
+# Values
+
+
+@pytest.mark.parametrize("text", [">50", "1,1", "n.d.", "1.2±0.1", "0x10", "1_000", "1 000", "--", "1e"])
+def test_cells_that_are_no_numbers_are_named_with_row_and_column(text, tmp_path):
+    path = write(tmp_path / "table.csv", {"y": [text if row in (3, 17) else row / 2 for row in range(20)]})
+    with pytest.raises(
+        InputError, match=r"2 cells are no numbers; .* row 3, column 'y': .*; row 17, column 'y'"
+    ) as refusal:
+        read(path)
+    assert str(refusal.value).count(repr(text)) == 2
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "Infinity", "1e39", "-1e125"])
+def test_numbers_that_float32_cannot_hold_are_named(text, tmp_path):
+    path = write(tmp_path / "table.csv", {"y": halves(), "z": [*halves(19), text]})
+    with pytest.raises(InputError, match=r"1 cell is larger than 3.4e.38.* row 19, column 'z'"):
+        read(path)
+
+
+def test_long_lists_are_cut(tmp_path):
+    path = write(tmp_path / "table.csv", {"y": ["n.d." if row % 2 else row for row in range(20)]})
+    with pytest.raises(InputError, match=r"10 cells are no numbers.*row 9, column 'y': 'n.d.'; and 5 more"):
+        read(path, target_columns=["y"], task="regression")
+
+
+def test_blanks_are_missing_values(tmp_path):
+    blanks = ["", " ", "NA", "nan", "N/A", "null", "None", "#N/A"]
+    path = write(tmp_path / "table.csv", {"y": [*blanks, *halves(12)]})
+    assert np.isnan(read(path).targets.values[:, 0]).tolist() == [True] * 8 + [False] * 12
+
+
+@pytest.mark.parametrize(
+    ("texts", "numbers"),
+    [
+        (["0,5", "-1,25", "3", "1,5e-2"], [0.5, -1.25, 3, 0.015]),
+        (["1,234", "5,678", "", "9"], None),  # thousands, perhaps
+        (["1,5", "2.5", "", "9"], None),
+        (["1.234,5", "2,5", "", "9"], None),
+        (["0.5", "2.5", "1", "9"], [0.5, 2.5, 1, 9]),
+    ],
+)
+def test_decimal_commas_are_read_where_they_are_plain(texts, numbers, tmp_path):
+    column = Column("y", texts)
+    column.read_decimal_commas()
+    assert column.comma == (numbers is not None and any("," in text for text in texts))
+    if numbers is not None:
+        assert column.numbers.tolist() == numbers
+    path = write(tmp_path / "table.csv", {"y": texts * 5}, ";")
+    if numbers is None:
+        with pytest.raises(InputError, match="no numbers"):
+            read(path, task="regression")
+    else:
+        assert ("'y' has decimal commas." in read(path).describe()) == column.comma
+
+
+# Columns and tasks
+
+
+@pytest.mark.parametrize(
+    ("cells", "task", "values"),
+    [
+        (["0", "1"], "classification", [0, 1]),
+        (["0.0", "1.0"], "classification", [0, 1]),
+        (["-1", "1"], "classification", [0, 1]),
+        (["no", "Yes"], "classification", [0, 1]),
+        (["FALSE", "TRUE"], "classification", [0, 1]),
+        (["Active", "inactive"], "classification", [1, 0]),
+        (["agonist", "antagonist"], "multiclass", [0, 1]),
+        (["0", "2"], "regression", [0, 2]),
+        (["0.5", "1"], "regression", [0.5, 1]),
+    ],
+)
+def test_the_task_is_what_cells_look_like(cells, task, values, tmp_path):
+    module = read(write(tmp_path / "table.csv", {"y": cells * 10}))
+    assert module.task == task
+    assert module.targets.values[:2, 0].tolist() == values
+    assert any(f"The task is {task}" in sentence for sentence in module.describe())
+
+
+def test_a_positive_class_is_named(tmp_path):
+    module = read(write(tmp_path / "table.csv", {"y": ["no", "yes"] * 10}))
+    assert "'y': 'yes' is the positive class, 'no' the negative one." in module.describe()
+
+
+def test_several_classes_keep_their_names(tmp_path):
+    """Numbers are ordered by size, words by the alphabet."""
+    words = write(tmp_path / "words.csv", {"kind": ["b", "c", "a", ""] * 5})
+    module = read(words, task="multiclass")
+    assert (module.target_names, module.num_tasks, module.metric) == (["a", "b", "c"], 3, "accuracy")
+    assert np.array_equal(module.targets.values[:4, 0], [1, 2, 0, np.nan], equal_nan=True)
+    numbers = write(tmp_path / "numbers.csv", {"kind": ["10", "9", "100", "9"] * 5})
+    assert read(numbers, task="multiclass").target_names == ["9", "10", "100"]
+    with pytest.raises(InputError, match="one column, not 'a', 'b'"):
+        read(
+            write(tmp_path / "two.csv", {"a": ["x", "y"] * 10, "b": ["x", "z"] * 10}),
+            target_columns=["a", "b"],
+            task="multiclass",
+        )
+    with pytest.raises(InputError, match="has one class; a choice needs two"):
+        read(write(tmp_path / "one.csv", {"a": ["x"] * 20}), task="multiclass")
+
+
+def test_targets_of_two_kinds_are_refused(tmp_path):
+    path = write(tmp_path / "table.csv", {"y": halves(), "kind": ["red", "blue"] * 10})
+    with pytest.raises(InputError, match=r"Column 'kind' of .* holds words, and others hold numbers"):
+        read(path, target_columns=["y", "kind"])
+
+
+def test_all_numeric_columns_are_targets_by_default(tmp_path):
+    """Identifiers, row numbers, words and the column that splits are none."""
+    others = {
+        "mol_id": list(range(100, 120)), "CAS": [7] * 20, "": list(range(20)), "counter": list(range(1, 21)),
+        "name": [f"molecule {row}" for row in range(20)], "part": [0, 0, 0, 1, 2] * 4,
+    }  # fmt: skip
+    path = write(tmp_path / "table.csv", others | {"acid": halves(), "logP": [-row for row in halves()]})
+    assert read(path, split="part").target_names == ["acid", "logP"]
+    path = write(tmp_path / "words.csv", {"name": others["name"], "comment": others["name"]})
+    with pytest.raises(InputError, match="names targets among its columns: 'name', 'comment'"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [([400, 402.5], ["400", "402.50"]), ("400", ["400"]), (["402.50"], ["402.50"])]
+)
+def test_columns_named_by_numbers(given, found, tmp_path):
+    path = write(tmp_path / "spectrum.csv", {"400": halves(), "402.50": halves()})
+    assert read(path, target_columns=given).target_names == found
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ([], "name at least one"),
+        (["z"], "no column 'z'"),
+        (["y", "y"], "'y' cannot be a target twice"),
+        (["smiles"], "and the SMILES"),
+    ],
+)
+def test_columns_that_cannot_be_targets(columns, sentence, tmp_path):
+    with pytest.raises(InputError, match=sentence):
+        read(write(tmp_path / "table.csv", {"y": halves()}), target_columns=columns)
+
+
+def test_a_table_without_rows_is_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("smiles,y\n")
+    with pytest.raises(InputError, match="no rows below its header"):
+        read(path)
+
+
+# Splits
+
+
+def test_words_of_a_split_column(tmp_path):
+    """Rows without a part are left out, and counted."""
+    words = ["TRAIN", "Training", "valid", "Test", ""] * 4
+    module = read(write(tmp_path / "table.csv", {"y": halves(), "set": words}), split="set")
+    rows = [module.dataset.tensors["row"][part] % 5 for part in module.rows]
+    assert [sorted(set(part.tolist())) for part in rows] == [[0, 1], [2], [3]]
+    assert "4 rows have no part in column 'set' and are left out." in module.describe()
+    numbered = read(write(tmp_path / "numbers.csv", {"y": halves(), "set": [0, 0, 1, 2] * 5}), split="set")
+    assert [len(part) for part in numbered.rows] == [10, 5, 5]
+
+
+def test_validation_is_taken_out_of_the_training_rows(tmp_path):
+    """By a seed; the test rows stay what the column says."""
+    path = write(tmp_path / "table.csv", {"y": halves(), "set": ["train", "train", "train", "test"] * 5})
+    first, same = (read(path, split="set", val_fraction=0.2) for _ in range(2))
+    other = read(path, split="set", val_fraction=0.2, split_seed=1)
+    assert [len(part) for part in first.rows] == [12, 3, 5]
+    assert [part.tolist() for part in first.rows] == [part.tolist() for part in same.rows]
+    assert first.rows.val.tolist() != other.rows.val.tolist()
+    assert sorted([*first.rows.train.tolist(), *first.rows.val.tolist()]) == [
+        n for n in range(20) if n % 4 != 3
+    ]
+    assert first.rows.test.tolist() == [3, 7, 11, 15, 19]
+
+
+def test_whole_scaffolds_validate(tmp_path):
+    path = tmp_path / "table.csv"
+    rings = ["c1ccccc1", "C1CCCCC1", "c1ccncc1", "c1ccsc1", "C1CCOC1"]
+    rows = [
+        (f"{'C' * (row % 4 + 1)}{rings[row % 5]}", row / 2, "test" if row > 25 else "train")
+        for row in range(30)
+    ]
+    pd.DataFrame(rows, columns=["smiles", "y", "set"]).to_csv(path, index=False)
+    module = read(path, split="set", val_split="scaffold", val_fraction=0.2)
+    train, val = ({module.dataset.scaffolds[row] for row in part.tolist()} for part in module.rows[:2])
+    assert train.isdisjoint(val)
+    assert (len(train), len(val)) == (4, 1)
+
+
+def test_files_for_each_part(tmp_path):
+    """Two are for training and test, three for validation too; columns are those that all have."""
+    train = write(tmp_path / "train.csv", {"y": halves(), "only here": halves()})
+    val = write(tmp_path / "val.csv", {"y": halves()}, ";")
+    test = write(tmp_path / "test.tsv", {"note": halves(), "y": halves()}, "\t")
+    module = read([train, val, test])
+    assert [module.dataset.tensors["row"][part].tolist() for part in module.rows] == [
+        list(range(20)), list(range(20, 40)), list(range(40, 60)),
+    ]  # fmt: skip
+    assert module.target_names == ["y"]
+    assert [len(part) for part in read([train, test]).rows] == [18, 2, 20]
+    with pytest.raises(InputError, match="path names 4 files"):
+        CSV([train] * 4)
+
+
+def test_words_that_name_no_part(tmp_path):
+    path = write(tmp_path / "table.csv", {"y": halves(), "set": ["train"] * 19 + ["holdout"]})
+    with pytest.raises(InputError, match="row 19 of column 'set' is 'holdout', not train, val or test"):
+        read(path, split="set")
