@@ -91,8 +91,12 @@ def multiclass_metrics(classes: int) -> MetricCollection:
     return MetricCollection({"accuracy": Accuracy(classes, average="micro")})
 
 
+#: What selects checkpoints of a :data:`~plstm_graph.task.Task`, if nothing else is said.
+SELECTING = {"regression": "rmse", "classification": "roc_auc", "multiclass": "accuracy"}
+
+
 def metrics_of(task: str, outputs: int) -> MetricCollection:
-    """Metrics of a :data:`~plstm_graph.task.Task` with that many outputs; the first selects checkpoints."""
+    """Metrics of a :data:`~plstm_graph.task.Task` with that many outputs."""
     if task == "multiclass":
         return multiclass_metrics(outputs)
     return regression_metrics() if task == "regression" else classification_metrics()

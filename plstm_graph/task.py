@@ -1,22 +1,31 @@
 """Training a network on molecular properties: loss, metrics, optimiser and schedule."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data
 from torchmetrics import MeanMetric, MetricCollection
 
 from plstm_graph.checkpoint import FORMAT, build_network, describe_network, read_checkpoint
+from plstm_graph.conv.arguments import check_range
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import mean_prediction, metrics_of
+from plstm_graph.metrics import SELECTING, mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
 from plstm_graph.models.fingerprint import FingerprintTask
 from plstm_graph.predictor import Predictor, Task, check_finite
+
+#: Where checkpoints have the digests of the data that their task was trained on.
+_DATA = "plstm_graph_data"
+
+#: Names that a message lists.
+_LISTED = 8
 
 
 class Prediction(TypedDict):
@@ -48,7 +57,7 @@ class GraphTask(Predictor, LightningModule):
         task: ``"regression"``, ``"classification"``, or ``"multiclass"``: one target, which is the number
             of one of T classes.
         metric: Score that selects checkpoints: ``"rmse"`` or ``"mae"``, ``"roc_auc"`` or
-            ``"average_precision"``, ``"accuracy"``; by default the first of its task's.
+            ``"average_precision"``, ``"accuracy"``; by default the first of each of these.
         learning_rate: Highest learning rate.
         weight_decay: AdamW's decay of weight matrices; biases, norms and embeddings have none.
         warmup: Share of the training steps, 0 to 1.
@@ -63,8 +72,9 @@ class GraphTask(Predictor, LightningModule):
             Reduces overfitting. 0 disables it; 1 draws λ uniformly.
 
     Raises:
-        InputError: An unknown task, a metric that it does not have, a negative weight or ``mixup``, or one of
-            these for a network that is no :class:`~plstm_graph.models.GraphNetwork`.
+        InputError: An unknown task, a metric that it does not have, a number that is out of its range, or a
+            ``fingerprint_weight`` or ``mixup`` for a network that is no
+            :class:`~plstm_graph.models.GraphNetwork`.
 
     Example:
         >>> import torch
@@ -96,6 +106,15 @@ class GraphTask(Predictor, LightningModule):
         fingerprint_weight: float = 0.0,
         mixup: float = 0.0,
     ) -> None:
+        check_range(
+            0,
+            1000,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            fingerprint_weight=fingerprint_weight,
+            mixup=mixup,
+        )
+        check_range(0, 1, warmup=warmup)
         super().__init__(network, task, target_names, unit)
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": describe_network(network)})
@@ -104,17 +123,17 @@ class GraphTask(Predictor, LightningModule):
         self.warmup = warmup
         self.fingerprint_weight = fingerprint_weight
         self.mixup = mixup
+        self._selecting_loss: str | None = None
+        self._trained_on: dict[str, str] | None = None
         self.fingerprint_task = None
         for name, number in (("fingerprint_weight", fingerprint_weight), ("mixup", mixup)):
-            if number < 0:
-                raise InputError(f"{name} must be at least 0, not {number}.")
             if number and not hasattr(network, "branches"):
                 raise InputError(f"{name} is for networks of this package; set it to 0.")
         if fingerprint_weight:
             self.fingerprint_task = FingerprintTask(network.node_channels)
         self.register_buffer("target_scale_known", torch.tensor(task != "regression"))
         collection = metrics_of(task, network.out_channels)
-        self.metric: str = str(next(iter(collection))) if metric is None else metric
+        self.metric = SELECTING[task] if metric is None else metric
         if self.metric not in collection:
             raise InputError(
                 f"metric of a {task} must be {' or '.join(map(repr, collection))}, not {metric!r}."
@@ -126,8 +145,51 @@ class GraphTask(Predictor, LightningModule):
 
     @property
     def monitor(self) -> tuple[str, Literal["min", "max"]]:
-        """The validation metric that selects checkpoints, and which way it improves."""
+        """What selects checkpoints, and which way it improves: the validation metric, or a loss.
+
+        It is a loss after :meth:`heed_labels` if the metric is undefined.
+        """
+        if self._selecting_loss is not None:
+            return self._selecting_loss, "min"
         return f"val/{self.metric}", "min" if self.task == "regression" else "max"
+
+    def heed_labels(self, train_targets: Tensor, val_targets: Tensor) -> list[str]:
+        """Have a loss select checkpoints if the validation labels leave the metric undefined.
+
+        Args:
+            train_targets: [n, T], or [n, 1] of classes; NaN where a value is missing.
+            val_targets: [m, T], likewise.
+
+        Returns:
+            Sentences that warn of this, and of targets of which nothing can be learned.
+        """
+        warnings = []
+        constant = [column for column, number in enumerate(_distinct(train_targets)) if number == 1]
+        if constant:
+            warnings.append(
+                f"{self._named(constant)} one value in all training graphs: there is nothing else to learn."
+            )
+        found = _distinct(val_targets)
+        self._selecting_loss = None
+        if max(found) < (2 if self.task == "classification" else 1):
+            self._selecting_loss = "val/loss" if any(found) else "train/loss"
+            lack = "no label" if not any(found) else "one class" if all(found) else "one class or no label"
+            warnings.append(
+                f"{self._named(range(len(found)))} {lack} in the validation graphs, which leaves "
+                f"{self.metric} undefined: the {'validation' if any(found) else 'training'} loss selects the "
+                "epoch."
+            )
+        return warnings
+
+    def _named(self, columns: Sequence[int]) -> str:
+        """Targets as a sentence begins with them."""
+        if self.task == "multiclass":  # whose names are those of the classes
+            return "The class has"
+        names = self.target_names or range(self.target_mean.numel())
+        several = len(columns) > 1
+        return f"{'Targets' if several else 'Target'} {_listed([names[column] for column in columns])} " + (
+            "have" if several else "has"
+        )
 
     def fit_target_scale(self, targets: Tensor) -> None:
         """Take mean and deviation for standardisation from the training targets.
@@ -140,11 +202,11 @@ class GraphTask(Predictor, LightningModule):
         Raises:
             InputError: A target has no finite value, or an infinite one.
         """
+        targets = targets.to(self.target_mean.dtype)
         self._check_targets(targets)
         for column in range(targets.size(1)):
             if targets[:, column].isnan().all():
-                name = self.target_names[column] if self.target_names else column
-                raise InputError(f"Target {name!r} has no value in the training split.")
+                raise InputError(f"{self._named([column])} no value in the training split.")
         if self.target_scale_known:
             return
         targets = targets.double()
@@ -186,10 +248,11 @@ class GraphTask(Predictor, LightningModule):
         if not isinstance(batch.y, Tensor):
             raise InputError("The batch has no targets y [num_graphs, T].")
         targets = batch.y.view(batch.num_graphs, -1).to(self.target_mean.dtype)
-        self._check_targets(targets)
+        self._check_targets(targets, getattr(batch, "row", None))
         return targets
 
-    def _check_targets(self, targets: Tensor) -> None:
+    def _check_targets(self, targets: Tensor, rows: Tensor | None = None) -> None:
+        """Refuse targets [n, T] that cannot be learned, of graphs that stand in these rows of a table [n]."""
         outputs = self.target_mean.numel()
         columns = 1 if self.task == "multiclass" else outputs
         if targets.dim() != 2 or targets.size(1) != columns:
@@ -197,21 +260,26 @@ class GraphTask(Predictor, LightningModule):
                 f"Targets have shape {list(targets.shape)}, but the network predicts {columns} "
                 "values per graph."
             )
-        if targets.isinf().any():
-            graph = int(targets.isinf().any(1).nonzero()[0])
-            raise InputError(f"The target of graph {graph} is infinite; write NaN for missing values.")
+        strange = targets.isinf()
+        last = outputs - 1 if self.task == "multiclass" else 1
         if self.task != "regression":
-            known = targets[~targets.isnan()]
-            last = outputs - 1 if self.task == "multiclass" else 1
-            strange = known[(known != known.round()) | (known < 0) | (known > last)]
-            if strange.numel():
-                raise InputError(f"Classes are numbered from 0 to {last}, but a target is {strange[0]:g}.")
+            strange |= ((targets != targets.round()) | (targets < 0) | (targets > last)) & ~targets.isnan()
+        if not strange.any():
+            return
+        graph, column = strange.nonzero()[0].tolist()
+        where = f"graph {graph}" if rows is None else f"row {int(rows[graph])} of the table"
+        value = f"{self._named([column])} the value {targets[graph, column]:g} in {where}"
+        if self.task != "regression":
+            raise InputError(f"{value}, but classes are numbered from 0 to {last}.")
+        raise InputError(f"{value}, or one too large for float32; write NaN for missing values.")
 
     def on_train_start(self) -> None:
-        """Fit the standardisation on the training split."""
+        """Fit the standardisation on the training split, and note down what the data are."""
         datamodule = getattr(self.trainer, "datamodule", None)
+        self._trained_on = getattr(datamodule, "digests", None)
         if datamodule is not None and hasattr(datamodule, "train_targets"):
-            targets = datamodule.train_targets
+            targets = datamodule.train_targets.to(self.target_mean.dtype)
+            self._check_targets(targets, getattr(datamodule, "train_rows", None))
         else:
             batches = self.trainer.train_dataloader or []
             targets = torch.cat([self._targets(batch).cpu() for batch in batches])
@@ -275,8 +343,67 @@ class GraphTask(Predictor, LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down the format of the checkpoint."""
+        """Write down the format of the checkpoint, and what the data of its training are."""
         checkpoint["plstm_graph_format"] = FORMAT
+        if self._trained_on is not None:
+            checkpoint[_DATA] = self._trained_on
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to train, validate or test with a checkpoint that was trained for something else."""
+        self._trained_on = checkpoint.get(_DATA)
+        if self._trainer is None:  # load_from_checkpoint, by which arguments may be changed
+            return
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.check_resumption(checkpoint, getattr(self.trainer, "datamodule", None))
+        elif difference := self._difference(checkpoint):
+            raise InputError(f"{difference}; pass another checkpoint, or other data.")
+
+    def check_resumption(self, checkpoint: dict[str, Any], datamodule: Any = None) -> None:
+        """Refuse to go on with the training of a checkpoint that was begun with something else.
+
+        Args:
+            checkpoint: Content of the file.
+            datamodule: Data to go on with; only :class:`~plstm_graph.datasets.GraphDataModule` are compared.
+
+        Raises:
+            InputError: The checkpoint is of another task, other targets, features, graphs, another split or
+                network.
+        """
+        difference = self._difference(checkpoint)
+        trained, asked = checkpoint.get(_DATA), getattr(datamodule, "digests", None)
+        if difference is None and trained is not None and asked is not None:
+            others = [name for name in asked if trained.get(name) != asked[name]]
+            if others:
+                difference = f"The checkpoint was trained with other {' and '.join(others)} than this run has"
+        if difference is not None:
+            raise InputError(f"{difference}; leave --ckpt_path out to train from the start.")
+
+    def _difference(self, checkpoint: dict[str, Any]) -> str | None:
+        """In which way a checkpoint is none of this task, as a sentence without its full stop."""
+        trained = "The checkpoint was trained"
+        known = checkpoint.get("hyper_parameters", {})
+        if known.get("task", self.task) != self.task:
+            return f"{trained} for {known['task']}, this run is for {self.task}"
+        names = known.get("target_names")
+        if names and self.target_names and list(names) != list(self.target_names):
+            kind = "class" if self.task == "multiclass" else "target"
+            plural = "" if len(names) == 1 else "es" if kind == "class" else "s"
+            return f"{trained} on {kind}{plural} {_listed(names)}, this run has {_listed(self.target_names)}"
+        networks = known.get("network") or {}, describe_network(self.network) or {}
+        if all(networks):  # of one's own, checkpoints know nothing
+            was, now = (network["class_path"].rpartition(".")[2] for network in networks)
+            if was != now:
+                return f"{trained} with the network {was}, this run has {now}"
+            for key in ("in_channels", "edge_dim"):
+                was, now = (network["init_args"].get(key) for network in networks)
+                if was != now:
+                    return f"{trained} on graphs with {key} {was}, this run's have {now}"
+        weights, others = self.state_dict(), checkpoint.get("state_dict", {})
+        for name in weights.keys() | others.keys():
+            was, now = (list(part[name].shape) if name in part else None for part in (others, weights))
+            if was != now and (self.strict_loading or None not in (was, now)):
+                return f"{trained} with another network, whose {name} has shape {was} and not {now}"
+        return None
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay, stepped every batch."""
@@ -291,6 +418,8 @@ class GraphTask(Predictor, LightningModule):
             ],
             lr=self.learning_rate,
         )
+        if self.trainer.estimated_stepping_batches == math.inf:
+            raise InputError("The learning rate falls until the training ends: set max_epochs or max_steps.")
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = round(self.warmup * steps)
 
@@ -320,3 +449,13 @@ class GraphTask(Predictor, LightningModule):
             kwargs["network"] = build_network(checkpoint["hyper_parameters"]["network"])
         kwargs["weights_only"] = True
         return super().load_from_checkpoint(checkpoint_path, **kwargs)
+
+
+def _listed(names: Sequence[object]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(map(repr, names[:_LISTED])) + more
+
+
+def _distinct(targets: Tensor) -> list[int]:
+    """How many values every column [n] has, apart from NaN."""
+    return [values[~values.isnan()].unique().numel() for values in targets.unbind(1)]

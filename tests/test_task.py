@@ -1,4 +1,5 @@
 import math
+import re
 
 import lightning.pytorch as lightning
 import pytest
@@ -111,9 +112,9 @@ def test_classes_are_learned_by_cross_entropy_and_judged_by_accuracy():
 @pytest.mark.parametrize(
     ("task", "target", "sentence"),
     [
-        ("multiclass", 3.0, "from 0 to 2, but a target is 3"),
-        ("multiclass", 0.5, "from 0 to 2, but a target is 0.5"),
-        ("classification", 2.0, "from 0 to 1, but a target is 2"),
+        ("multiclass", 3.0, "The class has the value 3 in graph 0, but classes are numbered from 0 to 2"),
+        ("multiclass", 0.5, r"The class has the value 0\.5 in graph 0, .* from 0 to 2"),
+        ("classification", 2.0, "Target 0 has the value 2 in graph 0, .* from 0 to 1"),
     ],
 )
 def test_classes_that_do_not_exist_are_refused(task, target, sentence):
@@ -328,9 +329,79 @@ def test_targets_that_cannot_be_learned_are_refused():
     module = GraphTask(Constant(0.0, 0.0), target_names=["a", "b"])
     with pytest.raises(InputError, match="'b' has no value"):
         module.fit_target_scale(torch.tensor([[1.0, math.nan], [2.0, math.nan]]))
-    with pytest.raises(InputError, match="graph 1 is infinite"):
-        module.fit_target_scale(torch.tensor([[1.0, 1.0], [math.inf, 2.0]]))
+    for much in (math.inf, 1e39):
+        with pytest.raises(InputError, match=r"Target 'a' has the value inf in graph 1, .*write NaN"):
+            module.fit_target_scale(torch.tensor([[1.0, 1.0], [much, 2.0]], dtype=torch.float64))
     with pytest.raises(InputError, match=r"\[2, 3\].*predicts 2"):
         module.fit_target_scale(torch.zeros(2, 3))
     with pytest.raises(InputError, match="no targets"):
         module._targets(Batch.from_data_list([smiles_to_data("CC")]))
+
+
+def test_a_target_that_is_too_large_is_found_in_its_table(tmp_path):
+    """In a batch, and among all training graphs of a data module of one's own."""
+    module = GraphTask(Constant(0.0, 0.0), target_names=["a", "b"])
+    targets = torch.zeros(8, 2).index_put((torch.tensor(5), torch.tensor(1)), torch.tensor(1e39))
+    molecules = graphs(targets)
+    for row, molecule in enumerate(molecules):
+        molecule.row = torch.tensor([row + 10])
+    with pytest.raises(InputError, match="Target 'b' has the value inf in row 15 of the table"):
+        module._targets(Batch.from_data_list(molecules))
+
+    class Own(lightning.LightningDataModule):
+        train_targets, train_rows = targets.double(), torch.arange(8) + 10
+
+        def train_dataloader(self):
+            return DataLoader(molecules)
+
+    with pytest.raises(InputError, match="Target 'b' has the value inf in row 15 of the table"):
+        trainer(tmp_path, enable_checkpointing=False).fit(module, Own())
+
+
+NAN, BOTH = math.nan, [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("task", "train", "val", "monitor", "sentence"),
+    [
+        ("classification", BOTH, [[1, 1], [0, NAN]], ("val/roc_auc", "max"), None),
+        ("classification", BOTH, [[1, NAN], [1, 0]], ("val/loss", "min"), "'a', 'b' have one class in"),
+        ("classification", BOTH, [[1, NAN]], ("val/loss", "min"), "one class or no label .* validation loss"),
+        ("classification", BOTH, [[NAN, NAN]], ("train/loss", "min"), "roc_auc undefined: the training loss"),
+        ("classification", [[0, 1], [0, NAN]], BOTH, ("val/roc_auc", "max"), "'a', 'b' have one value in"),
+        ("regression", [[0, 5], [1, 5]], [[1, 5]], ("val/rmse", "min"), "^Target 'b' has one value in all"),
+        ("regression", BOTH, [[NAN, NAN]], ("train/loss", "min"), "no label .* leaves rmse undefined"),
+        ("multiclass", [[0], [1]], [[1]], ("val/accuracy", "max"), None),
+        ("multiclass", [[0], [1]], [[NAN]], ("train/loss", "min"), "^The class has no label"),
+    ],
+)
+def test_labels_that_cannot_select_epochs_leave_that_to_a_loss(task, train, val, monitor, sentence):
+    metric = {"classification": "roc_auc", "regression": "rmse"}.get(task)
+    module = GraphTask(Constant(0.0, 0.0), task, metric, target_names=["a", "b"])
+    warnings = module.heed_labels(torch.tensor(train).float(), torch.tensor(val).float())
+    assert module.monitor == monitor
+    assert len(warnings) == (sentence is not None)
+    assert all(re.search(sentence, warning) for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (GraphTask(GIN(2, 8, 1), target_names=["a", "c"]), "on targets 'a', 'b', this run has 'a', 'c'"),
+        (GraphTask(GIN(2, 8, 1), "classification"), "for regression, this run is for classification"),
+        (GraphTask(GIN(2, 8, 1, in_channels=3)), "on graphs with in_channels None, this run's have 3"),
+        (GraphTask(GIN(2, 16, 1)), r"with another network, whose network\.\S+ has shape \["),
+        (GraphTask(GINE(2, 8, 1)), "with the network GIN, this run has GINE"),
+    ],
+)
+def test_a_checkpoint_of_another_task_is_refused_in_one_sentence(tmp_path, other, sentence):
+    loader = DataLoader(graphs(torch.rand(8, 2)), batch_size=4)
+    run = trainer(tmp_path)
+    run.fit(GraphTask(GIN(2, 8, 1), target_names=["a", "b"]), loader)
+    path = run.checkpoint_callback.best_model_path
+    with pytest.raises(InputError, match=f"{sentence}.*; leave --ckpt_path out"):
+        trainer(tmp_path).fit(other, loader, ckpt_path=path)
+    with pytest.raises(InputError, match=f"{sentence}.*; pass another checkpoint"):
+        trainer(tmp_path).test(other, loader, ckpt_path=path)
+    renamed = GraphTask.load_from_checkpoint(path, target_names=["c", "d"])
+    trainer(tmp_path).test(renamed, loader)

@@ -1,6 +1,7 @@
 """Reports of a run: its learning curve and its closing table."""
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -17,11 +18,11 @@ from matplotlib import pyplot as plt
 
 
 class LearningCurve(Callback):
-    """Draws training loss and validation metric over all epochs, those before a resumption too.
+    """Draws the training loss and what selects epochs over all epochs, those before a resumption too.
 
     Args:
-        metric: Name under which the validation metric is logged.
-        label: Axis label of the validation metric.
+        metric: Name under which is logged what selects epochs.
+        label: Its axis label.
     """
 
     def __init__(self, metric: str, label: str) -> None:
@@ -45,16 +46,15 @@ class LearningCurve(Callback):
 
     def save(self, picture: Path) -> None:
         """Write the curves as PNG."""
-        curves = pd.DataFrame(self.epochs, columns=["epoch", "train/loss", self.metric])
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-        for axes, column, name in (
-            (left, "train/loss", "training loss"),
-            (right, self.metric, f"validation {self.label}"),
-        ):
+        labels = {"train/loss": "training loss", self.metric: self.label}
+        curves = pd.DataFrame(self.epochs, columns=["epoch", *labels])
+        size = 4.5 * len(labels), 3.5
+        figure, [panels] = plt.subplots(1, len(labels), figsize=size, layout="constrained", squeeze=False)
+        for axes, (column, name) in zip(panels, labels.items(), strict=True):
             axes.plot("epoch", column, data=curves.dropna(subset=column), color="tab:blue")
             axes.set(xlabel="epoch", ylabel=name)
             axes.grid(alpha=0.3)
-        left.set_yscale("log")
+        panels[0].set_yscale("log")
         picture.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture, dpi=150)
         plt.close(figure)
@@ -71,5 +71,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and unbiased standard deviation of several runs."""
+    """Mean and unbiased standard deviation of several runs, if they have any."""
+    if any(map(isnan, values)):
+        return "undefined"
     return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
