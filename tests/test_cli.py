@@ -3,17 +3,19 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import datamol
 import pandas as pd
 import pytest
-from cli_calls import SMALL, fit, refused
+from cli_calls import SMALL, fit, refused, serially
 from cli_runs import ROOT
 from data_modules import own_table
 
 from benchmarks.accuracy.table import FOLDERS
 from plstm_graph.checkpoint import NETWORKS, argument_names
+from plstm_graph.commands import compare
 from plstm_graph.commands.fit import GraphCLI
 from plstm_graph.commands.main import main
 from plstm_graph.commands.options import VERBS
@@ -127,7 +129,7 @@ def data_of(preset: str) -> str:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_trains_a_step(run, preset):
+def test_every_preset_trains_a_step(run, preset, tmp_path):
     more = []
     if data_of(preset) in FOLDERS:
         name = read_preset(preset)["data"]["init_args"]["dataset_name"]
@@ -137,6 +139,9 @@ def test_every_preset_trains_a_step(run, preset):
         more = ["--data.root", files]
     if preset == "hiv":
         pytest.skip("the same molecules as molhiv, and half a minute to featurise")
+    if data_of(preset) == "CSV":
+        more = ["--data.path", own_table(tmp_path), "--data.target_columns", "[active]"]
+        more += ["--data.split", "part"]
     if data_of(preset) == "PeptideEnds":
         more = ["--data.train_size", "500"]
     code, _, err = run("fit", "--config", preset, "--trainer.fast_dev_run", "true", *more)
@@ -161,7 +166,8 @@ def test_a_preset_is_read_as_the_command_line_merges_its_files(preset, monkeypat
         def _run_subcommand(self, subcommand: str) -> None: ...
 
     monkeypatch.setattr(sys, "argv", ["plstm-graph"])
-    found = Parsed(["fit", *with_configuration_files(["--config", preset])]).config["fit"]
+    path = ["--data.path", "mine.csv"] if data_of(preset) == "CSV" else []  # the one thing it leaves open
+    found = Parsed(["fit", *with_configuration_files(["--config", preset]), *path]).config["fit"]
 
     def assert_holds(wanted, found, where=""):
         for name, value in wanted.items():
@@ -211,7 +217,7 @@ def test_compare_prints_all_networks_and_the_mean(tmp_path, cache):
 @pytest.mark.parametrize(
     ("data", "parts"),
     [
-        ("Unreadable", ["2 of 642", "row 3: 'C(C'", "row 630: 'n(H)1cccc1'"]),
+        ("Unreadable", ["2 of 642", "Row 3: ", "Row 630: "]),
         ("Cyclic", ["Row ", "'c1ccccc1': bonds 1→2→3→4→5→0→1 form a directed cycle"]),
         ("NaN", ["Features x", "of row", "NaN"]),
         ("WideBonds", ["edge_attr", "6"]),
@@ -304,7 +310,7 @@ def test_help_comes_within_a_second_of_processor_time(arguments):
     if len(arguments) == 2:
         assert result.stdout.startswith(f"usage: plstm-graph {arguments[0]} ")
     else:
-        assert [line.split()[0] for line in result.stdout.splitlines()[4:11]] == list(VERBS)
+        assert [line.split()[0] for line in result.stdout.splitlines()[4 : 4 + len(VERBS)]] == list(VERBS)
     assert all(len(line) <= 120 for line in result.stdout.splitlines())
 
 
@@ -348,10 +354,34 @@ def test_an_error_leaves_the_process_with_its_code():
     assert result.stderr.count("\n") == 1
 
 
-def test_a_bug_keeps_its_traceback(run, monkeypatch):
+@pytest.mark.parametrize("verb", ["fit", "compare"])
+def test_a_bug_gets_a_line_and_a_report(run, monkeypatch, tmp_path, verb):
+    """The report has what whoever mends it would ask for."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(GraphTask, "training_step", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        fit(run)
+    monkeypatch.setattr(compare, "side_by_side", serially)
+    config = ["freesolv"] if verb == "compare" else ["--config", "freesolv"]
+    code, _, err = run(verb, *config, "--trainer.max_epochs", "1", *SMALL)
+    [report] = tmp_path.glob("plstm-graph-*.txt")
+    assert code == 1
+    *_, line = err.splitlines()
+    assert line == f"error: ZeroDivisionError: division by zero; a report for the authors is in {report}."
+    text = report.read_text(encoding="utf-8")
+    command, python, *_ = text.splitlines()
+    assert command.startswith(f"plstm-graph {verb} {' '.join(config)} --trainer.max_epochs 1")
+    assert python.startswith("python 3.")
+    for package in ("torch 2.", "torch_geometric 2.", "rdkit 20", "lightning 2.", "plstm-graph 0."):
+        assert f"\n{package}" in text
+    assert "Traceback (most recent call last)" in text
+
+
+def test_a_bug_without_room_for_a_report_gets_a_line(run, monkeypatch, tmp_path):
+    """The line is there when nothing can be written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(GraphTask, "configure_optimizers", lambda _: {}["a"])
+    code, _, err = run("fit", "--config", "freesolv", *SMALL)
+    assert code == 1
+    assert err.endswith("error: KeyError: 'a'; no report could be written (No such file or directory).\n")
 
 
 def test_the_network_says_what_the_data_prepare(monkeypatch, cache, tmp_path):

@@ -140,7 +140,7 @@ def test_data_modules_fetch_what_has_the_checksum(archive, tmp_path, monkeypatch
     esol = MoleculeNet("esol", root=tmp_path / "moleculenet", download=sha256(table))
     monkeypatch.setattr(esol, "url", table.as_uri())
     assert esol.path.parts[-2:] == ("raw", "delaney-processed.csv")
-    esol._frame()
+    assert esol.target_names == ["measured log solubility in mols per litre"]
     assert pd.read_csv(esol.path).equals(pd.read_csv(table))
     for module in (OGB("ogbg-molhiv", tmp_path / "ogb"), TU("MUTAG", root=tmp_path / "tu")):
         with pytest.raises(InputError, match="SHA-256 as --data"):

@@ -1,24 +1,25 @@
 """The verbs fit, validate and test: LightningCLI with this project's defaults."""
 
-import inspect
 import logging
+import math
 import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
-from jsonargparse import Namespace, dict_to_namespace
-from jsonargparse.typing import PositiveInt
+from jsonargparse import dict_to_namespace
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
     ModelCheckpoint,
+    ProgressBar,
     RichProgressBar,
     Timer,
     WeightAveraging,
@@ -27,11 +28,21 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 import plstm_graph.datasets as datasets
-from plstm_graph.checkpoint import NETWORKS, read_checkpoint
+from plstm_graph.checkpoint import read_checkpoint
+from plstm_graph.commands.configuration import (
+    Parser,
+    check_model,
+    check_names,
+    in_one_sentence,
+    model_options,
+    short_name,
+)
+from plstm_graph.commands.launch import own_environment
 from plstm_graph.commands.options import PROGRAM
-from plstm_graph.commands.presets import PRESETS
-from plstm_graph.commands.report import LearningCurve, print_table
+from plstm_graph.commands.presets import classes_first
+from plstm_graph.commands.report import LearningCurve, print_table, spread
 from plstm_graph.commands.resumption import MovableCheckpoint, SeedEpochs, WholeFiles
+from plstm_graph.conv.arguments import MANY, check_range
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.seeds import check_seed
@@ -39,7 +50,18 @@ from plstm_graph.errors import InputError
 from plstm_graph.models import GraphNetwork
 from plstm_graph.task import GraphTask
 
-_PACKAGES = ("plstm_graph", "lightning", "torch")
+#: The least values of the trainer's numbers; Lightning computes with what is below some of them.
+_LEAST = {
+    "max_epochs": -1,
+    "min_epochs": 0,
+    "max_steps": -1,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+    "log_every_n_steps": 0,
+    "check_val_every_n_epoch": 1,
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": 0,
+}
 
 # The parser finds a class by its name alone among those that are loaded.
 for name in datasets.__all__:
@@ -53,29 +75,6 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
 warnings.filterwarnings("ignore", message=".*does not have many workers")
 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-
-
-class Parser(LightningArgumentParser):
-    """Reports a wrong command line as an :class:`InputError` in place of a usage page."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message in one line."""
-        key = message.partition(":")[0]
-        presets = f"presets are {', '.join(PRESETS)}"
-        # Of a value that fits no member of a union, the message gives one reason per member.
-        lines = [line.strip() for line in message.partition("Errors:")[2].splitlines()]
-        reasons = [line[2:] for line in lines if line[:2] == "- " and "NoneType" not in line]
-        if "value: None" in message or "is abstract" in message:
-            text = f"{key} is missing; pass --config NAME; {presets}"
-        elif reasons:
-            text = f"{key}: {'; '.join(reasons)}"
-        else:
-            text = " ".join(message.split())
-        if key == 'Parser key "config"':
-            text += f"; {presets}"
-        if key == 'Parser key "model.network"':
-            text = f"{text.removesuffix('.')}; networks are {', '.join(NETWORKS)}"
-        raise InputError(text.removesuffix(".") + ".") from ex
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,13 @@ class GraphCLI(LightningCLI):
 
     datamodule: GraphDataModule
     model: GraphTask
-    result: Result
+    _result: Result | str = "The run has not ended."
 
     def __init__(self, args: ArgsType = None) -> None:
+        with in_one_sentence():
+            self._carry_out(args)
+
+    def _carry_out(self, args: ArgsType) -> None:
         super().__init__(
             GraphTask,
             GraphDataModule,
@@ -139,13 +142,13 @@ class GraphCLI(LightningCLI):
         """Say everything once: the data decide on features and targets, the network on the orientation."""
         parser.add_argument(
             "--threads",
-            type=PositiveInt | None,
+            type=int | None,
             default=None,
             help="CPU threads of torch; small graphs train fastest with one.",
         )
         parser.add_argument(
             "--patience",
-            type=PositiveInt | None,
+            type=int | None,
             default=None,
             help="Stop after this many epochs in which the validation metric did not improve.",
         )
@@ -172,16 +175,32 @@ class GraphCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and refuse what cannot work before anything is built."""
+        if isinstance(args, list):
+            args = [*args[:1], *classes_first(args[1:])]
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         arguments = map(str, sys.argv[1:] if args is None else args)
         typed = {part for argument in arguments for part in argument.split("=")}
-        _check_names(config, typed)
+        check_names(config, typed)
         check_seed(config.seed_everything, "--seed_everything")
+        check_range(1, MANY, **{"--threads": config.threads})
+        check_range(1, **{"--patience": config.patience})
+        for name, least in _LEAST.items():
+            check_range(least, **{f"--trainer.{name}": config.trainer[name]})
+        if config.trainer.val_check_interval == 0:
+            raise InputError(
+                "--trainer.val_check_interval must be above 0, not 0; --trainer.limit_val_batches 0 turns "
+                "validation off."
+            )
+        unvalidated = config.trainer.barebones or config.trainer.limit_val_batches == 0
+        if config.patience is not None and unvalidated:
+            raise InputError(
+                "--patience needs validation, which --trainer.barebones or limit_val_batches turns off."
+            )
         config.weights_only = True  # a checkpoint never runs code
         if config.ckpt_path is not None:
             trained = dict_to_namespace(read_checkpoint(config.ckpt_path)["hyper_parameters"])
-            _check_model(_model_options(config.model), _model_options(trained), set(map(_short, typed)))
+            check_model(model_options(config.model), model_options(trained), set(map(short_name, typed)))
         elif self.config.subcommand != "fit":
             raise InputError(
                 f"{self.config.subcommand} needs a trained model: pass --ckpt_path FILE, the best "
@@ -195,31 +214,67 @@ class GraphCLI(LightningCLI):
             torch.set_num_threads(threads)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add logger, progress bar and checkpoints unless the configuration names its own."""
+        """Add logger, progress bar and checkpoints unless the configuration names its own, or wants none."""
         config = self._get(self.config_init, "trainer")
-        if config.logger is None:
+        _check_folder(config.default_root_dir)
+        if config.barebones:
+            if config.log_every_n_steps == self.trainer_defaults["log_every_n_steps"]:
+                kwargs["log_every_n_steps"] = None
+        elif config.logger is None:
             name = f"{self.datamodule.name}-{type(self.model.network).__name__.lower()}"
             kwargs["logger"] = CSVLogger(config.default_root_dir, name=name)
         chosen = config.callbacks or []
         callbacks = [chosen] if isinstance(chosen, Callback) else list(chosen)
         if self.subcommand != "fit":
             callbacks = _without_averaging(callbacks)
-        if config.enable_progress_bar is not False:
+        own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if config.enable_progress_bar is not False and not config.barebones and not own_bar:
             callbacks.append(RichProgressBar(leave=False))
         if self.subcommand == "fit":
-            callbacks += self._fit_callbacks(callbacks)
-        if config.plugins is None:
-            kwargs["plugins"] = [WholeFiles()]
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+            added = self._fit_callbacks(callbacks)
+            if config.enable_checkpointing is False or config.barebones:
+                added = [callback for callback in added if not isinstance(callback, ModelCheckpoint)]
+            callbacks += added
+        plugins = config.plugins or [WholeFiles()]
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+        kwargs["plugins"] = plugins + own_environment(plugins)
+        with in_one_sentence(ValueError, TypeError, RuntimeError, ImportError):
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _heed_labels(self) -> None:
+        """Prepare the data, say what they are, and warn of labels that teach or select nothing."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        for sentence in self.datamodule.describe():
+            rank_zero_only(print)(sentence)
+        for warning in self.model.heed_labels(self.datamodule.train_targets, self.datamodule.val_targets):
+            rank_zero_only(print)(f"warning: {warning}", file=sys.stderr)
+
+    @property
+    def _measure(self) -> str:
+        """What selects epochs, in words."""
+        part, _, name = self.model.monitor[0].partition("/")
+        return f"{'training' if part == 'train' else 'validation'} {name}"
 
     def _fit_callbacks(self, chosen: list[Callback]) -> list[Callback]:
+        self._heed_labels()
         monitor, mode = self.model.monitor
-        self.timer = Timer()  # counts on when a run is resumed
-        self.curve = LearningCurve(monitor, ", ".join(filter(None, (self.model.metric, self.model.unit))))
-        callbacks: list[Callback] = [SeedEpochs(), self.timer, self.curve]
+        # The training loss is known when the epoch ends, after validation.
+        at_end = True if monitor == "train/loss" else None
+        timers = [callback for callback in chosen if isinstance(callback, Timer)]
+        limit = self._get(self.config_init, "trainer").max_time
+        if timers and limit is not None:
+            raise InputError("--trainer.max_time is a Timer of its own: leave that of trainer.callbacks out.")
+        self.timer = timers[0] if timers else Timer(limit)  # counts on when a run is resumed
+        unit = "" if monitor.endswith("/loss") else self.model.unit
+        self.curve = LearningCurve(monitor, ", ".join(filter(None, (self._measure, unit))))
+        callbacks: list[Callback] = [SeedEpochs(), *([] if timers else [self.timer]), self.curve]
         patience = self._get(self.config, "patience")
         if patience is not None:
-            callbacks.append(EarlyStopping(monitor, mode=mode, patience=int(patience)))
+            stopping = EarlyStopping(
+                monitor, mode=mode, patience=int(patience), check_on_train_epoch_end=at_end
+            )
+            callbacks.append(stopping)
         if any(isinstance(callback, ModelCheckpoint) for callback in chosen):
             if self._get(self.config, "test_epoch") == "last":
                 raise InputError(
@@ -237,58 +292,60 @@ class GraphCLI(LightningCLI):
             filename="best-{epoch}",
             auto_insert_metric_name=False,
             enable_version_counter=False,
+            save_on_train_epoch_end=at_end,
         )
         # Lightning's save_last follows the best; a run resumes from the last epoch, good or bad. It is
         # written after the best one, which it knows: an interruption between the two loses nothing.
-        last = MovableCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
+        last = MovableCheckpoint(
+            dirpath=folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=at_end
+        )
         return [*callbacks, best, last]
 
     def before_fit(self) -> None:
-        """Remove what a run that was killed left half-written beside its checkpoints."""
+        """Refuse to go on with other data, and remove what a run that was killed left half-written."""
         resumed = self._get(self.config, "ckpt_path")
+        if resumed:
+            self.model.check_resumption(read_checkpoint(resumed), self.datamodule)
         if resumed and self.trainer.is_global_zero:
             for unfinished in Path(resumed).parent.glob("*.unfinished"):
                 unfinished.unlink()
 
     def after_fit(self) -> None:
         """Save the learning curve, test the chosen checkpoint and print the closing table."""
-        checkpoint = self.trainer.checkpoint_callback
-        dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if dry or not isinstance(checkpoint, ModelCheckpoint) or not checkpoint.best_model_path:
-            return
-        if checkpoint.best_model_score is None:
-            print(f"Nothing was left to train; test {checkpoint.best_model_path} with {PROGRAM} test.")
-            return
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return self._end("A few batches were tried (--trainer.fast_dev_run); nothing was kept or tested.")
+        if self.trainer.global_step == 0:
+            return self._end(
+                "Nothing was trained: the run ended before its first step (--trainer.max_epochs, max_steps, "
+                "max_time or limit_train_batches)."
+            )
+        if self.trainer.barebones:
+            return self._end("Nothing was measured or kept: --trainer.barebones only trains.")
         folder = Path(self.trainer.log_dir or ".")
         if self.trainer.is_global_zero:
             self.curve.save(folder / "learning_curve.png")
         # Before what follows, which gives the callbacks back what they knew at the tested epoch.
         seconds, epochs = self.timer.time_elapsed(), self.trainer.current_epoch
-        val, path = float(checkpoint.best_model_score), checkpoint.best_model_path
-        metrics: Mapping[str, Any] = self.trainer.callback_metrics
         kept = _without_averaging(self.trainer.callbacks)  # type: ignore[attr-defined]
         self.trainer.callbacks = kept  # type: ignore[attr-defined]
-        epoch = self._get(self.config, "test_epoch")
-        if epoch == "last":
-            path = self.trainer.checkpoint_callbacks[-1].best_model_path  # type: ignore[attr-defined]
-            if not metrics:  # a run that was killed between its last epoch and its test
-                [metrics] = self.trainer.validate(
-                    self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False
-                )
-            val = float(metrics[self.model.monitor[0]])
-        [test] = self.trainer.test(
+        epoch, path, val = self._chosen()
+        where = f"{epoch.capitalize()} checkpoint: {path}" if path else "No checkpoint was kept."
+        tests = self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False
         )
+        if not tests:
+            return self._end(f"Nothing was tested (--trainer.limit_test_batches).\nRun: {folder}\n{where}")
+        [test] = tests
         baseline = self.model.baseline_metrics(self.datamodule.train_targets, self.datamodule.test_targets)
         if not self.trainer.is_global_zero:
-            return
+            return None
         metric = self.model.metric
-        self.result = Result(
+        self._result = Result(
             dataset=self.datamodule.name,
             network=type(self.model.network).__name__,
             metric=metric,
             unit=self.model.unit,
-            val=val,
+            val=math.nan if val is None or self.model.monitor[0] != f"val/{metric}" else val,
             test=test[f"test/{metric}"],
             baseline=float(baseline[f"test/{metric}"]),
             parameters=sum(parameter.numel() for parameter in self.model.network.parameters()),
@@ -298,17 +355,58 @@ class GraphCLI(LightningCLI):
         rows = [
             {
                 "test": name.removeprefix("test/"),
-                self.result.network: f"{test[name]:.3f}",
-                "training mean": f"{float(value):.3f}",
+                self.result.network: spread([test[name]]),
+                "training mean": spread([float(value)]),
             }
             for name, value in baseline.items()
         ]
         print_table(f"{self.datamodule.name} {self.model.unit}".strip(), rows)
         print(
             f"{self.result.parameters:,} parameters, {seconds:.0f} s, "
-            f"{epoch} validation {metric} {self.result.val:.3f}\n"
-            f"Run: {folder}\n{epoch.capitalize()} checkpoint: {path}"
+            + ("no validation" if val is None else f"{epoch} {self._measure} {val:.3f}")
         )
+        if epoch == "last" != self._get(self.config, "test_epoch"):
+            print("Validation has selected no epoch: the last one was tested.")
+        print(f"Run: {folder}\n{where}")
+
+    def _chosen(self) -> tuple[str, str | None, float | None]:
+        """Which epoch is tested, its checkpoint if one was kept, and its validation metric if it has any."""
+        kept = [
+            callback
+            for callback in self.trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint) and callback.best_model_path
+        ]
+        epoch, path = "last", kept[-1].best_model_path if kept else None
+        if self._get(self.config, "test_epoch") == "best":
+            for callback in kept:
+                score = callback.best_model_score
+                if score is not None:
+                    epoch, path = "best", callback.best_model_path
+                    if callback.monitor == self.model.monitor[0]:
+                        return epoch, path, float(score)
+                    break
+        metrics = self.trainer.validate(
+            self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False
+        )
+        val = metrics[0].get(self.model.monitor[0]) if metrics else None
+        return epoch, path, None if val is None else float(val)
+
+    def _end(self, reason: str) -> None:
+        """Say why the run has no result."""
+        self._result = reason
+        if self.trainer.is_global_zero:
+            print(reason)
+
+    @property
+    def result(self) -> Result:
+        """Outcome of ``fit``.
+
+        Raises:
+            InputError: It has none.
+        """
+        if isinstance(self._result, str):
+            raise InputError(self._result)
+        return self._result
 
 
 def _without_averaging(callbacks: list[Callback]) -> list[Callback]:
@@ -319,53 +417,17 @@ def _without_averaging(callbacks: list[Callback]) -> list[Callback]:
     return [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
 
 
-def _check_names(value: Any, command_line: set[str], key: str = "") -> None:
-    """Refuse code that a configuration file names and that belongs to none of the packages used here.
-
-    A class of one's own is named on the command line, which is not a stranger's.
-
-    Raises:
-        InputError: A function, or a class of another package that is not on the command line.
-    """
-    if isinstance(value, Namespace | dict):
-        name = value.get("class_path", "")
-        if name and name.partition(".")[0] not in _PACKAGES and name not in command_line:
-            raise InputError(
-                f"{key} names {name}, and a configuration file may name classes of {', '.join(_PACKAGES)} "
-                f"only; if you trust this one, name it on the command line: --{key} {name}."
-            )
-        for part, inner in vars(value).items() if isinstance(value, Namespace) else value.items():
-            _check_names(inner, command_line, f"{key}.{part}".strip("."))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _check_names(inner, command_line, key)
-    elif inspect.isroutine(value) or inspect.isclass(value):
-        raise InputError(f"{key} names a function, {value!r}; a configuration cannot hold functions.")
-
-
-def _check_model(asked: dict[str, Any], trained: dict[str, Any], command_line: set[str]) -> None:
-    """Refuse a model's option on the command line that Lightning would replace by the checkpoint's.
-
-    Raises:
-        InputError: An option that differs from the checkpoint's.
-    """
-    for name, value in asked.items():
-        if name in command_line and trained.get(name, value) != value:
-            raise InputError(
-                f"{name} is {value}, but the checkpoint's model has {trained[name]}, which it keeps: "
-                "leave the option out, or train again without --ckpt_path."
-            )
-
-
-def _model_options(model: Namespace) -> dict[str, Any]:
-    """A model's settings by the names of their options, classes without their packages."""
-    options = {_short(f"--model.{key}"): value for key, value in vars(model.as_flat()).items()}
-    options["--model.network"] = str(options.get("--model.network")).rpartition(".")[2]
-    return options
-
-
-def _short(option: str) -> str:
-    return option.replace(".init_args", "").removesuffix(".class_path")
+def _check_folder(folder: str | Path | None) -> None:
+    """Refuse a folder for runs that nothing can be written into; it is made if it is missing."""
+    if folder is None or "://" in str(folder):
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=str(folder)).close()
+    except OSError as error:
+        raise InputError(
+            f"--trainer.default_root_dir {folder} is no folder to write into: {error.strerror}."
+        ) from error
 
 
 def _prepared(name: str, network: Any) -> Any:

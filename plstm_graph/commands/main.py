@@ -2,12 +2,13 @@
 
 import atexit
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from plstm_graph.commands.options import PROGRAM, VERBS, lightning_help, overview, parser_of
-from plstm_graph.commands.presets import with_configuration_files
+from plstm_graph.commands.presets import classes_first, with_configuration_files
 from plstm_graph.errors import InputError
 
 _HELP = ("-h", "--help")
@@ -17,7 +18,7 @@ _EXTRA = ("datamol", "jsonargparse", "matplotlib", "ogb", "pandas", "pyarrow", "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 for a wrong command line or file.
+    """Run the command line and return its exit code: 0, 2 for a wrong command line or file, 1 for a bug.
 
     Args:
         arguments: Verb and options; by default those that were typed.
@@ -27,17 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # At the end Python looks twice for garbage among all that torch and Lightning hold: a second for nothing.
     atexit.register(gc.freeze)
+    if arguments is None and sys.getfilesystemencoding() == "ascii":
+        # In such a locale neither YAML nor torch takes the name of a file that has other characters.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a locale lacks is no reason to fail
+    typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        _run(typed)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", *str(error).splitlines(), file=sys.stderr)
         return 2
-    except ModuleNotFoundError as error:
-        missing = str(error.name).partition(".")[0]
-        if missing not in _EXTRA:
-            raise
-        print(f'error: {missing} is not installed: pip install "plstm-graph[train]".', file=sys.stderr)
-        return 2
+    except Exception as error:  # whoever typed the command shall not have to read a traceback
+        missing = str(getattr(error, "name", "")).partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and missing in _EXTRA:
+            print(f'error: {missing} is not installed: pip install "plstm-graph[train]".', file=sys.stderr)
+            return 2
+        from plstm_graph.commands.failure import report_bug
+
+        print(f"error: {report_bug(error, typed)}.", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -58,8 +69,14 @@ def _run(arguments: list[str]) -> None:
             )
             from plstm_graph.commands.fit import GraphCLI
 
-            sys.argv[1:] = [verb, *files]  # which Lightning reads, and hands to the processes that it starts
+            # Which Lightning reads, and hands to the processes that it starts.
+            sys.argv[1:] = [verb, *classes_first(files)]
             GraphCLI()
+        case ["train", *options]:
+            parsed = parser_of("train").parse_args(options)
+            from plstm_graph.commands.train import train
+
+            train(parsed)
         case ["compare", *options]:
             parsed, overrides = parser_of("compare").parse_known_args(options)
             from plstm_graph.commands.compare import compare

@@ -3,7 +3,7 @@
 A file in a folder ``like_NAME`` holds what it has other than the preset NAME.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def read_preset(name: str) -> dict[str, Any]:
 
     if name not in PRESETS:
         raise InputError(f"There is no preset {name!r}; presets are {', '.join(PRESETS)}.")
-    return reduce(_merged, (yaml.safe_load(path.read_text()) for path in PRESETS[name]))
+    return reduce(_merged, (yaml.safe_load(path.read_text(encoding="utf-8")) for path in PRESETS[name]))
 
 
 def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -69,3 +69,28 @@ def with_configuration_files(arguments: Iterable[str]) -> list[str]:
             resolved.append(argument)
         waiting = argument in ("--config", "-c") and not waiting
     return [*resolved, "--config"] if waiting else resolved
+
+
+def classes_first(arguments: Sequence[str]) -> list[str]:
+    """Options in their order, but files before all others, and a class before the options of that class.
+
+    The parser reads an option of a class by the class that it knows at that point.
+    """
+    options: list[list[str]] = []  # each with its values
+    for argument in arguments:
+        if argument.startswith("--") or not options:
+            options.append([])
+        options[-1].append(argument)
+    options.sort(key=lambda option: _name(option) != "--config")
+    ordered: list[list[str]] = []
+    for option in options:
+        name = _name(option)
+        names = [_name(other) for other in ordered]
+        own = [place for place, other in enumerate(names) if other.startswith(f"{name}.")]
+        ordered.insert(own[0] if own and name not in names else len(ordered), option)
+    return [part for option in ordered for part in option]
+
+
+def _name(option: Sequence[str]) -> str:
+    """The name, also of --name=value and --name+=value."""
+    return option[0].partition("=")[0].removesuffix("+").removesuffix(".class_path")

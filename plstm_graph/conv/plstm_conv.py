@@ -10,8 +10,10 @@ from torch_geometric.nn import Linear, MessagePassing, inits
 from torch_geometric.nn.dense.linear import is_uninitialized_parameter
 
 from plstm_graph.conv.arguments import (
+    WIDE,
     check_dag,
     check_features,
+    check_range,
     check_traceable,
     columns_of,
     dag_of_arguments,
@@ -131,10 +133,7 @@ class PLSTMConv(MessagePassing):
         if flow not in ("source_to_target", "target_to_source"):
             raise InputError(f"flow must be 'source_to_target' or 'target_to_source', not {flow!r}.")
         super().__init__(aggr="add", flow=flow)
-        widths = {"out_channels": out_channels, "heads": heads, "head_dim": head_dim, "state_dim": state_dim}
-        for name, width in widths.items():
-            if width is not None and width < 1:
-                raise InputError(f"{name} must be at least 1, not {width}.")
+        check_range(1, WIDE, out_channels=out_channels, heads=heads, head_dim=head_dim, state_dim=state_dim)
         if mode not in get_args(HeadMode):
             raise InputError(f"mode must be 'P', 'D' or 'PD', not {mode!r}.")
         if mode == "PD" and heads % 2:

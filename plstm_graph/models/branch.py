@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn.aggr import MultiAggregation, SumAggregation
+from torch_geometric.nn.aggr import Aggregation, MultiAggregation, SumAggregation
+from torch_geometric.nn.resolver import aggregation_resolver
 
+from plstm_graph.errors import InputError
 from plstm_graph.models.block import ReadoutNorm, make_norm
 from plstm_graph.models.graphs import Graphs
 
@@ -47,6 +49,9 @@ class NodeReadout(Branch):
             20; several, as in ``["mean", "max"]``, are concatenated.
         norm: norm of the nodes, before they are read out.
         layers: number of the last outputs of the encoder and the blocks that are read out.
+
+    Raises:
+        InputError: a readout that is none.
     """
 
     def __init__(
@@ -55,7 +60,9 @@ class NodeReadout(Branch):
         super().__init__()
         names = [readout] if isinstance(readout, str) else list(readout)
         self.norms = nn.ModuleList(make_norm(norm, hidden_channels) for _ in range(layers))
-        self.pool = MultiAggregation([ScaledSum() if name == "scaled_sum" else name for name in names])
+        if not names:
+            raise InputError("readout is empty; name at least one, such as mean.")
+        self.pool = MultiAggregation([_aggregation(name) for name in names])
         self.channels = hidden_channels * layers * len(names)
 
     def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -65,6 +72,22 @@ class NodeReadout(Branch):
             nodes = [norm(x) for norm, x in zip(self.norms, outputs[-len(self.norms) :], strict=True)]
             embeddings.append(self.pool(torch.cat(nodes, dim=1), graphs.batch, dim_size=graphs.num_graphs))
         return torch.stack(embeddings).mean(0)
+
+
+def _aggregation(name: str) -> Aggregation:
+    """The readout of that name."""
+    if name == "scaled_sum":
+        return ScaledSum()
+    try:
+        found = aggregation_resolver(name)
+    except (ValueError, TypeError):  # there is none of that name, or it has arguments
+        found = None
+    if isinstance(found, Aggregation) and type(found) is not Aggregation:
+        return found
+    raise InputError(
+        "readout must be scaled_sum or one of PyG's aggregations without arguments, such as mean, sum, max, "
+        f"min, std, median or softmax, not {name!r}."
+    )
 
 
 class ScaledSum(SumAggregation):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
+from plstm_graph.conv.arguments import MANY, WIDE, check_range
 from plstm_graph.dag.walks import walks_of
 from plstm_graph.errors import InputError
 
@@ -71,7 +72,7 @@ class GraphEncoder(nn.Module):
             none.
 
     Raises:
-        InputError: ``edge_dim`` without ``in_channels``, or a negative length.
+        InputError: ``edge_dim`` without ``in_channels``, or a number that is out of its range.
     """
 
     def __init__(
@@ -80,8 +81,8 @@ class GraphEncoder(nn.Module):
         super().__init__()
         if in_channels is None and edge_dim is not None:
             raise InputError("edge_dim is for features other than OGB's; give in_channels too.")
-        if walk_length < 0:
-            raise InputError(f"walk_length must be at least 0, not {walk_length}.")
+        check_range(0, MANY, walk_length=walk_length)
+        check_range(1, WIDE, in_channels=in_channels, edge_dim=edge_dim)
         self.in_channels = in_channels
         self.edge_dim = edge_dim
         self.walk_length = walk_length

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plstm_graph.conv.arguments import MANY, WIDE, check_range
 from plstm_graph.dag.refinement import mix
-from plstm_graph.errors import InputError
 from plstm_graph.models.branch import Branch
 from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.graphs import Graphs
@@ -55,7 +55,7 @@ class CircularFingerprint(Branch):
             radius, a second branch finds alike what the first tells apart.
 
     Raises:
-        InputError: a negative radius, or a size, channels, hashes or columns below 1.
+        InputError: a number that is out of its range.
 
     Complexity: O((N + C) · radius · feature columns + B · hashes · size · channels) for B graphs.
     Source: Rogers and Hahn, Extended-connectivity fingerprints (J. Chem. Inf. Model. 2010); Shervashidze et
@@ -71,11 +71,10 @@ class CircularFingerprint(Branch):
         columns: int | None = None,
     ) -> None:
         super().__init__()
-        numbers = {"size": size, "radius": radius, "channels": channels, "hashes": hashes, "columns": columns}
-        for name, number in numbers.items():
-            lowest = 0 if name == "radius" else 1
-            if number is not None and number < lowest:
-                raise InputError(f"{name} of a fingerprint must be at least {lowest}, not {number}.")
+        for name, number in {"size": size, "channels": channels, "columns": columns}.items():
+            check_range(1, WIDE, **{f"{name} of a fingerprint": number})
+        check_range(1, MANY, **{"hashes of a fingerprint": hashes})
+        check_range(0, MANY, **{"radius of a fingerprint": radius})
         self.size = size
         self.radius = radius
         self.channels = channels

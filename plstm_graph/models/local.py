@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GCNConv, GINConv, GINEConv, MessagePassing
 from torch_geometric.typing import OptTensor
 
+from plstm_graph.conv.arguments import MANY, check_range
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.cpu.messages import gine_sum
 from plstm_graph.kernels.scan import is_transformed
@@ -49,12 +50,13 @@ class LocalNetwork(GraphNetwork, ABC):
         **network: Arguments of :class:`~plstm_graph.models.GraphNetwork`.
 
     Raises:
-        InputError: the layer needs edge features and there are none.
+        InputError: a number that is out of its range, or no edge features for a layer that needs them.
     """
 
     def __init__(
         self, out_channels: int = 1, hidden_channels: int = 96, num_layers: int = 4, **network: Any
     ) -> None:
+        check_range(1, MANY, num_layers=num_layers)
         super().__init__(
             lambda edge_width: (self.mixer(hidden_channels, edge_width) for _ in range(num_layers)),
             out_channels,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from plstm_graph.conv.arguments import WIDE, check_range
 from plstm_graph.dag import LineGraphDAG, Preparation
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock
@@ -48,7 +49,8 @@ class GraphNetwork(nn.Module):
             :class:`~plstm_graph.models.CircularFingerprint`.
 
     Raises:
-        InputError: an unknown norm or jk, ``edge_dim`` without ``in_channels``, or a negative length.
+        InputError: an unknown norm, readout or jk, a number that is out of its range, or ``edge_dim`` without
+            ``in_channels``.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class GraphNetwork(nn.Module):
         branches: Sequence[Branch] = (),
     ) -> None:
         super().__init__()
+        check_range(1, WIDE, out_channels=out_channels, hidden_channels=hidden_channels)
+        check_range(0, 1, dropout=dropout)
         if norm not in get_args(Norm):
             raise InputError(f"norm must be 'layer' or 'batch', not {norm!r}.")
         if readout_norm is not None and readout_norm not in get_args(ReadoutNorm):

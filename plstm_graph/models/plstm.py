@@ -7,6 +7,7 @@ from torch import nn
 from torch_geometric.data import Data
 
 from plstm_graph.conv import PLSTMConv
+from plstm_graph.conv.arguments import MANY, check_range
 from plstm_graph.dag import LineGraphDAG, Orientation, Preparation, Root, build_dag, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import HeadMode
@@ -77,8 +78,8 @@ class PLSTM(GraphNetwork):
         local: bool = True,
         **network: Any,
     ) -> None:
-        if roots < 0:
-            raise InputError(f"roots must be at least 0, not {roots}.")
+        check_range(1, MANY, num_layers=num_layers)
+        check_range(0, MANY, roots=roots)
         if not 1 <= scan_every <= num_layers:
             raise InputError(f"scan_every must be from 1 to num_layers ({num_layers}), not {scan_every}.")
         if mode not in _MODES:

@@ -1,0 +1,166 @@
+"""The parser of fit, validate and test, and what is refused of what they are told."""
+
+import inspect
+import re
+import textwrap
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from pkgutil import resolve_name
+from types import NoneType
+from typing import Any, NoReturn, get_args
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser
+
+from plstm_graph.checkpoint import NETWORKS
+from plstm_graph.commands.presets import PRESETS
+from plstm_graph.datasets.files import whole_file
+from plstm_graph.errors import InputError
+
+_PACKAGES = ("plstm_graph", "lightning", "torch")
+
+# Defaults of Lightning's callbacks are written down, too, and some are members of an enumeration.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+
+
+class Parser(LightningArgumentParser):
+    """Reports a wrong command line as an :class:`InputError` in place of a usage page."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message in one line."""
+        key = message.partition(":")[0]
+        presets = f"presets are {', '.join(PRESETS)}"
+        reasons = _reasons(message)
+        network = 'Parser key "model.network"'
+        # Without a class, the parser may take the base class in its place.
+        if re.search("required: mixers|network is missing|subclass of GraphNetwork. Got", message):
+            text = f"--model.network is missing; pass --config NAME; {presets}"
+        elif re.search(r"required: \w+\.data$|GraphDataModule is abstract", message):
+            text = f"--data is missing; pass --config NAME; {presets}"
+        elif missing := re.search(r'Parser key "([\w.]+)": .*arguments are required: (\w+)', message):
+            text = f"--{'.'.join(missing.groups())} is missing"
+        elif reasons:
+            text = f"{key}: {reasons}"
+        else:
+            text = " ".join(message.split())
+        if key == 'Parser key "config"':
+            text += f"; {presets}"
+        if key == network:
+            text = f"{text.removesuffix('.')}; networks are {', '.join(NETWORKS)}"
+        raise InputError(textwrap.shorten(text.removesuffix("."), 600) + ".") from ex
+
+    def instantiate_classes(self, *arguments: Any, **options: Any) -> Namespace:
+        """Build data, model and callbacks; what torch, Lightning or others do not take is one sentence."""
+        with in_one_sentence(ValueError, TypeError, RuntimeError, ImportError):
+            return super().instantiate_classes(*arguments, **options)
+
+    def save(self, cfg: Namespace, path: str | Path, *_: Any, **__: Any) -> None:
+        """Write a configuration with all its settings, in UTF-8 whatever the locale has."""
+        with whole_file(Path(path), encoding="utf-8") as file:
+            file.write(self.dump(cfg, skip_none=False))
+
+
+@contextmanager
+def in_one_sentence(*refusals: type[Exception]) -> Iterator[None]:
+    """Have others refuse as this package does.
+
+    Args:
+        *refusals: Errors by which they do, beside those of the system and what Lightning itself raises.
+
+    Raises:
+        InputError: One of them.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals["__name__"].startswith("lightning."):
+            refusals += (RuntimeError, ValueError, TypeError, ImportError)
+        if not isinstance(error, (MisconfigurationException, torch.OutOfMemoryError, OSError, *refusals)):
+            raise
+        text = textwrap.shorten(_reasons(str(error)) or str(error), 500)
+        raise InputError(text.rstrip(".!") + ".") from error
+
+
+def _reasons(message: str) -> str:
+    """Why a value fits no member of a union, where jsonargparse says so: a reason for each of them."""
+    listed, _, _ = message.partition("Errors:")[2].partition("Given value")
+    listed = re.sub(r"\s*Subclass types expect one of:(\n\s*- a .*)*", "", listed)  # the same for every class
+    reasons = [" ".join(reason.split()).removesuffix(".") for reason in re.split(r"\n\s*- ", listed)[1:]]
+    telling = [reason for reason in reasons if not reason.startswith("Expected a")]
+    return "; ".join(telling or [reason for reason in reasons if "NoneType" not in reason])
+
+
+def check_names(value: Any, command_line: set[str], key: str = "") -> None:
+    """Refuse code that a configuration file names and that belongs to none of the packages used here.
+
+    A class of one's own is named on the command line, which is not a stranger's.
+
+    Raises:
+        InputError: A function, or a class of another package that is not on the command line.
+    """
+    if isinstance(value, Namespace | dict):
+        name = value.get("class_path", "")
+        if name and name.partition(".")[0] not in _PACKAGES and name not in command_line:
+            raise InputError(
+                f"{key} names {name}, and a configuration file may name classes of {', '.join(_PACKAGES)} "
+                f"only; if you trust this one, name it on the command line: --{key} {name}."
+            )
+        if name and value.get("init_args") is not None:
+            _check_nulls(resolve_name(name), value["init_args"], key)
+        for part, inner in vars(value).items() if isinstance(value, Namespace) else value.items():
+            check_names(inner, command_line, f"{key}.{part}".strip("."))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_names(inner, command_line, key)
+    elif inspect.isroutine(value) or inspect.isclass(value):
+        raise InputError(f"{key} names a function, {value!r}; a configuration cannot hold functions.")
+
+
+def _check_nulls(built: Any, arguments: Namespace | dict[str, Any], key: str) -> None:
+    """Refuse null where an argument of a class is never None: jsonargparse lets it through.
+
+    Raises:
+        InputError: There is one.
+    """
+    seen = set()
+    for part in inspect.getmro(built) if inspect.isclass(built) else ():
+        for name, parameter in inspect.signature(vars(part).get("__init__", object)).parameters.items():
+            kind = parameter.annotation
+            known = isinstance(kind, type) or (get_args(kind) and NoneType not in get_args(kind))
+            if known and name not in seen and name in arguments and arguments[name] is None:
+                raise InputError(f"--{key}.{name} needs a value, not null.")
+            seen.add(name)
+
+
+def check_model(asked: dict[str, Any], trained: dict[str, Any], command_line: set[str]) -> None:
+    """Refuse a model's option on the command line that Lightning would replace by the checkpoint's.
+
+    Raises:
+        InputError: An option that differs from the checkpoint's.
+    """
+    for name, value in asked.items():
+        if name in command_line and trained.get(name, value) != value:
+            raise InputError(
+                f"{name} is {value}, but the checkpoint's model has {trained[name]}, which it keeps: "
+                "leave the option out, or train again without --ckpt_path."
+            )
+
+
+def model_options(model: Namespace) -> dict[str, Any]:
+    """A model's settings by the names of their options, classes without their packages."""
+    options = {short_name(f"--model.{key}"): value for key, value in vars(model.as_flat()).items()}
+    options["--model.network"] = str(options.get("--model.network")).rpartition(".")[2]
+    return options
+
+
+def short_name(option: str) -> str:
+    return option.replace(".init_args", "").removesuffix(".class_path")
