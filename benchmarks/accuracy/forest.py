@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rdkit.Chem import rdFingerprintGenerator
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from benchmarks.accuracy.outcome import outcome
 from plstm_graph.chem import read_smiles
+from plstm_graph.commands import forest
 from plstm_graph.commands.fit import Result
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.graphs import PackedGraphs
@@ -68,28 +68,5 @@ def fit_forest(module: GraphDataModule, seed: int) -> Result:
 
 def forest_predictions(module: GraphDataModule, features: NDArray[np.generic], seed: int) -> torch.Tensor:
     """Values or probabilities of all graphs of a module that is set up: [graphs, T] float64."""
-    targets = module.dataset.tensors["y"].double()
-    train = module.rows.train.numpy()
-    classes = {"regression": [], "classification": [1], "multiclass": list(range(module.num_tasks))}
-    predictions = [
-        _predict(features, column.numpy(), train, classes[module.task], seed) for column in targets.unbind(1)
-    ]
-    return torch.tensor(np.concatenate(predictions, 1))
-
-
-def _predict(
-    features: NDArray[np.generic],
-    targets: NDArray[np.float64],
-    train: NDArray[np.int64],
-    classes: list[int],
-    seed: int,
-) -> NDArray[np.float64]:
-    """Probabilities of the classes, or values if there are none, of all graphs: [graphs, classes or 1]."""
-    rows = train[~np.isnan(targets[train])]
     settings = {"n_estimators": TREES, "min_samples_leaf": SMALLEST_LEAF, "random_state": seed}
-    if not classes:
-        values = RandomForestRegressor(**settings).fit(features[rows], targets[rows]).predict(features)
-        return values[:, None]
-    forest = RandomForestClassifier(**settings).fit(features[rows], targets[rows])
-    shares = dict(zip(forest.classes_, forest.predict_proba(features).T, strict=True))
-    return np.stack([shares.get(number, np.zeros(len(features))) for number in classes], 1)
+    return forest.forest_predictions(module, features, **settings)

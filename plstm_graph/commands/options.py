@@ -3,7 +3,7 @@
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from plstm_graph.commands.presets import PRESETS
 from plstm_graph.errors import InputError
@@ -12,6 +12,7 @@ PROGRAM = "plstm-graph"
 
 #: A line for each verb.
 VERBS = {
+    "train": "train several networks on a table of your own, with one folder for them and their report",
     "fit": "train a network, test its best epoch and draw its learning curve",
     "validate": "score a checkpoint on the validation graphs",
     "test": "score a checkpoint on the test graphs",
@@ -25,8 +26,12 @@ VERBS = {
 ENDINGS = {"predict": (".csv", ".parquet"), "fingerprint": (".parquet", ".npz")}
 
 _DETAILS = {
+    "train": "The folder gets the networks, of which predict takes the mean, predictions and metrics of the "
+    "test rows, beside those of a random forest, a picture, and config.yaml for fit.",
     "predict": "The output has all columns of the table, predicted_<target>, with several checkpoints their "
-    "mean and std_<target>, and error, the reason why a row has no prediction.",
+    "mean and std_<target>, and error, the reason why a row has no prediction. In CSV, text that a "
+    "spreadsheet would calculate gets an apostrophe before it: what begins with =, +, -, @, a tab or the end "
+    "of a line, and is neither a number nor signs alone.",
     "fingerprint": "The output has one vector for every row and checkpoint.",
     "explain": "The folder gets contributions.csv, a drawing of every molecule and target, and "
     "unreadable.csv with the rows that RDKit cannot read. A bond's contribution is that of both its "
@@ -45,8 +50,12 @@ what to train on
   --config NAME|FILE        a preset or a configuration file; several are merged, the last wins
   --data CLASS              CSV, OGB, MoleculeNet, TU, FreeSolv, Solubility, or a class of your own
   --data.path FILE          CSV: the table
-  --data.smiles_column NAME, --data.target_columns '[NAME, ...]', --data.task TASK, --data.split SPLIT
-                            CSV: which columns, regression or classification, scaffold or random
+  --data.smiles_column NAME, --data.target_columns NAME|'[NAME, ...]'
+                            CSV: which columns (default: smiles, and all of numbers)
+  --data.task TASK          CSV: regression, classification or multiclass (default: as cells look)
+  --data.split SPLIT        CSV: scaffold, random, or a column of train, val and test
+  --data.separator CHARACTER, --data.encoding NAME
+                            CSV: between cells, and of text (default: found, utf-8)
   --data.root FOLDER        OGB, MoleculeNet, TU: where the files lie
   --data.fold NUMBER        OGB, TU: one of the folds
   --data.batch_size NUMBER
@@ -92,7 +101,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            f"{PROGRAM} VERB --help describes a verb; {PROGRAM} fit --config freesolv is a first run.",
+            f"{PROGRAM} VERB --help describes a verb; {PROGRAM} train -i mine.csv -o model is a first run.",
             "",
         ]
     )
@@ -106,10 +115,12 @@ def lightning_help(verb: str) -> str:
 
 
 def parser_of(verb: str) -> ArgumentParser:
-    """The parser of compare, predict, fingerprint or explain."""
+    """The parser of train, compare, predict, fingerprint or explain."""
     about = VERBS[verb][0].upper() + VERBS[verb][1:] + "."
     parser = ArgumentParser(f"{PROGRAM} {verb}", description=f"{about} {_DETAILS[verb]}", allow_abbrev=False)
-    if verb == "compare":
+    if verb == "train":
+        _add_training(parser)
+    elif verb == "compare":
         _add_comparison(parser)
     else:
         _add_table(parser, verb)
@@ -120,6 +131,95 @@ def _number(text: str, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number from {least}, not {text!r}")
     return int(text)
+
+
+class _Checkpoints(argparse.Action):
+    """Takes the checkpoints that lie in a folder in its place."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: object
+    ) -> None:
+        """Keep the files' names."""
+        found = []
+        for name in values:
+            inside = sorted(map(str, Path(name).glob("*.ckpt"))) if Path(name).is_dir() else [name]
+            if not inside:
+                raise InputError(f"There is no checkpoint (.ckpt) in the folder {name}.")
+            found += inside
+        setattr(namespace, self.dest, found)
+
+
+def _add_training(parser: ArgumentParser) -> None:
+    """Options of train, most of which have chemprop's names too."""
+    add = parser.add_argument
+    add(
+        *("-i", "--data-path", "--data.path"),
+        dest="data_path",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="table with a header: .csv, .tsv (also compressed), .parquet or .xlsx",
+    )
+    add(
+        *("-o", "--output-dir", "--save-dir", "--output"),
+        dest="output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="made when all is done",
+    )
+    _add_smiles_column(parser)
+    add(
+        *("--target-columns", "--data.target_columns"),
+        dest="target_columns",
+        nargs="+",
+        metavar="NAME",
+        help="default: all numeric columns but identifiers",
+    )
+    add(
+        *("-t", "--task-type", "--data.task"),
+        dest="task",
+        choices=("regression", "classification", "multiclass"),
+        metavar="TASK",
+        help="regression, classification or multiclass (default: what the targets look like)",
+    )
+    add(
+        *("--split", "--data.split"),
+        dest="split",
+        default="scaffold",
+        metavar="SPLIT",
+        help="scaffold (default), random, or a column that says train, val or test in every row",
+    )
+    add("--ensemble-size", type=_number, default=4, metavar="NUMBER", help="number of networks (default 4)")
+    add("--epochs", type=_number, metavar="NUMBER", help="default: 15 to 100, fewer for more rows")
+    add("--seed", type=partial(_number, least=0), default=0, metavar="NUMBER", help="default 0")
+    _add_format(parser)
+    add("--overwrite", action="store_true", help="replace the folder if it holds networks already")
+
+
+def _add_smiles_column(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        *("-s", "--smiles-columns", "--data.smiles_column"),
+        dest="smiles_column",
+        default="smiles",
+        metavar="NAME",
+        help="default smiles",
+    )
+
+
+def _add_format(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        *("--separator", "--data.separator"),
+        dest="separator",
+        metavar="CHARACTER",
+        help="between cells of CSV (default: found by the column of SMILES)",
+    )
+    parser.add_argument(
+        *("--encoding", "--data.encoding"),
+        dest="encoding",
+        metavar="NAME",
+        help="of text, such as cp1252 (default utf-8)",
+    )
 
 
 def _add_comparison(parser: ArgumentParser) -> None:
@@ -138,16 +238,20 @@ def _add_table(parser: ArgumentParser, verb: str) -> None:
         dest="data_path",
         required=True,
         metavar="FILE",
-        help=".csv (also compressed), .parquet, or one SMILES a line: .smi, .txt, - for standard input",
+        help=".csv, .tsv (also compressed), .parquet, .xlsx, or one SMILES a line: .smi, .txt, - for "
+        "standard input",
     )
     add(
-        "--ckpt_path",
+        *("--ckpt_path", "--model-paths"),
+        dest="ckpt_path",
+        action=_Checkpoints,
         nargs="+",
         required=True,
         metavar="FILE",
-        help="checkpoints of which the mean is taken" if verb != "fingerprint" else "checkpoints",
+        help="checkpoints, or folders of them" + ("; their mean is taken" if verb != "fingerprint" else ""),
     )
-    add("-s", "--data.smiles_column", dest="smiles_column", default="smiles", metavar="NAME")
+    _add_smiles_column(parser)
+    _add_format(parser)
     if verb == "explain":
         add("-o", "--output", type=Path, required=True, metavar="FOLDER")
         add("--target", metavar="NAME", help="explain this one (default all)")
@@ -189,6 +293,11 @@ def _add_table(parser: ArgumentParser, verb: str) -> None:
         help="machines of a torchrun or SLURM launch (default 1)",
     )
     if verb == "predict":
+        add(
+            "--keep_formulas",
+            action="store_true",
+            help="write what a spreadsheet would calculate into CSV as it is, without an apostrophe",
+        )
         add(
             "--ray",
             metavar="ADDRESS",

@@ -8,10 +8,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import TypeVar
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 
 from plstm_graph.commands.fit import GraphCLI, Result
 from plstm_graph.datasets.workers import start_worker
+from plstm_graph.errors import InputError
 
 T = TypeVar("T")
 
@@ -22,6 +27,9 @@ def side_by_side(calls: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[
     Args:
         calls: Functions without arguments that can be pickled, such as ``functools.partial``.
         jobs: How many run at a time.
+
+    Raises:
+        InputError: A process was ended from outside.
     """
     spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     pool = ProcessPoolExecutor(
@@ -32,17 +40,35 @@ def side_by_side(calls: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "A process that trained was ended from outside, most likely for want of memory; try a "
+                "smaller batch or network."
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def fit(arguments: Sequence[str]) -> Result:
-    """Run ``fit`` without its output, and return the outcome."""
+def fit(arguments: Sequence[str], epoch_ended: Callable[[], object] = bool) -> Result:
+    """Run ``fit`` without its output, and return the outcome.
+
+    Args:
+        arguments: Options of ``fit``.
+        epoch_ended: Called after every epoch.
+    """
+
+    class Watched(GraphCLI):
+        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+            trainer = super().instantiate_trainer(**kwargs)
+            watch = LambdaCallback(on_train_epoch_end=lambda *_: epoch_ended())
+            trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
+            return trainer
+
     sys.argv = sys.argv[:1]  # LightningCLI warns when it is given arguments twice
     quiet = ["--threads", "1", "--trainer.enable_progress_bar", "false"]
     with contextlib.redirect_stdout(io.StringIO()):
-        return GraphCLI(["fit", *arguments, *quiet]).result
+        return Watched(["fit", *arguments, *quiet]).result
 
 
 def _start(parent: int) -> None:

@@ -1,0 +1,182 @@
+"""The verb train, through the command line."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from cli_calls import refused, serially, torch_as_before
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+
+from plstm_graph.commands import train
+from plstm_graph.commands.forest import count_fingerprints
+from plstm_graph.commands.main import main
+
+QUICK = ("--epochs", 2, "--ensemble-size", 2)
+FILES = {
+    *("config.yaml", "metrics.csv", "model_0.ckpt", "model_1.ckpt", "report.png", "test_predictions.csv"),
+    "unreadable.csv",
+}
+UNREADABLE = 7
+
+
+def made_up(folder: Path) -> Path:
+    """A table of 60 molecules with two numbers, one of which is often missing, and two kinds of classes."""
+    rings = ("c1ccccc1", "C1CCCCC1", "c1ccncc1", "C1CCOC1", "c1ccsc1", "")
+    smiles = [f"{'C' * (1 + i % 10)}{rings[i % 6]}" for i in range(60)]
+    frame = pd.DataFrame(
+        {"id": range(60), "smiles": smiles, "carbons": [s.upper().count("C") for s in smiles]}
+    )
+    frame["size"] = frame["smiles"].str.len().where(frame["id"] % 3 > 0)
+    frame["aromatic"] = np.where(frame["smiles"].str.contains("c"), "yes", "no")
+    frame["ring"] = [("arene", "alkane", "arene", "ether", "arene", "chain")[i % 6] for i in range(60)]
+    frame["part"] = [("train", "train", "val", "test")[i // 6 % 4] for i in range(60)]
+    frame.loc[UNREADABLE, "smiles"] = "C(C"
+    frame.to_csv(folder / "mine.csv", index=False)
+    return folder / "mine.csv"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process; returns exit code, standard output and error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(train, "side_by_side", serially)
+        monkeypatch.setattr(sys, "argv", ["plstm-graph"])
+        with torch_as_before():
+            code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a regression of two targets, beside its table."""
+    place = tmp_path_factory.mktemp("train")
+    table, folder = made_up(place), place / "model"
+    (place / "model.unfinished").mkdir()  # what a run that was killed has left
+    (place / "model.unfinished" / "model_7.ckpt").touch()
+    with torch_as_before(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "side_by_side", serially)
+        patch.setattr(sys, "argv", ["plstm-graph"])
+        arguments = ["train", "-i", table, "-o", folder, "--target-columns", "carbons", "size", *QUICK]
+        assert main([str(argument) for argument in [*arguments, "--split", "part"]]) == 0
+    return folder
+
+
+def test_the_folder_holds_everything_and_nothing_is_left_beside_it(trained):
+    assert {path.name for path in trained.iterdir()} == FILES
+    assert {path.name for path in trained.parent.iterdir()} == {"mine.csv", "model"}
+    assert pd.read_csv(trained / "unreadable.csv")["row"].tolist() == [UNREADABLE]
+
+
+def test_the_scores_are_those_of_the_predictions(trained):
+    predictions = pd.read_csv(trained / "test_predictions.csv")
+    metrics = pd.read_csv(trained / "metrics.csv").set_index(["model", "target"])
+    assert predictions["size"].isna().any()
+    for measure, name in ((root_mean_squared_error, "rmse"), (mean_absolute_error, "mae")):
+        found = []
+        for target in ("carbons", "size"):
+            known = predictions.dropna(subset=target)
+            found.append(measure(known[target], known[f"predicted_{target}"]))
+            assert metrics.loc[("ensemble", target), name] == pytest.approx(found[-1], rel=1e-5)
+        assert metrics.loc[("ensemble", "all"), name] == pytest.approx(np.mean(found), rel=1e-5)
+
+
+def test_the_training_mean_is_that_of_the_training_rows_which_can_be_read(trained):
+    table = pd.read_csv(trained.parent / "mine.csv").drop(UNREADABLE)
+    mean, test = table[table["part"] == "train"]["carbons"].mean(), table[table["part"] == "test"]["carbons"]
+    metrics = pd.read_csv(trained / "metrics.csv").set_index(["model", "target"])
+    wanted = np.sqrt(np.mean((test - mean) ** 2))
+    assert metrics.loc[("training mean", "carbons"), "rmse"] == pytest.approx(wanted, rel=1e-6)
+    assert metrics.loc[("random forest", "carbons"), "rmse"] < wanted
+
+
+@pytest.mark.parametrize("spelling", ["--model-paths", "--ckpt_path"])
+def test_the_folder_predicts_as_it_was_tested(trained, run, tmp_path, spelling):
+    table, out = trained.parent / "mine.csv", tmp_path / "out.csv"
+    code, _, err = run("predict", "-i", table, spelling, trained, "-o", out)
+    assert code == 0, err
+    tested = pd.read_csv(trained / "test_predictions.csv").set_index("row")
+    predicted = pd.read_csv(out).loc[tested.index]
+    assert tested["smiles"].tolist() == predicted["smiles"].tolist()
+    for name in ("predicted_carbons", "std_carbons", "predicted_size", "std_size"):
+        np.testing.assert_allclose(predicted[name], tested[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_configuration_is_one_for_fit(trained, run, tmp_path):
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["data"]["init_args"]["target_columns"] == ["carbons", "size"]
+    places = ["--data.cache", tmp_path, "--trainer.default_root_dir", tmp_path]
+    code, _, err = run("fit", "--config", trained / "config.yaml", "--trainer.fast_dev_run", "true", *places)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("targets", "task", "metric", "columns"),
+    [
+        (["aromatic"], "classification", "roc_auc", ["aromatic", "predicted_aromatic"]),
+        (
+            ["ring", "--task-type", "multiclass"],
+            "multiclass",
+            "accuracy",
+            ["class", *(f"predicted_{name}" for name in ("alkane", "arene", "chain", "ether"))],
+        ),
+    ],
+)
+def test_classes_are_scored_as_such(run, tmp_path, targets, task, metric, columns):
+    given = ["--target-columns", *targets, "--split", "part", "--epochs", 1, "--ensemble-size", 1]
+    code, out, err = run("train", "-i", made_up(tmp_path), "-o", tmp_path / "model", *given)
+    assert code == 0, err
+    assert task in out
+    table = pd.read_csv(tmp_path / "model" / "test_predictions.csv")
+    assert table.columns.tolist() == ["row", "smiles", *columns]
+    metrics = pd.read_csv(tmp_path / "model" / "metrics.csv").set_index("model")
+    assert metrics.columns[1] == metric
+    assert metrics.loc["random forest", metric] > metrics.loc["training mean", metric]
+    if task == "multiclass":
+        probabilities = table.filter(like="predicted_")
+        likeliest = probabilities.idxmax(axis=1).str.removeprefix("predicted_")
+        assert metrics.loc["ensemble", metric] == pytest.approx((likeliest == table["class"]).mean())
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_another_folder_is_not_touched(trained, run):
+    table, place = trained.parent / "mine.csv", trained.parent
+    before = (trained / "metrics.csv").read_bytes()
+    given = ["--target-columns", "carbons", *QUICK]
+    assert "holds other files" in refused(run("train", "-i", table, "-o", place, "--overwrite", *given))
+    assert "is a file" in refused(run("train", "-i", table, "-o", table, *given))
+    assert "--overwrite" in refused(run("train", "-i", table, "-o", trained, *given))
+    missing = refused(run("train", "-i", table, "-o", trained, "--overwrite", "--target-columns", "carbon"))
+    assert "'carbon'" in missing
+    assert "'carbons'" in missing
+    assert {path.name for path in place.iterdir()} == {"mine.csv", "model"}
+    assert (trained / "metrics.csv").read_bytes() == before
+
+
+def test_overwrite_replaces_a_folder_of_networks(run, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.yaml", "model_0.ckpt", "model_1.ckpt"):
+        (folder / name).touch()
+    given = ["--target-columns", "carbons", "--epochs", 1, "--ensemble-size", 1, "--overwrite"]
+    code, _, err = run("train", "-i", made_up(tmp_path), "-o", folder, *given)
+    assert code == 0, err
+    assert {path.name for path in folder.iterdir()} == FILES - {"model_1.ckpt"}
+    assert (folder / "model_0.ckpt").stat().st_size > 0
+
+
+def test_a_folder_without_checkpoints_does_not_predict(run, tmp_path):
+    given = ["-i", "-", "--model-paths", tmp_path, "-o", "-"]
+    assert str(tmp_path) in refused(run("predict", *given))
+
+
+def test_the_forest_reads_counts():
+    counts = count_fingerprints(["CCCCCCCC", "C"])
+    assert counts.shape == (2, 2048)
+    assert counts[0].max() > 1
+    assert counts.sum(1).tolist() == [8 + 8 + 6, 1]
