@@ -13,7 +13,6 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from plstm_graph.conv.arguments import MANY, WIDE, check_range
 from plstm_graph.datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
 from plstm_graph.datasets.featurise import featurise
 from plstm_graph.datasets.graphs import PackedGraphs, keep_batch
@@ -22,6 +21,7 @@ from plstm_graph.datasets.splits import Split, random_split, scaffold_split
 from plstm_graph.datasets.table import Table
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import SELECTING
+from plstm_graph.ranges import MANY, WIDE, check_range
 from plstm_graph.task import Task
 
 

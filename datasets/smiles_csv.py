@@ -105,7 +105,7 @@ class CSV(MoleculeDataModule):
     @cached_property
     def targets(self) -> Targets:
         """The targets, read once."""
-        frame = self._frame
+        frame = self.cells
         names = [name for name in frame if name not in (self.smiles_column, self.split)]
         if self.target_columns is not None:
             names = self._named(list(frame))
@@ -133,7 +133,7 @@ class CSV(MoleculeDataModule):
 
     def read_table(self) -> Table:
         """Read the files."""
-        return Table(self._frame[self.smiles_column], self.targets.values)
+        return Table(self.cells[self.smiles_column], self.targets.values)
 
     @property
     def _file(self) -> str:
@@ -150,7 +150,7 @@ class CSV(MoleculeDataModule):
         return {source.separator for source in self._sources if isinstance(source, CSVTable)}
 
     @cached_property
-    def _frame(self) -> dict[str, list[Any]]:
+    def cells(self) -> dict[str, list[Any]]:
         """Cells by column, of those that all files have."""
         tables = []
         for source in self._sources:
@@ -169,10 +169,10 @@ class CSV(MoleculeDataModule):
             sizes = [sum(map(len, source.chunks(2**16))) for source in self._sources]
             parts = _FILES[len(self.paths)]
             return [part for part, size in zip(parts, sizes, strict=True) for _ in range(size)]
-        if self.split not in self._frame:
+        if self.split not in self.cells:
             return None
         parts = []
-        for row, cell in enumerate(self._frame[self.split]):
+        for row, cell in enumerate(self.cells[self.split]):
             word = "" if cell is None else str(cell).strip().lower().removesuffix(".0")
             if word and word not in _PARTS:
                 raise InputError(

@@ -14,12 +14,12 @@ from torch_geometric.data import Data
 from torchmetrics import MeanMetric, MetricCollection
 
 from plstm_graph.checkpoint import FORMAT, build_network, describe_network, read_checkpoint
-from plstm_graph.conv.arguments import check_range
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import SELECTING, mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
 from plstm_graph.models.fingerprint import FingerprintTask
 from plstm_graph.predictor import Predictor, Task, check_finite
+from plstm_graph.ranges import check_range
 
 #: Where checkpoints have the digests of the data that their task was trained on.
 _DATA = "plstm_graph_data"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -109,6 +110,30 @@ def test_cells_come_back_as_they_were_written(tmp_path, names, rows, separator, 
     ]
     assert found == table
     assert all(chunk.schema.names == header for chunk in chunks)
+
+
+pieces = st.sampled_from(
+    ["CCO", "CC", "1", "2.5", "y", ",", ";", "\t", '"', '""', "\n", "\r\n", "\r", " ", "", "\x00", "ä"]
+)
+
+
+@given(st.lists(pieces, max_size=40).map("".join), st.sampled_from(["utf-8", "latin-1", "utf-16"]))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_fit_and_predict_agree_on_any_text(tmp_path, text, encoding):
+    """Both take the same SMILES, or both refuse with the same sentence; training wants a row, too."""
+    path = tmp_path / "table.csv"
+    path.write_bytes(f"smiles,y\n{text}".encode(encoding))
+    try:
+        chunks, sentence = list(open_source(str(path), "smiles").chunks(7)), ""
+    except InputError as refusal:
+        chunks, sentence = [], str(refusal)
+    smiles = [cell for chunk in chunks for cell in chunk["smiles"].to_pylist()]
+    assert "\n" not in sentence
+    if smiles:
+        assert CSV(path).cells["smiles"] == smiles
+    else:
+        with pytest.raises(InputError, match=f"^{re.escape(sentence)}$" if sentence else "no rows"):
+            CSV(path).cells  # noqa: B018
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])

@@ -163,5 +163,11 @@ def test_the_command_line_runs_with_the_wheel_alone(wheel, tmp_path):
     plstm_graph("fingerprint", *given, "out.npz")
     plstm_graph("explain", *given, "explained")
     assert {path.suffix for path in (outside / "explained").iterdir()} == {".csv", ".svg"}
+    rows = [f"{'C' * (n % 20 + 1)}{end},{n}.5" for n in range(20) for end in ("O", "N")]
+    (outside / "mine.csv").write_text("\n".join(["smiles,y", *rows]))
+    once = ["--ensemble-size", "1", "--epochs", "1", "--split", "random"]
+    assert "Targets (regression)" in plstm_graph("train", "-i", "mine.csv", "-o", "model", *once)
+    plstm_graph("predict", "-i", "mine.csv", "--model-paths", "model", "-o", "predictions.csv")
+    assert (outside / "predictions.csv").read_text().startswith("smiles,y,predicted_y,error\nCO,0.5,")
     script = "import datasets; from plstm_graph.datasets import OGB; print(datasets.OWNER, OGB.__module__)"
     assert run([python, "-c", script], outside) == "another package plstm_graph.datasets.ogb_mol\n"

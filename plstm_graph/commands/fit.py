@@ -42,12 +42,12 @@ from plstm_graph.commands.options import PROGRAM
 from plstm_graph.commands.presets import classes_first
 from plstm_graph.commands.report import LearningCurve, print_table, spread
 from plstm_graph.commands.resumption import MovableCheckpoint, SeedEpochs, WholeFiles
-from plstm_graph.conv.arguments import MANY, check_range
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
 from plstm_graph.models import GraphNetwork
+from plstm_graph.ranges import MANY, check_range
 from plstm_graph.task import GraphTask
 
 #: The least values of the trainer's numbers; Lightning computes with what is below some of them.

@@ -10,10 +10,8 @@ from torch_geometric.nn import Linear, MessagePassing, inits
 from torch_geometric.nn.dense.linear import is_uninitialized_parameter
 
 from plstm_graph.conv.arguments import (
-    WIDE,
     check_dag,
     check_features,
-    check_range,
     check_traceable,
     columns_of,
     dag_of_arguments,
@@ -27,6 +25,7 @@ from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import Backend, HeadLayout, HeadMode, gating_matrix
 from plstm_graph.kernels.heads import HeadInputs, head_inputs, normed_heads, scan_heads
+from plstm_graph.ranges import WIDE, check_range
 
 
 class PLSTMConv(MessagePassing):

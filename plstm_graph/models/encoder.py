@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
-from plstm_graph.conv.arguments import MANY, WIDE, check_range
 from plstm_graph.dag.walks import walks_of
 from plstm_graph.errors import InputError
+from plstm_graph.ranges import MANY, WIDE, check_range
 
 
 class CategoryEncoder(nn.Module):

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plstm_graph.conv.arguments import MANY, WIDE, check_range
 from plstm_graph.dag.refinement import mix
 from plstm_graph.models.branch import Branch
 from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.graphs import Graphs
+from plstm_graph.ranges import MANY, WIDE, check_range
 
 #: The fingerprint that the auxiliary task predicts: small, so that every count is set in some molecules.
 _TASK_SIZE, _TASK_RADIUS = 1024, 2

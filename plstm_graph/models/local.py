@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GCNConv, GINConv, GINEConv, MessagePassing
 from torch_geometric.typing import OptTensor
 
-from plstm_graph.conv.arguments import MANY, check_range
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.cpu.messages import gine_sum
 from plstm_graph.kernels.scan import is_transformed
 from plstm_graph.models.block import LocalMixer, feed_forward
 from plstm_graph.models.network import GraphNetwork
+from plstm_graph.ranges import MANY, check_range
 
 
 class _FusedGINEConv(GINEConv):

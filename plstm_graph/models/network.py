@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from plstm_graph.conv.arguments import WIDE, check_range
 from plstm_graph.dag import LineGraphDAG, Preparation
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock
@@ -15,6 +14,7 @@ from plstm_graph.models.branch import Branch, NodeReadout
 from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.encoder import GraphEncoder
 from plstm_graph.models.graphs import Graphs
+from plstm_graph.ranges import WIDE, check_range
 
 JumpingKnowledge = Literal["last", "cat"]
 

@@ -7,13 +7,13 @@ from torch import nn
 from torch_geometric.data import Data
 
 from plstm_graph.conv import PLSTMConv
-from plstm_graph.conv.arguments import MANY, check_range
 from plstm_graph.dag import LineGraphDAG, Orientation, Preparation, Root, build_dag, dag_of
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import HeadMode
 from plstm_graph.models.block import ScanMixer
 from plstm_graph.models.local import gin_mixer
 from plstm_graph.models.network import GraphNetwork
+from plstm_graph.ranges import MANY, check_range
 
 #: Modes that scans take in turn.
 _MODES: dict[str, list[HeadMode]] = {"alternate": ["P", "D"], "P": ["P"], "D": ["D"], "PD": ["PD"]}
