@@ -162,9 +162,13 @@ class GraphTask(Predictor, LightningModule):
 
         Returns:
             Sentences that warn of this, and of targets of which nothing can be learned.
+
+        Raises:
+            InputError: A target has no value in training.
         """
-        warnings = []
-        constant = [column for column, number in enumerate(_distinct(train_targets)) if number == 1]
+        warnings, known = [], _distinct(train_targets)
+        self._check_known(known)
+        constant = [column for column, number in enumerate(known) if number == 1]
         if constant:
             warnings.append(
                 f"{self._named(constant)} one value in all training graphs: there is nothing else to learn."
@@ -180,6 +184,11 @@ class GraphTask(Predictor, LightningModule):
                 "epoch."
             )
         return warnings
+
+    def _check_known(self, distinct: Sequence[int]) -> None:
+        """Refuse targets of which training graphs have this number of values each, if one has none."""
+        if 0 in distinct:
+            raise InputError(f"{self._named([distinct.index(0)])} no value in the training split.")
 
     def _named(self, columns: Sequence[int]) -> str:
         """Targets as a sentence begins with them."""
@@ -204,9 +213,7 @@ class GraphTask(Predictor, LightningModule):
         """
         targets = targets.to(self.target_mean.dtype)
         self._check_targets(targets)
-        for column in range(targets.size(1)):
-            if targets[:, column].isnan().all():
-                raise InputError(f"{self._named([column])} no value in the training split.")
+        self._check_known(_distinct(targets))
         if self.target_scale_known:
             return
         targets = targets.double()

@@ -20,7 +20,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from plstm_graph.checkpoint import NETWORKS
 from plstm_graph.commands.presets import PRESETS
-from plstm_graph.datasets.files import whole_file
 from plstm_graph.errors import InputError
 
 _PACKAGES = ("plstm_graph", "lightning", "torch")
@@ -62,8 +61,7 @@ class Parser(LightningArgumentParser):
 
     def save(self, cfg: Namespace, path: str | Path, *_: Any, **__: Any) -> None:
         """Write a configuration with all its settings, in UTF-8 whatever the locale has."""
-        with whole_file(Path(path), encoding="utf-8") as file:
-            file.write(self.dump(cfg, skip_none=False))
+        Path(path).write_text(self.dump(cfg, skip_none=False), encoding="utf-8")
 
 
 @contextmanager
