@@ -279,6 +279,14 @@ def test_large_molecules_are_left_out_and_batches_bounded(run, models, tmp_path)
     assert "canonical_rank" not in featurise_smiles(0, ["CC"], [Preparation(walk_length=2)]).tensors
 
 
+def test_an_allocation_of_slurm_is_no_launch(run, monkeypatch, table, models, tmp_path):
+    """Without srun there is one process, whatever the allocation has room for."""
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "mine"}.items():
+        monkeypatch.setenv(name, value)
+    run("predict", "-i", table, "--ckpt_path", models[0], "-o", tmp_path / "out.csv")
+    assert len(cells(tmp_path / "out.csv")) == len(SMILES) + 1
+
+
 def test_an_empty_table_has_an_empty_output(run, models, tmp_path):
     (tmp_path / "mols.csv").write_text("smiles,a\r\n\r\n")
     assert run("predict", "-i", tmp_path / "mols.csv", "--ckpt_path", models[0], "-o", "-") == (

@@ -125,6 +125,35 @@ def test_values_beyond_float32_are_refused_before_anything_is_trained(run, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
+def test_bounded_values_are_listed(run, tmp_path):
+    """Potencies that were only seen to be beyond a number."""
+    path = tmp_path / "table.csv"
+    values = [(">6.2", "<3", f"{n / 7:.2f}")[n % 9 if n % 9 < 2 else 2] for n in ROWS]
+    path.write_text("\n".join(["smiles,pIC50", *(f"{SMILES[n]},{values[n]}" for n in ROWS)]))
+    err = refused(run("fit", "--data", "CSV", "--data.path", path, "--data.split", "random", *NETWORK))
+    assert "8 cells are no numbers" in err
+    assert "row 0, column 'pIC50': '>6.2'; row 1, column 'pIC50': '<3'; row 9" in err
+
+
+def test_a_cell_holds_one_smiles(run, tmp_path):
+    """What stands behind it is no name: training leaves the row out, prediction gives a reason."""
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "\n".join(["smiles,y", *(f"{SMILES[n]},{n / 2}" for n in ROWS), '"CCO\nCCCC",1', "CC ethane,2"])
+    )
+    code, out, err = run(
+        "fit", "--data", "CSV", "--data.path", path, "--data.split", "random", *NETWORK,
+        "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "2 of 38 SMILES cannot be read and are left out" in out
+    [checkpoint] = (tmp_path / "runs").rglob("best*.ckpt")
+    assert run("predict", "-i", path, "--ckpt_path", checkpoint, "-o", tmp_path / "out.csv")[0] == 0
+    written = pd.read_csv(tmp_path / "out.csv")
+    assert written["predicted_y"].isna().tolist() == [False] * len(SMILES) + [True] * 2
+    assert written["error"].iloc[-2:].str.contains("behind it").all()
+
+
 def test_options_of_a_class_may_come_before_it(run, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text(macintosh())
