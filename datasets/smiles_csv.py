@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import torch
 from sklearn.model_selection import GroupShuffleSplit
@@ -217,9 +218,14 @@ class CSV(MoleculeDataModule):
     def describe(self) -> list[str]:
         """Sentences on what the table was understood to be; after :meth:`setup`."""
         rows, values = len(self.table.smiles), self.targets.values
-        known = [f"{count:,}" for count in (values == values).sum(0).tolist()]
-        names = self.target_names if self.task != "multiclass" else [""]
-        counted = [f"{name} ({count})".strip() for name, count in zip(names, known, strict=True)]
+        if self.task == "multiclass":
+            counts = [f"{np.count_nonzero(values == number):,}" for number in range(self.num_tasks)]
+        else:
+            counts = [f"{count:,}" for count in (values == values).sum(0).tolist()]
+        if self.task == "classification":
+            positive = np.count_nonzero(values == 1, axis=0).tolist()
+            counts = [f"{count}, {ones:,} positive" for count, ones in zip(counts, positive, strict=True)]
+        counted = [f"{name} ({count})" for name, count in zip(self.target_names, counts, strict=True)]
         parts = ", ".join(f"{len(part):,} {name}" for name, part in self.rows._asdict().items())
         sentences = [
             f"{self._file}: {rows:,} rows, of which {len(self.dataset):,} give a graph.",

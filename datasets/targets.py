@@ -109,10 +109,9 @@ class Column:
         return np.flatnonzero(self.known & np.isnan(self.numbers)).tolist()
 
     @property
-    def words(self) -> list[str]:
-        """Different cells, numbers by size and others by the alphabet."""
-        found = sorted(set(self.text[self.known]))
-        return sorted(found, key=float) if self.is_numeric else found
+    def words(self) -> set[str]:
+        """Different cells."""
+        return set(self.text[self.known])
 
     def classes(self) -> tuple[NDArray[np.float64], str] | None:
         """Cells as 0, 1 and NaN, and a remark about words; ``None`` if they are no two classes."""
@@ -192,12 +191,12 @@ def read_targets(columns: Sequence[Column], task: Task | None, path: object) -> 
             f"A choice of several classes is one column, not {', '.join(map(repr, _names(columns)))}."
         )
     [column] = columns
-    names = column.words
-    if len(names) < 2:
-        found = "one class" if names else "no value"
+    cells = pd.Series(column.numbers if column.is_numeric else column.text).where(column.known)
+    numbers, classes = pd.factorize(cells, sort=True)
+    if len(classes) < 2:
+        found = "one class" if len(classes) else "no value"
         raise InputError(f"Column {column.name!r} of {path} has {found}; a choice needs two classes.")
-    numbers = column.text.map({name: float(i) for i, name in enumerate(names)}).to_numpy(np.float64)
-    remarks.append(f"{column.name!r} has {len(names)} classes: {', '.join(names)}.")
+    names = [f"{name:g}" if column.is_numeric else name for name in classes]
     return Targets(_stack([np.where(column.known, numbers, np.nan)]), task, names, remarks)
 
 
@@ -225,7 +224,7 @@ def _check_numbers(columns: Sequence[Column], path: object) -> None:
     _refuse(
         [(row, column) for column in columns for row in column.faults],
         path,
-        "no numbers; clear such cells if their values are missing, or correct them",
+        "not numeric; clear such cells if their values are missing, or correct them",
     )
     _refuse(
         [

@@ -229,7 +229,7 @@ def test_settings_that_mean_nothing_for_a_file_are_refused(tmp_path):
 def test_cells_that_are_no_numbers_are_named_with_row_and_column(text, tmp_path):
     path = write(tmp_path / "table.csv", {"y": [text if row in (3, 17) else row / 2 for row in range(20)]})
     with pytest.raises(
-        InputError, match=r"2 cells are no numbers; .* row 3, column 'y': .*; row 17, column 'y'"
+        InputError, match=r"2 cells are not numeric; .* row 3, column 'y': .*; row 17, column 'y'"
     ) as refusal:
         read(path)
     assert str(refusal.value).count(repr(text)) == 2
@@ -244,7 +244,7 @@ def test_numbers_that_float32_cannot_hold_are_named(text, tmp_path):
 
 def test_long_lists_are_cut(tmp_path):
     path = write(tmp_path / "table.csv", {"y": ["n.d." if row % 2 else row for row in range(20)]})
-    with pytest.raises(InputError, match=r"10 cells are no numbers.*row 9, column 'y': 'n.d.'; and 5 more"):
+    with pytest.raises(InputError, match=r"10 cells are not numeric.*row 9, column 'y': 'n.d.'; and 5 more"):
         read(path, target_columns=["y"], task="regression")
 
 
@@ -272,7 +272,7 @@ def test_decimal_commas_are_read_where_they_are_plain(texts, numbers, tmp_path):
         assert column.numbers.tolist() == numbers
     path = write(tmp_path / "table.csv", {"y": texts * 5}, ";")
     if numbers is None:
-        with pytest.raises(InputError, match="no numbers"):
+        with pytest.raises(InputError, match="not numeric"):
             read(path, task="regression")
     else:
         assert ("'y' has decimal commas." in read(path).describe()) == column.comma
@@ -305,6 +305,7 @@ def test_the_task_is_what_cells_look_like(cells, task, values, tmp_path):
 def test_a_positive_class_is_named(tmp_path):
     module = read(write(tmp_path / "table.csv", {"y": ["no", "yes"] * 10}))
     assert "'y': 'yes' is the positive class, 'no' the negative one." in module.describe()
+    assert "Targets (classification) and their values: y (20, 10 positive)." in module.describe()
 
 
 def test_several_classes_keep_their_names(tmp_path):
@@ -313,7 +314,8 @@ def test_several_classes_keep_their_names(tmp_path):
     module = read(words, task="multiclass")
     assert (module.target_names, module.num_tasks, module.metric) == (["a", "b", "c"], 3, "accuracy")
     assert np.array_equal(module.targets.values[:4, 0], [1, 2, 0, np.nan], equal_nan=True)
-    numbers = write(tmp_path / "numbers.csv", {"kind": ["10", "9", "100", "9"] * 5})
+    assert "Targets (multiclass) and their values: a (5), b (5), c (5)." in module.describe()
+    numbers = write(tmp_path / "numbers.csv", {"kind": ["10", "9", "100", "9.0"] * 5})
     assert read(numbers, task="multiclass").target_names == ["9", "10", "100"]
     with pytest.raises(InputError, match="one column, not 'a', 'b'"):
         read(

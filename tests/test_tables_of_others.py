@@ -131,7 +131,7 @@ def test_bounded_values_are_listed(run, tmp_path):
     values = [(">6.2", "<3", f"{n / 7:.2f}")[n % 9 if n % 9 < 2 else 2] for n in ROWS]
     path.write_text("\n".join(["smiles,pIC50", *(f"{SMILES[n]},{values[n]}" for n in ROWS)]))
     err = refused(run("fit", "--data", "CSV", "--data.path", path, "--data.split", "random", *NETWORK))
-    assert "8 cells are no numbers" in err
+    assert "8 cells are not numeric" in err
     assert "row 0, column 'pIC50': '>6.2'; row 1, column 'pIC50': '<3'; row 9" in err
 
 

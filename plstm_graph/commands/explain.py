@@ -33,6 +33,7 @@ _COLUMNS = (
     "contribution",
 )
 _ROWS = 64  # that are read and explained at once
+_SHOWN = 3  # reasons, where no row can be read
 
 
 def explain(options: argparse.Namespace) -> None:
@@ -81,6 +82,7 @@ def _write(
 ) -> tuple[int, int]:
     """Write the tables and the drawings; returns how many rows RDKit can read, and how many it cannot."""
     files, read, start = _file_names(targets), 0, 0
+    reasons: list[str] = []
     with (
         whole_file(folder / "contributions.csv", newline="", encoding="utf-8") as of_contributions,
         whole_file(folder / "unreadable.csv", newline="", encoding="utf-8") as of_unreadable,
@@ -92,6 +94,7 @@ def _write(
         for smiles in chunks:
             molecules, unreadable = _parse(start, smiles)
             write_rows(of_unreadable, unreadable)
+            reasons += [f"row {row}: {reason}" for row, _, reason in unreadable[: _SHOWN - len(reasons)]]
             explained = _explain(ensemble, list(molecules.values()))
             for (row, mol), (predictions, atoms, bonds) in zip(molecules.items(), explained, strict=True):
                 for number, name in targets.items():
@@ -106,8 +109,10 @@ def _write(
             read += len(molecules)
             start += len(smiles)
             progress.update(bar, completed=start)
+        if not start:
+            raise InputError("The table has no rows to explain.")
         if not read:
-            raise InputError(f"None of the {start} SMILES can be read.")
+            raise InputError(f"None of the {start} SMILES can be read; {' '.join(reasons)}")
     return read, start - read
 
 
