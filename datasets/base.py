@@ -179,10 +179,15 @@ class GraphDataModule(LightningDataModule, ABC):
         self.rows = self.split_rows()
         for part, rows in self.rows._asdict().items():
             if not len(rows):
+                why = self._why_empty()
                 raise InputError(
-                    f"The {part} part of the split of {len(self.dataset)} graphs is empty; use more "
-                    "molecules or another split."
+                    f"The {part} part of the split of {len(self.dataset)} graphs is empty{why}; use more "
+                    "graphs or another split."
                 )
+
+    def _why_empty(self) -> str:
+        """Why the split may lack a part, as the rest of a sentence."""
+        return ""
 
     def _loader(self, rows: Tensor, shuffle: bool = False) -> DataLoader:
         graphs = Subset(self.dataset, rows.tolist())
@@ -302,6 +307,12 @@ class MoleculeDataModule(GraphDataModule):
         save_unreadable(unreadable, listed)
         print(f"{counted} and are left out; {listed} has their rows and reasons.")
         return graphs
+
+    def _why_empty(self) -> str:
+        """Of how many scaffolds the molecules are."""
+        if not self._by_scaffold:
+            return ""
+        return f" (number of scaffolds: {len(set(self.dataset.scaffolds or []))})"
 
     def split_rows(self) -> Split:
         """Split by scaffold or at random."""

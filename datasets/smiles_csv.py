@@ -203,6 +203,12 @@ class CSV(MoleculeDataModule):
             train = train[~torch.isin(train, val)]
         return Split(train, val, test)
 
+    def _why_empty(self) -> str:
+        """What the column of parts lacks, or the scaffolds."""
+        if self._parts is None or len(self.paths) > 1:
+            return super()._why_empty()
+        return f", as column {self.split!r} names no row for it"
+
     def _validation(self, train: Tensor) -> Tensor:
         """Rows that are taken out of the training rows."""
         if self.val_split == "random":
@@ -217,7 +223,7 @@ class CSV(MoleculeDataModule):
 
     def describe(self) -> list[str]:
         """Sentences on what the table was understood to be; after :meth:`setup`."""
-        rows, values = len(self.table.smiles), self.targets.values
+        rows, values = len(self.table.smiles), self.dataset.tensors["y"].numpy()
         if self.task == "multiclass":
             counts = [f"{np.count_nonzero(values == number):,}" for number in range(self.num_tasks)]
         else:

@@ -48,6 +48,8 @@ def murcko_scaffold(mol: Mol) -> str:
 
     A molecule without a ring has the empty scaffold.
     """
+    if not mol.GetRingInfo().NumRings():  # RDKit would take a minute for 3,000 atoms
+        return ""
     return MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=True)
 
 

@@ -150,6 +150,17 @@ class Lines(TextSource):
         self.schema = pa.schema({column: pa.string()})
         with self._reading():
             self.total = self._count_lines()
+            if path != STANDARD:
+                self._check_first(column)
+
+    def _check_first(self, column: str) -> None:
+        """Refuse a table with a header; InputError."""
+        with self._text() as file:
+            first = file.readline().rstrip("\r\n")
+        if any(mark in first and column in first.split(mark) for mark in _SEPARATORS):
+            raise InputError(
+                f"{self.path} is a table, not one SMILES a line; give it the ending .csv or .tsv."
+            )
 
     @staticmethod
     def smiles_of(column: pa.Array) -> list[Any]:
@@ -317,7 +328,8 @@ def open_source(
             has no meaning for it.
     """
     if path != STANDARD and not Path(path).is_file():
-        raise InputError(f"There is no file {path!r}.")
+        folder = f"{path!r} is a folder, not a file." if Path(path).is_dir() else None
+        raise InputError(folder or f"There is no file {path!r}.")
     kind = _kind(path)
     if separator is not None and kind not in (".csv", ".tsv"):
         raise InputError(f"--data.separator is for CSV files, not for {path!r}.")
@@ -363,9 +375,12 @@ def check_columns(path: str, names: Sequence[str], smiles_column: str) -> None:
         InputError: It is such a table.
     """
     if smiles_column not in names:
+        [alike, *_] = [*(name for name in names if "smiles" in name.lower()), None]
+        remedy = (
+            f"pass --data.smiles_column {alike!r}" if alike else "--data.smiles_column may name one of them"
+        )
         raise InputError(
-            f"{path} has no column {smiles_column!r}; it has {', '.join(map(repr, names))}, one of which "
-            "--data.smiles_column may name."
+            f"{path} has no column {smiles_column!r}; it has {', '.join(map(repr, names))}: {remedy}."
         )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

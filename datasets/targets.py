@@ -25,6 +25,8 @@ _PAIRS = (
     ("negative", "positive"),
     ("neg", "pos"),
     ("fail", "pass"),
+    ("nein", "ja"),
+    ("non", "oui"),
     ("-", "+"),
 )
 
@@ -35,6 +37,9 @@ _LARGEST = float(np.finfo(np.float32).max)
 _SHOWN = 5  # cells that a message lists
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 _THOUSAND = re.compile(r"[+-]?\d{1,3},\d{3}")
+_DOTTED_THOUSAND = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+")
+_UNIT = re.compile(r"\s*[<>=~]*\s*[+-]?\d+(?:[.,]\d+)?\s*([^\W\d_].*|%)")
+_PREDICTION = re.compile(r"(?:predicted|std)_.+")
 _IDENTIFIER = re.compile(r"(?:.*[ _.-])?(?:id|index|idx|no|nr|number|cas|cid|sid|key|row)|unnamed.*|#|", re.I)
 
 
@@ -69,7 +74,7 @@ class Column:
 
     def __post_init__(self) -> None:
         self._read(["" if cell is None else str(cell).strip() for cell in self.cells])
-        self.comma = False  #: whether commas were read as decimal points
+        self.remark = ""  #: on how numbers were read
 
     def _read(self, text: Sequence[str]) -> None:
         self.text = pd.Series(text, dtype=object)
@@ -79,14 +84,20 @@ class Column:
     def read_decimal_commas(self) -> None:
         """Take commas for decimal points, if no cell says otherwise.
 
-        ``1,234`` alone may be a thousand: of such cells nothing is taken.
+        ``1,234`` alone may be a thousand: of such cells nothing is taken. ``1.234`` is read as it stands, but
+        where commas may be decimal that is worth a remark.
         """
         known = self.text[self.known]
+        dots = known[known.str.contains(".", regex=False)]
+        if len(dots) and dots.str.fullmatch(_DOTTED_THOUSAND).all():
+            self.remark = (
+                f"{self.name!r} has cells such as {dots.iloc[0]!r}, whose dots are taken for decimal ones."
+            )
         commas = known[known.str.contains(",", regex=False)]
         decimal = commas.str.fullmatch(_DECIMAL_COMMA).all() and not commas.str.fullmatch(_THOUSAND).all()
         if len(commas) and decimal and not known.str.contains(".", regex=False).any():
             self._read(self.text.str.replace(",", "."))
-            self.comma = True
+            self.remark = f"{self.name!r} has decimal commas."
 
     @property
     def is_numeric(self) -> bool:
@@ -100,8 +111,10 @@ class Column:
 
     @property
     def looks_numeric(self) -> bool:
-        """Whether cells are without letters, as numbers in a writing that is not read."""
-        return not self.text[self.known].str.contains("[^\\W\\d_]").any()
+        """Whether cells are without letters, or have all the same behind a number, as a unit."""
+        known = self.text[self.known]
+        units = known.str.extract(_UNIT, expand=False)
+        return not known.str.contains("[^\\W\\d_]").any() or (units.notna().all() and units.nunique() == 1)
 
     @property
     def faults(self) -> list[int]:
@@ -146,7 +159,8 @@ def choose_targets(columns: Sequence[Column], path: object) -> list[Column]:
     Raises:
         InputError: There is none.
     """
-    named = [column for column in columns if not _IDENTIFIER.fullmatch(column.name)]
+    others = (_IDENTIFIER, _PREDICTION)
+    named = [column for column in columns if not any(kind.fullmatch(column.name) for kind in others)]
     numeric = [column for column in named if column.mostly_numeric]
     measured = [column for column in numeric if not _counts_rows(column.numbers)]
     of_classes = named if len(named) == 1 else [column for column in named if column.classes() is not None]
@@ -175,7 +189,7 @@ def read_targets(columns: Sequence[Column], task: Task | None, path: object) -> 
     Raises:
         InputError: A cell is not what the task has, or columns without a task are of several kinds.
     """
-    remarks = [f"{column.name!r} has decimal commas." for column in columns if column.comma]
+    remarks = [column.remark for column in columns if column.remark]
     if task is None:
         task = _infer_task(columns, path)
         remarks.append(f"The task is {task}, by the looks of the targets; --data.task says otherwise.")

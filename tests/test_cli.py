@@ -398,3 +398,11 @@ def test_the_network_says_what_the_data_prepare(monkeypatch, cache, tmp_path):
         seen.append((cli.datamodule.orientation, cli.datamodule.walk_length, carried))
         assert isinstance(cli.model.network, PLSTM | GINE)
     assert seen == [("bfs", 0, {"dag_src"}), (None, 4, {"random_walk_pe"}), (None, 0, set())]
+
+
+def test_who_stops_a_run_reads_no_traceback(run, monkeypatch):
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plstm_graph.commands.main._run", stopped)
+    assert run("predict") == (130, "", "stopped.\n")

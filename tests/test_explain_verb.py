@@ -222,6 +222,16 @@ def test_tables_and_networks_that_do_not_fit_are_refused(solvation, table, expla
     assert "4 features a node, not SMILES" in err
 
 
+def test_a_folder_that_is_in_use_is_left_alone(solvation, explain, tmp_path):
+    """Drawings of two tables would lie side by side."""
+    few = tmp_path / "few.csv"
+    few.write_text("smiles\nCCO\n")
+    assert explain("--data.path", few, "--ckpt_path", solvation)[0] == 0
+    code, _, err = explain("--data.path", few, "--ckpt_path", solvation)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds contributions.csv already; name another folder" in err
+
+
 def test_several_checkpoints_are_averaged(solvation, explain, tmp_path):
     checkpoint = torch.load(solvation, weights_only=True)
     for name, weight in checkpoint["state_dict"].items():

@@ -314,7 +314,8 @@ def test_an_empty_table_has_an_empty_output(run, models, tmp_path):
         (["-b", "0"], "--data.batch_size: must be a whole number from 1"),
         (["-o", "out.xlsx"], ".csv or .parquet"),
         (["-o", "folder/out.csv"], "no folder 'folder'"),
-        (["-o", "mols.csv"], "--overwrite"),
+        (["-o", "mols.csv", "--overwrite"], "mols.csv is the input; give the output another name"),
+        (["-o", "first.ckpt.csv"], "--overwrite"),
         (["-o", "out.parquet", "--resume"], "--resume is for CSV"),
         (["-i", "-", "--resume"], "--resume is for CSV"),
         (["-o", "-", "--trainer.devices", "2"], "Several processes"),
@@ -333,6 +334,7 @@ def test_wrong_inputs_get_one_sentence(refusal, monkeypatch, table, models, tmp_
         save(GraphTask(GIN(1, 8, 1), target_names=["logP"]), tmp_path / "other.ckpt")
     (tmp_path / "mols.xlsx").write_bytes(b"PK")
     (tmp_path / "mols.pdf").write_bytes(b"%PDF")
+    (tmp_path / "first.ckpt.csv").write_text("")
     (tmp_path / "ragged.csv").write_text("smiles,a\nC,1\nCC,2,3\n")
     (tmp_path / "nameless.csv").write_text("")
     (tmp_path / "latin.csv").write_bytes("smiles,name\nC,Säure\n".encode("latin-1"))

@@ -211,6 +211,24 @@ def test_names_of_molecules_stand_behind_smiles_in_lines_alone(tmp_path):
     assert chunk["smiles"].to_pylist()[0] == "CCO ethanol"
 
 
+def test_a_table_is_not_read_as_lines(tmp_path):
+    """A spreadsheet's tab-separated text ends with .txt."""
+    path = write(tmp_path / "table.txt", {"y": halves()}, "\t")
+    with pytest.raises(
+        InputError, match=r"is a table, not one SMILES a line; give it the ending .csv or .tsv"
+    ):
+        read(path)
+
+
+def test_a_column_of_another_name_is_proposed(tmp_path):
+    path = write(tmp_path / "table.csv", {"y": halves()})
+    path.write_text(path.read_text().replace("smiles", "Canonical SMILES"))
+    with pytest.raises(
+        InputError, match=r"'Canonical SMILES', 'y': pass --data.smiles_column 'Canonical SMILES'"
+    ):
+        read(path)
+
+
 def test_settings_that_mean_nothing_for_a_file_are_refused(tmp_path):
     path = tmp_path / "table.parquet"
     pd.DataFrame({"smiles": SMILES, "y": halves()}).to_parquet(path)
@@ -267,7 +285,7 @@ def test_blanks_are_missing_values(tmp_path):
 def test_decimal_commas_are_read_where_they_are_plain(texts, numbers, tmp_path):
     column = Column("y", texts)
     column.read_decimal_commas()
-    assert column.comma == (numbers is not None and any("," in text for text in texts))
+    assert bool(column.remark) == (numbers is not None and any("," in text for text in texts))
     if numbers is not None:
         assert column.numbers.tolist() == numbers
     path = write(tmp_path / "table.csv", {"y": texts * 5}, ";")
@@ -275,7 +293,27 @@ def test_decimal_commas_are_read_where_they_are_plain(texts, numbers, tmp_path):
         with pytest.raises(InputError, match="not numeric"):
             read(path, task="regression")
     else:
-        assert ("'y' has decimal commas." in read(path).describe()) == column.comma
+        assert ("'y' has decimal commas." in read(path).describe()) == bool(column.remark)
+
+
+def test_dots_that_may_part_thousands_are_said(tmp_path):
+    """Where commas may be decimal, 1.740 may be 1740."""
+    remark = "'Ki' has cells such as '1.740', whose dots are taken for decimal ones."
+    cells = ["12", "640", "1.740", "15.300"] * 5
+    assert remark in read(write(tmp_path / "german.csv", {"Ki": cells}, ";")).describe()
+    assert remark not in read(write(tmp_path / "english.csv", {"Ki": cells})).describe()
+    assert (
+        remark
+        not in read(write(tmp_path / "half.csv", {"Ki": [*cells[:16], "0.5"] + cells[:3]}, ";")).describe()
+    )
+
+
+def test_numbers_with_a_unit_are_no_classes(tmp_path):
+    path = write(tmp_path / "units.csv", {"IC50": ["1 nM", "10 nM", "100 nM", "5.2 nM"] * 5})
+    with pytest.raises(InputError, match=r"20 cells are not numeric.* row 0, column 'IC50': '1 nM'"):
+        read(path)
+    enzymes = write(tmp_path / "enzymes.csv", {"enzyme": ["3A4", "2D6", "2C9", "1A2"] * 5})
+    assert read(enzymes).task == "multiclass"
 
 
 # Columns and tasks
@@ -337,7 +375,8 @@ def test_all_numeric_columns_are_targets_by_default(tmp_path):
     """Identifiers, row numbers, words and the column that splits are none."""
     others = {
         "mol_id": list(range(100, 120)), "CAS": [7] * 20, "": list(range(20)), "counter": list(range(1, 21)),
-        "name": [f"molecule {row}" for row in range(20)], "part": [0, 0, 0, 1, 2] * 4,
+        "predicted_y": halves(), "std_y": halves(), "name": [f"molecule {row}" for row in range(20)],
+        "part": [0, 0, 0, 1, 2] * 4,
     }  # fmt: skip
     path = write(tmp_path / "table.csv", others | {"acid": halves(), "logP": [-row for row in halves()]})
     assert read(path, split="part").target_names == ["acid", "logP"]
@@ -401,6 +440,9 @@ def test_validation_is_taken_out_of_the_training_rows(tmp_path):
         n for n in range(20) if n % 4 != 3
     ]
     assert first.rows.test.tolist() == [3, 7, 11, 15, 19]
+    path = write(tmp_path / "train.csv", {"y": halves(), "set": ["train"] * 20})
+    with pytest.raises(InputError, match=r"test part .* is empty, as column 'set' names no row for it"):
+        read(path, split="set")
 
 
 def test_whole_scaffolds_validate(tmp_path):

@@ -18,7 +18,7 @@ _EXTRA = ("datamol", "jsonargparse", "matplotlib", "ogb", "pandas", "pyarrow", "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for a wrong command line or file, 1 for a bug.
+    """Run the command line and return its exit code: 0, 2 for what was wrong, 1 for a bug, 130 if stopped.
 
     Args:
         arguments: Verb and options; by default those that were typed.
@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print("error:", *str(error).splitlines(), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        return 130
     except Exception as error:  # whoever typed the command shall not have to read a traceback
         missing = str(getattr(error, "name", "")).partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and missing in _EXTRA:

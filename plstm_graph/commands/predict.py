@@ -165,6 +165,8 @@ class Job:
         if standard:
             return
         check_folder(output)
+        if output.exists() and Path(options.data_path).exists() and output.samefile(options.data_path):
+            raise InputError(f"{output} is the input; give the output another name.")
         if output.exists() and not options.overwrite:
             raise InputError(f"{output} is there already; pass --overwrite to replace it, or another name.")
 

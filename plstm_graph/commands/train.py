@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -57,7 +58,8 @@ def train(options: argparse.Namespace) -> None:
         for part in ("cache", "runs"):
             shutil.rmtree(folder / part)
     print(f"{options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}")
-    print(f"To predict: {PROGRAM} predict -i new.csv --model-paths {options.output} -o predictions.csv")
+    model = shlex.quote(str(options.output))
+    print(f"To predict: {PROGRAM} predict -i new.csv --model-paths {model} -o predictions.csv")
 
 
 @contextmanager
