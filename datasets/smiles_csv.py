@@ -153,6 +153,13 @@ class CSV(MoleculeDataModule):
     @cached_property
     def cells(self) -> dict[str, list[Any]]:
         """Cells by column, of those that all files have."""
+        first, *others = self._tables
+        shared = [name for name in first if all(name in table for table in others)]
+        return {name: [cell for table in self._tables for cell in table[name]] for name in shared}
+
+    @cached_property
+    def _tables(self) -> list[dict[str, list[Any]]]:
+        """Cells by column of every file, read once."""
         tables = []
         for source in self._sources:
             table = pa.Table.from_batches(source.chunks(2**16), source.schema)
@@ -160,16 +167,14 @@ class CSV(MoleculeDataModule):
                 raise InputError(f"{source.path} has no rows below its header.")
             tables.append({name: table[name].to_pylist() for name in table.column_names})
             tables[-1][self.smiles_column] = source.smiles_of(table[self.smiles_column])
-        shared = [name for name in tables[0] if all(name in table for table in tables)]
-        return {name: [cell for table in tables for cell in table[name]] for name in shared}
+        return tables
 
     @cached_property
     def _parts(self) -> list[int] | None:
         """The part of every row, if a column or files say so."""
         if len(self.paths) > 1:
-            sizes = [sum(map(len, source.chunks(2**16))) for source in self._sources]
-            parts = _FILES[len(self.paths)]
-            return [part for part, size in zip(parts, sizes, strict=True) for _ in range(size)]
+            files = zip(_FILES[len(self.paths)], self._tables, strict=True)
+            return [part for part, table in files for _ in table[self.smiles_column]]
         if self.split not in self.cells:
             return None
         parts = []

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from io import TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -204,7 +204,9 @@ class CSVTable(TextSource):
             raise InputError(f"--data.separator must be one character, not {separator!r}.")
         with self._reading(), self._text() as file:
             lines = list(islice(file, 1))
-            headers = {mark: self._header(lines, mark, file) for mark in [separator or _SEPARATORS[0]]}
+            first = separator or _SEPARATORS[0]
+            whole = chain(lines, file)  # a name may hold a line end
+            headers = {first: next(csv.reader(whole, delimiter=first), [])}
             if column is not None and separator is None and column not in headers[","]:
                 headers |= {mark: next(csv.reader(lines, delimiter=mark), []) for mark in _SEPARATORS[1:]}
             counted = self._count_lines()
@@ -214,14 +216,6 @@ class CSVTable(TextSource):
             raise InputError(f"{path} has no header, the line that names the columns.")
         self.total = None if counted is None else max(0, counted - 1)
         self.schema = pa.schema([(name, pa.string()) for name in header])
-
-    @staticmethod
-    def _header(lines: list[str], separator: str, rest: TextIO) -> list[str]:
-        def every_line() -> Iterator[str]:
-            yield from lines
-            yield from rest  # where a name holds a line end
-
-        return next(csv.reader(every_line(), delimiter=separator), [])
 
     def _batches(self, rows: int) -> Iterator[pa.RecordBatch]:
         with self._text() as file:
