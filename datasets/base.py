@@ -13,7 +13,9 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
+from plstm_graph.chem.descriptors import descriptor_names
 from plstm_graph.datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
+from plstm_graph.datasets.descriptors import RDKIT
 from plstm_graph.datasets.featurise import featurise
 from plstm_graph.datasets.graphs import PackedGraphs, keep_batch
 from plstm_graph.datasets.seeds import seed_of
@@ -66,6 +68,7 @@ class GraphDataModule(LightningDataModule, ABC):
     task: Task = "regression"
     unit: str = ""
     in_channels: int | None = None  #: columns of the node features; None for OGB's atom and bond features
+    may_lack_test: bool = False  #: whether a split may have no test rows: one that somebody has chosen
     edge_dim: int | None = None  #: columns of the edge features; None for none, or for OGB's
 
     def __init__(
@@ -101,6 +104,16 @@ class GraphDataModule(LightningDataModule, ABC):
         return len(self.target_names)
 
     @property
+    def descriptor_names(self) -> list[str]:
+        """Names of what a network reads beside every graph."""
+        return []
+
+    @property
+    def num_descriptors(self) -> int:
+        """Number of descriptors of a graph."""
+        return len(self.descriptor_names)
+
+    @property
     def name(self) -> str:
         """Start of the prepared file's name."""
         return type(self).__name__.lower()
@@ -113,6 +126,12 @@ class GraphDataModule(LightningDataModule, ABC):
     def train_targets(self) -> Tensor:
         """Targets of the training rows, float32 [rows, tasks]."""
         return self.dataset.tensors["y"][self.rows.train]
+
+    @property
+    def train_descriptors(self) -> Tensor | None:
+        """Descriptors of the training graphs, float32 [rows, descriptors], if they have some."""
+        values = self.dataset.tensors.get("descriptors")
+        return None if values is None else values[self.rows.train]
 
     @property
     def train_rows(self) -> Tensor | None:
@@ -140,6 +159,8 @@ class GraphDataModule(LightningDataModule, ABC):
         graphs = [self.dataset.counts["nodes"], self.dataset.counts["columns"]]
         graphs += [tensors[key] for key in ("x", "edge_index", "edge_attr") if key in tensors]
         parts = {"graphs": graphs, "targets": [tensors["y"]], "rows of the split": list(self.rows)}
+        if "descriptors" in tensors:
+            parts["descriptors"] = [tensors["descriptors"]]
         return {name: _digest(part) for name, part in parts.items()}
 
     @abstractmethod
@@ -172,13 +193,13 @@ class GraphDataModule(LightningDataModule, ABC):
         save_graphs(graphs, self.prepared_file)
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the graphs and split them."""
-        if hasattr(self, "dataset"):
-            return
-        self.dataset = load_graphs(self.prepared_file)
-        self.rows = self.split_rows()
+        """Load the graphs and split them; without test rows for ``"fit"`` and ``"validate"`` at most."""
+        if not hasattr(self, "dataset"):
+            self.dataset = load_graphs(self.prepared_file)
+            self.rows = self.split_rows()
+        spared = "test" if self.may_lack_test and stage in ("fit", "validate") else ""
         for part, rows in self.rows._asdict().items():
-            if not len(rows):
+            if not len(rows) and part != spared:
                 why = self._why_empty()
                 raise InputError(
                     f"The {part} part of the split of {len(self.dataset)} graphs is empty{why}; use more "
@@ -249,6 +270,7 @@ class MoleculeDataModule(GraphDataModule):
         split_seed: Seed of the random split.
         unreadable: Treatment of SMILES that RDKit cannot read: ``"refuse"`` stops and names all of
             them, ``"skip"`` leaves them out and lists them in a file beside the prepared graphs.
+        descriptors: ``"rdkit"`` has networks read RDKit's 2D descriptors of every molecule too.
         **kwargs: Arguments of :class:`GraphDataModule`.
     """
 
@@ -257,12 +279,19 @@ class MoleculeDataModule(GraphDataModule):
         split: str = "scaffold",
         split_seed: int = 0,
         unreadable: Literal["refuse", "skip"] = "refuse",
+        descriptors: Literal["rdkit"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.descriptors = descriptors
         self.split = split
         self.split_seed = split_seed
         self.unreadable = unreadable
+
+    @property
+    def descriptor_names(self) -> list[str]:
+        """RDKit's descriptors, if they are wanted."""
+        return [f"{RDKIT}{name}" for name in descriptor_names()] if self.descriptors else []
 
     @abstractmethod
     def read_table(self) -> Table:
@@ -282,12 +311,14 @@ class MoleculeDataModule(GraphDataModule):
         return self.split == "scaffold"
 
     def contents(self) -> Iterable[bytes]:
-        """SMILES and targets, what was to become of rows that cannot be read, and whether scaffolds split."""
+        """The table, what was to become of rows that cannot be read, and whether scaffolds split."""
         return [
             self.unreadable.encode(),
             b"scaffolds" * self._by_scaffold,
             *(repr(smiles).encode() for smiles in self.table.smiles),
             self.table.targets.tobytes(),
+            *(name.encode() for name in self.descriptor_names),
+            self.table.columns.tobytes(),
         ]
 
     def make_graphs(self) -> PackedGraphs:
@@ -296,7 +327,7 @@ class MoleculeDataModule(GraphDataModule):
         Raises:
             InputError: Some or all SMILES cannot be read.
         """
-        graphs, unreadable = featurise(self.table, self.name, scaffolds=self._by_scaffold)
+        graphs, unreadable = featurise(self.table, self.name, self._by_scaffold, self.descriptor_names)
         if not unreadable:
             return graphs
         counted = f"{len(unreadable)} of {len(self.table.smiles)} SMILES cannot be read"

@@ -19,7 +19,7 @@ from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.errors import InputError
 
 # Files whose code decides what a cached graph looks like.
-_SHAPING_SOURCES = ("chem/features.py", "dag/*.py")
+_SHAPING_SOURCES = ("chem/*.py", "dag/*.py")
 
 # What zipfile, torch and the making of graphs raise for damaged or other files.
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnpicklingError, TypeError)

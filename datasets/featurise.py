@@ -1,9 +1,10 @@
 """Featurising makes packed graphs of SMILES, in worker processes where there are many."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from torch import Tensor
 from plstm_graph.chem import mols_to_arrays, read_smiles
 from plstm_graph.chem.features import may_have_stereo
 from plstm_graph.dag import Preparation
+from plstm_graph.datasets.descriptors import read_columns, with_rdkit
 from plstm_graph.datasets.graphs import PackedGraphs, concatenate
 from plstm_graph.datasets.splits import murcko_scaffold
 from plstm_graph.datasets.table import Table
 from plstm_graph.datasets.workers import Workers
 from plstm_graph.errors import InputError
+from plstm_graph.similarity import morgan_bits
 
 #: Molecules that a worker takes at once, and how many are worth the seconds in which workers start.
 _CHUNK, _MANY = 512, 8192
@@ -72,6 +75,9 @@ def featurise_smiles(
     smiles: Sequence[Any],
     preparations: Collection[Preparation] = (),
     max_atoms: int | None = None,
+    fingerprints: bool = False,
+    descriptors: Sequence[str] = (),
+    cells: Mapping[str, Sequence[Any]] | None = None,
 ) -> Featurised:
     """Make graphs of the SMILES that RDKit can read, and prepare them for networks.
 
@@ -80,23 +86,34 @@ def featurise_smiles(
         smiles: SMILES strings, or what stands in their place.
         preparations: What networks want graphs to carry.
         max_atoms: Molecules with more count as unreadable, and so do SMILES too long for that number.
+        fingerprints: Whether to add the tensor ``fingerprint``, :func:`~plstm_graph.similarity.morgan_bits`.
+        descriptors: Names of descriptors, for the tensor ``descriptors``.
+        cells: Cells of those that are columns, by name; a row with one that is no number is unreadable too.
     """
     oriented = any(wanted.orientation is not None for wanted in preparations)
-    part, _ = _featurise(start, smiles, oriented, max_atoms)
+    columns, reasons = read_columns(cells or {}, len(smiles))
+    part, mols = _featurise(start, smiles, oriented, max_atoms, reasons)
+    if descriptors:
+        part.tensors["descriptors"] = with_rdkit(columns[part.tensors["row"] - start], mols, descriptors)
+    if fingerprints:
+        part.tensors["fingerprint"] = morgan_bits(mols)
     graphs = part.graphs()
-    for wanted in preparations:
+    for wanted in preparations if mols else ():
         made = graphs.prepared(*wanted)
         part.prepared[wanted] = _beyond(made.tensors, part.tensors), _beyond(made.counts, part.counts)
     return part
 
 
-def featurise(table: Table, name: str, scaffolds: bool) -> tuple[PackedGraphs, list[Unreadable]]:
+def featurise(
+    table: Table, name: str, scaffolds: bool, descriptors: Sequence[str] = ()
+) -> tuple[PackedGraphs, list[Unreadable]]:
     """Make a graph of every row that RDKit can read.
 
     Args:
         table: Molecules and targets.
         name: Name for the progress bar.
         scaffolds: Whether to find them too, which takes RDKit longer than all else if molecules are large.
+        descriptors: Names of descriptors: of the table's columns, and of RDKit's.
 
     Raises:
         InputError: RDKit can read none.
@@ -104,7 +121,8 @@ def featurise(table: Table, name: str, scaffolds: bool) -> tuple[PackedGraphs, l
     calls = []
     for start in range(0, len(table.smiles), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        calls.append((start, (start, table.smiles[rows], table.targets[rows], scaffolds)))
+        part_of_table = Table(table.smiles[rows], table.targets[rows], table.columns[rows])
+        calls.append((start, (start, part_of_table, scaffolds, descriptors)))
     parts: list[tuple[Featurised, list[str], list[str] | None]] = []
     workers = Workers(0 if len(table.smiles) < _MANY else os.cpu_count() or 1, __name__)
     with closing(workers), Progress() as progress:
@@ -124,21 +142,33 @@ def featurise(table: Table, name: str, scaffolds: bool) -> tuple[PackedGraphs, l
 
 
 def _featurise_for_training(
-    start: int, smiles: list[str], targets: NDArray[np.float32], scaffolds: bool
+    start: int, table: Table, scaffolds: bool, descriptors: Sequence[str]
 ) -> tuple[Featurised, list[str], list[str] | None]:
-    """Graphs with their targets, their SMILES and, if wanted, their scaffolds."""
-    part, mols = _featurise(start, smiles)
+    """Graphs with their targets and descriptors, their SMILES and, if wanted, their scaffolds."""
+    part, mols = _featurise(start, table.smiles)
     kept = part.tensors["row"] - start
-    part.tensors["y"] = targets[kept]
-    return part, [smiles[i] for i in kept], [murcko_scaffold(mol) for mol in mols] if scaffolds else None
+    part.tensors["y"] = table.targets[kept]
+    if descriptors:
+        part.tensors["descriptors"] = with_rdkit(table.columns[kept], mols, descriptors)
+    return (
+        part,
+        [table.smiles[i] for i in kept],
+        [murcko_scaffold(mol) for mol in mols] if scaffolds else None,
+    )
 
 
 def _featurise(
-    start: int, smiles: Sequence[Any], ranks: bool = True, max_atoms: int | None = None
+    start: int,
+    smiles: Sequence[Any],
+    ranks: bool = True,
+    max_atoms: int | None = None,
+    reasons: Mapping[int, str] = MappingProxyType({}),
 ) -> tuple[Featurised, list[Mol]]:
     mols, stereo, rows, unreadable = [], [], [], []
     for row, text in enumerate(smiles, start):
         try:
+            if row - start in reasons:
+                raise InputError(reasons[row - start])
             if max_atoms is not None and len(str(text)) > _CHARACTERS_AN_ATOM * max_atoms:
                 raise InputError(
                     f"The SMILES has {len(str(text)):,} characters, too many for {max_atoms} atoms."

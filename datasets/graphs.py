@@ -20,6 +20,8 @@ _LAYOUT: dict[str, tuple[str, str | None]] = {
     "edge_attr": ("columns", None),
     "y": ("graphs", None),
     "row": ("graphs", None),
+    "descriptors": ("graphs", None),
+    "fingerprint": ("graphs", None),
     "random_walk_pe": ("nodes", None),
     **DAG_LAYOUT,
 }

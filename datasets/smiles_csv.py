@@ -12,10 +12,11 @@ from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor
 
 from plstm_graph.datasets.base import MoleculeDataModule
+from plstm_graph.datasets.descriptors import RDKIT
 from plstm_graph.datasets.splits import Split, check_fraction, random_split
 from plstm_graph.datasets.stream import CSVTable, Source, open_source
 from plstm_graph.datasets.table import Table, check_there
-from plstm_graph.datasets.targets import Targets, choose_targets, columns_of, read_targets
+from plstm_graph.datasets.targets import Targets, choose_targets, columns_of, read_numbers, read_targets
 from plstm_graph.errors import InputError
 from plstm_graph.predictor import Task
 
@@ -43,9 +44,11 @@ class CSV(MoleculeDataModule):
             or two words such as ``no`` and ``yes``), ``"multiclass"`` one column of classes; by default what
             the cells look like.
         split: ``"scaffold"``, ``"random"``, or the name of a column with ``train``, ``val`` and ``test`` (or
-            0, 1 and 2). Rows without a part are left out.
+            0, 1 and 2). Rows without a part are left out; without ``test``, nothing is tested.
         val_fraction: Share of the training rows that validate, where a split has no part for that.
         val_split: Whether they are drawn at ``"random"``, with ``split_seed``, or whole scaffolds are.
+        descriptor_columns: Columns of numbers that networks read beside every molecule, such as a dose; empty
+            cells are missing values.
         unit: Unit of the targets, for tables and axes.
         separator: Character between cells; by default the one that the header shows.
         encoding: Encoding of the text, such as ``"cp1252"``; by default UTF-8, or UTF-16 if it is marked so.
@@ -63,6 +66,7 @@ class CSV(MoleculeDataModule):
         task: Task | None = None,
         val_fraction: float = 0.1,
         val_split: Literal["random", "scaffold"] = "random",
+        descriptor_columns: list[str] | str | None = None,
         unit: str = "",
         separator: str | None = None,
         encoding: str | None = None,
@@ -79,6 +83,8 @@ class CSV(MoleculeDataModule):
         if target_columns is not None and not target_columns:
             raise InputError("target_columns is empty; name at least one column, or leave it out.")
         check_fraction(val_fraction, "val_fraction")
+        one = isinstance(descriptor_columns, str)
+        self.descriptor_columns = [descriptor_columns] if one else list(descriptor_columns or [])
         self.smiles_column = smiles_column
         self.target_columns = target_columns
         self.val_fraction = val_fraction
@@ -107,7 +113,8 @@ class CSV(MoleculeDataModule):
     def targets(self) -> Targets:
         """The targets, read once."""
         frame = self.cells
-        names = [name for name in frame if name not in (self.smiles_column, self.split)]
+        others = (self.smiles_column, self.split, *self.descriptor_columns)
+        names = [name for name in frame if name not in others]
         if self.target_columns is not None:
             names = self._named(list(frame))
         # Where commas part cells, a number cannot hold one.
@@ -128,13 +135,32 @@ class CSV(MoleculeDataModule):
             names.append(alike[0] if alike else str(name))
         check_there(names, known, self._file)
         for name, count in Counter(names).items():
-            if count > 1 or name == self.smiles_column:
-                raise InputError(f"{name!r} cannot be a target {'twice' if count > 1 else 'and the SMILES'}.")
+            used = {
+                self.smiles_column: "the SMILES",
+                **dict.fromkeys(self.descriptor_columns, "a descriptor"),
+            }
+            if count > 1 or name in used:
+                raise InputError(
+                    f"{name!r} cannot be a target {'twice' if count > 1 else f'and {used[name]}'}."
+                )
         return names
+
+    @property
+    def descriptor_names(self) -> list[str]:
+        """The columns of descriptors, and RDKit's if they are wanted."""
+        return [*self.descriptor_columns, *super().descriptor_names]
 
     def read_table(self) -> Table:
         """Read the files."""
-        return Table(self.cells[self.smiles_column], self.targets.values)
+        smiles, wanted = self.cells[self.smiles_column], self.descriptor_columns
+        if not wanted:
+            return Table(smiles, self.targets.values)
+        check_there(wanted, list(self.cells), self._file)
+        for name in wanted:
+            if wanted.count(name) > 1 or name in (self.smiles_column, self.split) or name.startswith(RDKIT):
+                raise InputError(f"{name!r} cannot be a descriptor: rename it, or name it only once.")
+        columns = columns_of({name: self.cells[name] for name in wanted}, decimal_commas=False)
+        return Table(smiles, self.targets.values, read_numbers(columns, self._file))
 
     @property
     def _file(self) -> str:
@@ -186,6 +212,11 @@ class CSV(MoleculeDataModule):
                 )
             parts.append(_PARTS.get(word, _LEFT_OUT))
         return parts
+
+    @property
+    def may_lack_test(self) -> bool:  # type: ignore[override]
+        """Whether a column or files say the parts."""
+        return self._parts is not None
 
     @property
     def _by_scaffold(self) -> bool:
@@ -244,6 +275,8 @@ class CSV(MoleculeDataModule):
             *self.targets.remarks,
             f"Split: {parts}.",
         ]
+        if self.num_descriptors:
+            sentences.append(f"Descriptors beside the graph: {self.num_descriptors}.")
         without = (self._parts or []).count(_LEFT_OUT)
         if without:
             sentences.append(f"{without:,} rows have no part in column {self.split!r} and are left out.")

@@ -17,10 +17,16 @@ class Table:
     Args:
         smiles: One SMILES string per row.
         targets: float32 [rows, tasks]; NaN where a value is missing.
+        columns: Of descriptors, float32 [rows, columns], likewise; by default there are none.
     """
 
     smiles: list[str]
     targets: NDArray[np.float32]
+    columns: NDArray[np.float32] = None  # type: ignore[assignment]  # never after what follows
+
+    def __post_init__(self) -> None:
+        if self.columns is None:
+            object.__setattr__(self, "columns", np.empty((len(self.smiles), 0), np.float32))
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, smiles: str, targets: list[str], name: str) -> "Table":

@@ -39,7 +39,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 _THOUSAND = re.compile(r"[+-]?\d{1,3},\d{3}")
 _DOTTED_THOUSAND = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+")
 _UNIT = re.compile(r"\s*[<>=~]*\s*[+-]?\d+(?:[.,]\d+)?\s*([^\W\d_].*|%)")
-_PREDICTION = re.compile(r"(?:predicted|std)_.+")
+_PREDICTION = re.compile(r"(?:predicted|std|lower|upper|set)_.+|nearest_similarity")
 _IDENTIFIER = re.compile(r"(?:.*[ _.-])?(?:id|index|idx|no|nr|number|cas|cid|sid|key|row)|unnamed.*|#|", re.I)
 
 
@@ -194,8 +194,7 @@ def read_targets(columns: Sequence[Column], task: Task | None, path: object) -> 
         task = _infer_task(columns, path)
         remarks.append(f"The task is {task}, by the looks of the targets; --data.task says otherwise.")
     if task == "regression":
-        _check_numbers(columns, path)
-        return Targets(_stack([column.numbers for column in columns]), task, _names(columns), remarks)
+        return Targets(read_numbers(columns, path), task, _names(columns), remarks)
     if task == "classification":
         read = [column.classes() or _refuse_classes(column, path) for column in columns]
         remarks += [remark for _, remark in read if remark]
@@ -233,8 +232,12 @@ def _infer_task(columns: Sequence[Column], path: object) -> Task:
     )
 
 
-def _check_numbers(columns: Sequence[Column], path: object) -> None:
-    """Refuse cells that are no numbers, or none that float32 holds."""
+def read_numbers(columns: Sequence[Column], path: object) -> NDArray[np.float32]:
+    """Numbers of columns [rows, columns], NaN where missing.
+
+    Raises:
+        InputError: A cell is no number, or none that float32 holds.
+    """
     _refuse(
         [(row, column) for column in columns for row in column.faults],
         path,
@@ -249,6 +252,7 @@ def _check_numbers(columns: Sequence[Column], path: object) -> None:
         path,
         f"larger than {_LARGEST:.1e}, which float32 cannot hold; clear such cells, or train on logarithms",
     )
+    return _stack([column.numbers for column in columns])
 
 
 def _refuse_classes(column: Column, path: object) -> Any:

@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -19,20 +19,20 @@ NETWORKS: dict[str, type[GraphNetwork]] = {
 BRANCHES: dict[str, type[Branch]] = {branch.__name__: branch for branch in (CircularFingerprint,)}
 
 #: Changes when an older release could not build what a newer one writes down, or the other way round.
-FORMAT = 2
+FORMAT = 3
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
     """Read a checkpoint of :class:`~plstm_graph.task.GraphTask` without unpickling code.
 
     Args:
-        path: The file.
+        path: The file, or one that is open.
 
     Raises:
         InputError: The file is missing, unreadable, no checkpoint of a :class:`GraphTask`, or one of another
             format.
     """
-    if not Path(path).is_file():
+    if isinstance(path, str | Path) and not Path(path).is_file():
         raise InputError(f"There is no checkpoint file {str(path)!r}.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,7 +1,7 @@
 """A network and what its outputs mean, as a checkpoint has them, without what trains it."""
 
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import IO, Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,10 @@ class Predictor(nn.Module):
             of one of T classes.
         target_names: Names of the T targets or classes.
         unit: Unit of the targets, for reports.
+        descriptor_names: Names of the descriptors that the network reads beside a graph.
 
     Raises:
-        InputError: An unknown task.
+        InputError: An unknown task, or names that are not as many as the network's descriptors.
     """
 
     target_mean: Tensor
@@ -37,14 +38,19 @@ class Predictor(nn.Module):
         task: Task = "regression",
         target_names: list[str] | None = None,
         unit: str = "",
+        descriptor_names: list[str] | None = None,
     ) -> None:
         super().__init__()
         if task not in get_args(Task):
             raise InputError(f"task must be {', '.join(map(repr, get_args(Task)))}, not {task!r}.")
+        read = getattr(network, "descriptors", 0)
+        if descriptor_names is not None and len(descriptor_names) != read:
+            raise InputError(f"descriptor_names has {len(descriptor_names)} names; the network reads {read}.")
         self.network = network
         self.task: Task = task
         self.target_names = target_names
         self.unit = unit
+        self.descriptor_names = descriptor_names
         self.register_buffer("target_mean", torch.zeros(network.out_channels))
         self.register_buffer("target_std", torch.ones(network.out_channels))
 
@@ -74,19 +80,24 @@ class Predictor(nn.Module):
         return output * self.target_std + self.target_mean
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> Self:
+    def from_checkpoint(cls, path: str | Path | IO[bytes]) -> Self:
         """Build that of a :class:`~plstm_graph.task.GraphTask` from its checkpoint, with its weights.
 
         Args:
-            path: File written by a Lightning trainer or by ``plstm-graph fit``.
+            path: File written by a Lightning trainer or by ``plstm-graph fit``, or one that is open.
 
         Raises:
             InputError: The file is missing, unreadable, or no checkpoint of a :class:`GraphTask`.
         """
-        checkpoint = read_checkpoint(path)
+        return cls.from_parts(read_checkpoint(path))
+
+    @classmethod
+    def from_parts(cls, checkpoint: dict[str, Any]) -> Self:
+        """Build from what :func:`~plstm_graph.checkpoint.read_checkpoint` has read."""
         arguments = checkpoint["hyper_parameters"]
         network = build_network(arguments["network"])
-        predictor = cls(network, **{name: arguments[name] for name in ("task", "target_names", "unit")})
+        kept = ("task", "target_names", "unit", "descriptor_names")
+        predictor = cls(network, **{name: arguments[name] for name in kept})
         weights = checkpoint["state_dict"]
         predictor.load_state_dict({name: weights[name] for name in predictor.state_dict() if name in weights})
         return predictor

@@ -24,6 +24,10 @@ from plstm_graph.ranges import check_range
 #: Where checkpoints have the digests of the data that their task was trained on.
 _DATA = "plstm_graph_data"
 
+#: Parts of a network that belong to its own targets and descriptors, and the share of the learning rate at
+#: which others are trained that come from another run.
+_NEW, _TAKEN_RATE = ("predictors.", "descriptor_encoder."), 0.1
+
 #: Names that a message lists.
 _LISTED = 8
 
@@ -63,6 +67,7 @@ class GraphTask(Predictor, LightningModule):
         warmup: Share of the training steps, 0 to 1.
         target_names: Names of the T targets or classes.
         unit: Unit of the targets, for reports.
+        descriptor_names: Names of the descriptors that the network reads beside a graph.
         fingerprint_weight: Weight of an auxiliary loss in training: predict the graph's circular fingerprint
             from the embedding (:class:`~plstm_graph.models.fingerprint.FingerprintTask`). Helps where labels
             are few or one-sided; for categorical features only. 0 disables it.
@@ -103,6 +108,7 @@ class GraphTask(Predictor, LightningModule):
         warmup: float = 0.1,
         target_names: list[str] | None = None,
         unit: str = "",
+        descriptor_names: list[str] | None = None,
         fingerprint_weight: float = 0.0,
         mixup: float = 0.0,
     ) -> None:
@@ -115,7 +121,7 @@ class GraphTask(Predictor, LightningModule):
             mixup=mixup,
         )
         check_range(0, 1, warmup=warmup)
-        super().__init__(network, task, target_names, unit)
+        super().__init__(network, task, target_names, unit, descriptor_names)
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": describe_network(network)})
         self.learning_rate = learning_rate
@@ -125,6 +131,7 @@ class GraphTask(Predictor, LightningModule):
         self.mixup = mixup
         self._selecting_loss: str | None = None
         self._trained_on: dict[str, str] | None = None
+        self._taken: set[nn.Parameter] = set()  # from another run
         self.fingerprint_task = None
         for name, number in (("fingerprint_weight", fingerprint_weight), ("mixup", mixup)):
             if number and not hasattr(network, "branches"):
@@ -199,6 +206,47 @@ class GraphTask(Predictor, LightningModule):
         return f"{'Targets' if several else 'Target'} {_listed([names[column] for column in columns])} " + (
             "have" if several else "has"
         )
+
+    def start_from(self, checkpoint: dict[str, Any], freeze: bool = False) -> list[str]:
+        """Take encoder, blocks and branches from the network of another run, whatever its targets.
+
+        Heads and what reads descriptors stay new. What was taken is trained at a tenth of the learning rate.
+
+        Args:
+            checkpoint: That of the run, as :func:`~plstm_graph.checkpoint.read_checkpoint` reads it.
+            freeze: Keep what was taken as it is.
+
+        Returns:
+            Sentences on what was taken, what fits nowhere here, and what starts from nothing.
+
+        Raises:
+            InputError: Nothing fits.
+        """
+        own = {name for name in self.network.state_dict() if not name.startswith(_NEW)}
+        state = self.network.state_dict()
+        others = {
+            name.removeprefix("network."): weight
+            for name, weight in checkpoint["state_dict"].items()
+            if name.startswith("network.") and not name.startswith(_NEW, len("network."))
+        }
+        taken = {n: weight for n, weight in others.items() if n in own and state[n].shape == weight.shape}
+        if not taken:
+            raise InputError(
+                "Nothing of that network fits into this one; give it the same widths and blocks."
+            )
+        self.network.load_state_dict(taken, strict=False)
+        for name, parameter in self.network.named_parameters():
+            if name in taken:
+                parameter.requires_grad_(not freeze)
+                self._taken.add(parameter)
+        sentences = [f"Taken from the other run: {len(taken)} of its {len(others)} tensors beside the heads."]
+        for lack, names in (
+            ("fits nowhere here", others.keys() - taken),
+            ("starts from nothing", own - taken.keys()),
+        ):
+            if names:
+                sentences.append(f"What {lack}: {_listed(sorted(names))}.")
+        return sentences
 
     def fit_target_scale(self, targets: Tensor) -> None:
         """Take mean and deviation for standardisation from the training targets.
@@ -284,11 +332,19 @@ class GraphTask(Predictor, LightningModule):
         """Fit the standardisation on the training split, and note down what the data are."""
         datamodule = getattr(self.trainer, "datamodule", None)
         self._trained_on = getattr(datamodule, "digests", None)
+        batches = self.trainer.train_dataloader or []
+        encoder = getattr(self.network, "descriptor_encoder", None)
+        if encoder is not None:
+            known = getattr(datamodule, "train_descriptors", None)
+            encoder.fit(
+                torch.cat([encoder.check(batch.get("descriptors")) for batch in batches])
+                if known is None
+                else known
+            )
         if datamodule is not None and hasattr(datamodule, "train_targets"):
             targets = datamodule.train_targets.to(self.target_mean.dtype)
             self._check_targets(targets, getattr(datamodule, "train_rows", None))
         else:
-            batches = self.trainer.train_dataloader or []
             targets = torch.cat([self._targets(batch).cpu() for batch in batches])
         self.fit_target_scale(targets)
 
@@ -401,10 +457,13 @@ class GraphTask(Predictor, LightningModule):
             was, now = (network["class_path"].rpartition(".")[2] for network in networks)
             if was != now:
                 return f"{trained} with the network {was}, this run has {now}"
-            for key in ("in_channels", "edge_dim"):
+            for key in ("in_channels", "edge_dim", "descriptors"):
                 was, now = (network["init_args"].get(key) for network in networks)
                 if was != now:
                     return f"{trained} on graphs with {key} {was}, this run's have {now}"
+        read = known.get("descriptor_names") or [], self.descriptor_names or []
+        if read[0] != read[1]:
+            return f"{trained} with the descriptors {_listed(read[0])}, this run has {_listed(read[1])}"
         weights, others = self.state_dict(), checkpoint.get("state_dict", {})
         for name in weights.keys() | others.keys():
             was, now = (list(part[name].shape) if name in part else None for part in (others, weights))
@@ -415,15 +474,13 @@ class GraphTask(Predictor, LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay, stepped every batch."""
         embeddings = {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter in self.parameters():
-            groups[parameter.dim() > 1 and id(parameter) not in embeddings].append(parameter)
+            decays = parameter.dim() > 1 and id(parameter) not in embeddings
+            rate = self.learning_rate * (_TAKEN_RATE if parameter in self._taken else 1.0)
+            groups.setdefault((self.weight_decay if decays else 0.0, rate), []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [
-                {"params": groups[True], "weight_decay": self.weight_decay},
-                {"params": groups[False], "weight_decay": 0.0},
-            ],
-            lr=self.learning_rate,
+            [{"params": group, "weight_decay": decay, "lr": rate} for (decay, rate), group in groups.items()]
         )
         if self.trainer.estimated_stepping_batches == math.inf:
             raise InputError("The learning rate falls until the training ends: set max_epochs or max_steps.")

@@ -98,7 +98,8 @@ def test_test_predict_and_wheel_agree_with_the_fit(run, tmp_path):
     code, out, err = run("predict", "--data.path", smiles, "--ckpt_path", best, "--output", path)
     assert code == 0, err
     table = pd.read_csv(path)
-    assert table.columns.tolist() == ["iupac", "smiles", "expt", "calc", "predicted_expt", "error"]
+    added = ["predicted_expt", "nearest_similarity", "error"]
+    assert table.columns.tolist() == ["iupac", "smiles", "expt", "calc", *added]
     assert len(table) == 642
 
     program = (

@@ -146,7 +146,7 @@ def test_what_is_loaded_when_asked_for_is_what_is_promised(package):
     [
         ("plstm_graph.datasets.featurise", {"lightning", "sklearn", "torchmetrics", "ogb"}),
         ("plstm_graph.commands.predict", {"torch", "torch_geometric", "lightning"}),
-        ("plstm_graph.commands.ensemble", {"lightning", "sklearn", "torchmetrics"}),
+        ("plstm_graph.ensemble", {"lightning", "sklearn", "torchmetrics"}),
     ],
 )
 def test_prediction_and_its_workers_start_without_what_they_do_not_need(module, strangers):

@@ -20,10 +20,10 @@ from cli_runs import ROOT
 
 from benchmarks.speed.predict import save
 from plstm_graph.chem import smiles_to_data
-from plstm_graph.commands.ensemble import _cut
 from plstm_graph.commands.main import main
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets.featurise import featurise_smiles
+from plstm_graph.ensemble import _cut
 from plstm_graph.models import GIN, PLSTM, CircularFingerprint
 from plstm_graph.task import GraphTask
 
@@ -112,10 +112,10 @@ def test_every_row_comes_back_in_its_place(run, table, models, tmp_path):
     out = tmp_path / "out.csv"
     run("predict", "--data.path", table, "--ckpt_path", models[0], "--output", out)
     given, written = cells(table), cells(out)
-    assert written[0] == [*given[0], "predicted_expt", "error"]
+    assert written[0] == [*given[0], "predicted_expt", "nearest_similarity", "error"]
     assert [row[:4] for row in written] == given
-    for row, (prediction, error) in enumerate(line[4:] for line in written[1:]):
-        assert (prediction == "") == (row in BROKEN)
+    for row, (prediction, similarity, error) in enumerate(line[4:] for line in written[1:]):
+        assert (prediction == "") == (similarity == "") == (row in BROKEN)
         assert ("SMILES" in error) == (row in BROKEN)
         assert repr(BROKEN.get(row, "")) in error or not error
     for row in (1, 2, 300, 511, 512, 640):
@@ -127,7 +127,7 @@ def test_an_ensemble_gives_mean_and_deviation(run, table, models, tmp_path):
     out = tmp_path / "out.csv"
     run("predict", "-i", table, "--ckpt_path", *models, "-o", out, "--data.batch_size", "100")
     written = pd.read_csv(out)
-    assert written.columns[4:].tolist() == ["predicted_expt", "std_expt", "error"]
+    assert written.columns[4:].tolist() == ["predicted_expt", "std_expt", "nearest_similarity", "error"]
     for row in (1, 77, 512):
         single = [alone(path, SMILES[row])[0] for path in models]
         assert written["predicted_expt"][row] == pytest.approx(np.mean(single), abs=1e-5)
@@ -209,7 +209,7 @@ def test_from_standard_input_to_standard_output(run, models, tmp_path):
         program, input="\n".join(lines), capture_output=True, text=True, check=True, cwd=tmp_path
     )
     rows = list(csv.reader(result.stdout.splitlines()))
-    assert rows[0] == ["smiles", "predicted_expt", "error"]
+    assert rows[0] == ["smiles", "predicted_expt", "nearest_similarity", "error"]
     assert [row[0] for row in rows[1:]] == lines
     assert [row[1] == "" for row in rows[1:]] == [False, True, True, False]
     assert float(rows[4][1]) == pytest.approx(alone(models[0], "c1ccccc1")[0], abs=1e-5)
@@ -271,7 +271,7 @@ def test_large_molecules_are_left_out_and_batches_bounded(run, models, tmp_path)
         "predict", "-i", tmp_path / "mols.smi", "--ckpt_path", models[0], "-o", "-", "--max_atoms", "29"
     )
     rows = list(csv.reader(text.splitlines()))
-    assert rows[2][1:] == ["", "The molecule has 30 atoms, more than 29."]
+    assert rows[2][1:] == ["", "", "The molecule has 30 atoms, more than 29."]
     assert rows[1][1]
     assert rows[3][1]
     assert [list(rows) for rows in _cut([3] * 5, 2)] == [[0, 1], [2, 3], [4]]
@@ -290,7 +290,7 @@ def test_an_allocation_of_slurm_is_no_launch(run, monkeypatch, table, models, tm
 def test_an_empty_table_has_an_empty_output(run, models, tmp_path):
     (tmp_path / "mols.csv").write_text("smiles,a\r\n\r\n")
     assert run("predict", "-i", tmp_path / "mols.csv", "--ckpt_path", models[0], "-o", "-") == (
-        "smiles,a,predicted_expt,error\n"
+        "smiles,a,predicted_expt,nearest_similarity,error\n"
     )
     run("fingerprint", "-i", tmp_path / "mols.csv", "--ckpt_path", models[0], "-o", tmp_path / "out.npz")
     assert np.load(tmp_path / "out.npz")["fingerprint"].shape == (0, 16)

@@ -441,8 +441,11 @@ def test_validation_is_taken_out_of_the_training_rows(tmp_path):
     ]
     assert first.rows.test.tolist() == [3, 7, 11, 15, 19]
     path = write(tmp_path / "train.csv", {"y": halves(), "set": ["train"] * 20})
-    with pytest.raises(InputError, match=r"test part .* is empty, as column 'set' names no row for it"):
-        read(path, split="set")
+    module = read(path, split="set")  # for fit, which then tests nothing
+    assert [len(part) for part in module.rows] == [18, 2, 0]
+    for stage in (None, "test"):
+        with pytest.raises(InputError, match=r"test part .* is empty, as column 'set' names no row for it"):
+            module.setup(stage)
 
 
 def test_whole_scaffolds_validate(tmp_path):

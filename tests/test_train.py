@@ -10,9 +10,11 @@ import yaml
 from cli_calls import refused, serially, torch_as_before
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
+from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.commands import train
 from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.commands.main import main
+from plstm_graph.task import GraphTask
 
 QUICK = ("--epochs", 2, "--ensemble-size", 2)
 FILES = {
@@ -142,6 +144,69 @@ def test_classes_are_scored_as_such(run, tmp_path, targets, task, metric, column
         likeliest = probabilities.idxmax(axis=1).str.removeprefix("predicted_")
         assert metrics.loc["ensemble", metric] == pytest.approx((likeliest == table["class"]).mean())
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_any_option_of_fit_holds_for_all_networks(run, tmp_path):
+    given = ["--target-columns", "carbons", "--split", "part", "--epochs", 2, "--ensemble-size", 1]
+    given += ["--model.network", "GIN", "--model.network.hidden_channels", 16, "--model.mixup=1"]
+    given += ["--data.unit", "atoms", "--patience", 1, "--test_epoch", "last"]
+    code, out, err = run("train", "-i", made_up(tmp_path), "-o", tmp_path / "model", *given)
+    assert code == 0, err
+    assert "mine in atoms" in out
+    config = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())
+    assert config["model"]["network"]["class_path"].endswith("GIN")
+    assert config["model"]["network"]["init_args"]["hidden_channels"] == 16
+    assert config["model"]["mixup"] == 1
+    assert config["patience"] == 1
+    assert config["data"]["init_args"]["target_columns"] == ["carbons"]
+    assert config["trainer"]["max_epochs"] == 2
+    checkpoint = read_checkpoint(tmp_path / "model" / "model_0.ckpt")
+    assert checkpoint["hyper_parameters"]["network"]["init_args"]["hidden_channels"] == 16
+    assert checkpoint["epoch"] == 1  # the last
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model.network.hidden_chanels", 16], "hidden_chanels"),
+        (["--model.learning_rate", "high"], "learning_rate"),
+        (["--ensemble_size", 2], "--ensemble_size"),
+        (["--data.foo", 2], "foo"),
+        (["--patience", 0], "--patience must be at least 1"),
+        (["stray"], "stray"),
+    ],
+)
+def test_an_option_that_fit_does_not_have_is_refused_before_anything_is_trained(
+    run, tmp_path, monkeypatch, options, sentence
+):
+    monkeypatch.setattr(GraphTask, "training_step", None)
+    given = ["--target-columns", "carbons", *QUICK, *options]
+    assert sentence in refused(run("train", "-i", made_up(tmp_path), "-o", tmp_path / "model", *given))
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.csv"}
+
+
+def test_a_split_without_test_rows_is_for_fit_and_validate_only(run, tmp_path):
+    table = pd.read_csv(made_up(tmp_path))
+    table["part"] = table["part"].replace("test", "train")
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    lack = "The test part of the split of 59 graphs is empty, as column 'part' names no row for it"
+    given = ["--target-columns", "carbons", "--split", "part", *QUICK]
+    assert lack in refused(run("train", "-i", tmp_path / "mine.csv", "-o", tmp_path / "model", *given))
+    data = {"path": tmp_path / "mine.csv", "target_columns": "carbons", "split": "part", "cache": tmp_path}
+    options = ["--config", "table", "--trainer.default_root_dir", tmp_path / "runs"]
+    options += [part for name, value in data.items() for part in (f"--data.{name}", value)]
+    small = ["--model.network.hidden_channels", 8, "--model.network.num_layers", 2]
+    code, out, err = run("fit", *options, *small, "--trainer.max_epochs", 2)
+    assert code == 0, err
+    assert "The split has no test rows: nothing was tested." in out
+    [best] = (tmp_path / "runs").rglob("best-*.ckpt")
+    code, out, err = run("validate", *options, *small, "--ckpt_path", best)
+    assert code == 0, err
+    assert "val/rmse" in out
+    assert lack in refused(run("test", *options, *small, "--ckpt_path", best))
+    sizes = [*options, "--data.split", "scaffold", "--data.path", tmp_path / "one.csv"]
+    table.assign(smiles="c1ccccc1").to_csv(tmp_path / "one.csv", index=False)
+    assert "part of the split of 60 graphs is empty" in refused(run("fit", *sizes))  # which nobody has chosen
 
 
 def test_another_folder_is_not_touched(trained, run):

@@ -96,7 +96,7 @@ def test_wheel_holds_the_package_and_its_types_alone(wheel):
     sources = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("plstm_graph/**/*.py")}
     sources |= {f"plstm_graph/datasets/{path.name}" for path in ROOT.glob("datasets/*.py")}
     sources |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("plstm_graph/presets/**/*.yaml")}
-    assert inside == sources | {"plstm_graph/py.typed"}
+    assert inside == sources | {"plstm_graph/py.typed", "plstm_graph/commands/report.html"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
@@ -159,7 +159,8 @@ def test_the_command_line_runs_with_the_wheel_alone(wheel, tmp_path):
     (outside / "mols.smi").write_text("CCO\nc1ccccc1O\n")
     given = ["--data.path", "mols.smi", "--ckpt_path", best, "--output"]
     plstm_graph("predict", *given, "out.csv")
-    assert (outside / "out.csv").read_text().startswith("smiles,predicted_expt,error\nCCO,")
+    header = "smiles,predicted_expt,nearest_similarity,error\nCCO,"
+    assert (outside / "out.csv").read_text().startswith(header)
     plstm_graph("fingerprint", *given, "out.npz")
     plstm_graph("explain", *given, "explained")
     assert {path.suffix for path in (outside / "explained").iterdir()} == {".csv", ".svg"}
@@ -168,6 +169,7 @@ def test_the_command_line_runs_with_the_wheel_alone(wheel, tmp_path):
     once = ["--ensemble-size", "1", "--epochs", "1", "--split", "random"]
     assert "Targets (regression)" in plstm_graph("train", "-i", "mine.csv", "-o", "model", *once)
     plstm_graph("predict", "-i", "mine.csv", "--model-paths", "model", "-o", "predictions.csv")
-    assert (outside / "predictions.csv").read_text().startswith("smiles,y,predicted_y,error\nCO,0.5,")
+    header = "smiles,y,predicted_y,nearest_similarity,error\nCO,0.5,"
+    assert (outside / "predictions.csv").read_text().startswith(header)
     script = "import datasets; from plstm_graph.datasets import OGB; print(datasets.OWNER, OGB.__module__)"
     assert run([python, "-c", script], outside) == "another package plstm_graph.datasets.ogb_mol\n"

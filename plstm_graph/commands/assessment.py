@@ -16,8 +16,8 @@ from plstm_graph.commands.forest import count_fingerprints, forest_predictions
 from plstm_graph.commands.report import print_table, spread
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.files import whole_file, write_rows
+from plstm_graph.ensemble import Ensemble
 from plstm_graph.metrics import mean_prediction, metrics_of
-from plstm_graph.predictor import Predictor
 
 #: The forest; no tree draws more rows than this, so that one of many rows does not take hours.
 _TREES, _DRAWN = 500, 10_000
@@ -35,17 +35,20 @@ def assess(module: CSV, checkpoints: Sequence[Path], logs: Sequence[pd.DataFrame
         folder: Folder of the files.
     """
     truth = module.test_targets.double()
-    networks = _predict(module, checkpoints)
+    ensemble = Ensemble(checkpoints)
+    networks = _predict(module, ensemble)
+    parts = ensemble.combine([one.numpy() for one in networks])
+    together = [torch.from_numpy(part) for part in parts if part is not None]
     mean = mean_prediction(module.task, module.num_tasks, module.train_targets.double())
     predictions = {
-        "ensemble": networks.mean(0),
+        "ensemble": together[0],
         **{path.stem: one for path, one in zip(checkpoints, networks, strict=True)},
         "random forest": _forest(module),
         "training mean": mean.expand(len(truth), -1),
     }
     scores = {model: _score(module, values, truth) for model, values in predictions.items()}
     _write_scores(module, predictions, truth, folder / "metrics.csv")
-    _write_predictions(module, networks, truth, folder / "test_predictions.csv")
+    _write_predictions(module, together, truth, folder / "test_predictions.csv")
     _draw(module, logs, predictions["ensemble"], truth, folder / "report.png")
     lines = {"one network": [path.stem for path in checkpoints]}
     if len(networks) > 1:
@@ -60,12 +63,12 @@ def assess(module: CSV, checkpoints: Sequence[Path], logs: Sequence[pd.DataFrame
 
 
 @torch.inference_mode()
-def _predict(module: CSV, checkpoints: Sequence[Path]) -> Tensor:
+def _predict(module: CSV, ensemble: Ensemble) -> Tensor:
     """Values or probabilities of the test rows by every network, [networks, rows, T] float64."""
-    networks = [Predictor.from_checkpoint(path).eval() for path in checkpoints]
-    return torch.stack(
-        [torch.cat([network(batch) for batch in module.test_dataloader()]).double() for network in networks]
-    )
+    predictions = [
+        torch.cat([network(batch) for batch in module.test_dataloader()]) for network in ensemble.predictors
+    ]
+    return torch.stack(predictions).double()
 
 
 def _forest(module: CSV) -> Tensor:
@@ -102,17 +105,14 @@ def _write_scores(module: CSV, predictions: Mapping[str, Tensor], truth: Tensor,
         write_rows(file, [rows[0], *(row.values() for row in rows)])
 
 
-def _write_predictions(module: CSV, networks: Tensor, truth: Tensor, path: Path) -> None:
+def _write_predictions(module: CSV, together: Sequence[Tensor], truth: Tensor, path: Path) -> None:
     """Test rows as the verb ``predict`` has them, with what was measured."""
     names = module.target_names
     columns = {name: _text(values) for name, values in zip(names, truth.T, strict=False)}
     if module.task == "multiclass":
         known = truth[:, 0].tolist()
         columns = {"class": np.array([names[int(value)] if value == value else "" for value in known])}
-    kinds = {"predicted": networks.mean(0)}
-    if len(networks) > 1:
-        kinds["std"] = networks.std(0)
-    for kind, values in kinds.items():
+    for kind, values in zip(("predicted", "std"), together, strict=False):
         columns |= {f"{kind}_{name}": _text(part) for name, part in zip(names, values.T, strict=True)}
     rows = module.rows.test.tolist()
     smiles = [(module.dataset.smiles or [])[row] for row in rows]

@@ -15,12 +15,14 @@ import torch
 
 import plstm_graph
 import plstm_graph.datasets as datasets
-from plstm_graph.commands.ensemble import Ensemble
 from plstm_graph.commands.results import Predictions
 from plstm_graph.commands.sinks import check_folder
+from plstm_graph.datasets.descriptors import columns_of
 from plstm_graph.datasets.featurise import featurise_smiles
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.datasets.stream import check_columns
+from plstm_graph.datasets.table import check_there
+from plstm_graph.ensemble import Ensemble
 from plstm_graph.errors import InputError
 
 _ROWS, _BATCH = 8192, 512  # rows of a file of the output at most, and rows that are featurised at once
@@ -38,6 +40,7 @@ class Predictor:
         smiles_column: One of its columns.
         batch_size: Graphs that a network takes at once.
         max_atoms: Larger molecules get an error.
+        interval: Confidence of intervals, if these are wanted.
         folder: Folder of the files.
     """
 
@@ -48,13 +51,14 @@ class Predictor:
         smiles_column: str,
         batch_size: int,
         max_atoms: int,
+        interval: float | None,
         folder: str,
     ) -> None:
         torch.set_num_threads(1)  # Ray starts a worker for every core
         self.smiles_column = smiles_column
         self.max_atoms = max_atoms
         self.folder = Path(folder)
-        self.results = Predictions(schema, Ensemble(model_paths), smiles_column, batch_size)
+        self.results = Predictions(schema, Ensemble(model_paths), smiles_column, batch_size, interval)
 
     def __call__(self, part: dict[str, Any]) -> dict[str, Any]:
         """Write the predictions for a part, see :func:`_parts`."""
@@ -68,8 +72,11 @@ class Predictor:
 
     def _predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         smiles = batch[self.smiles_column].to_pylist()
-        preparations = set(self.results.ensemble.preparations)
-        return self.results.rows(0, batch, featurise_smiles(0, smiles, preparations, self.max_atoms))
+        ensemble = self.results.ensemble
+        settings = set(ensemble.preparations), self.max_atoms, self.results.fingerprints
+        cells = columns_of(batch, ensemble.columns)
+        featurised = featurise_smiles(0, smiles, *settings, ensemble.descriptor_names, cells)
+        return self.results.rows(0, batch, featurised)
 
 
 def _copy_package(folder: Path) -> Path:
@@ -103,8 +110,9 @@ def predict_on_ray(options: argparse.Namespace) -> None:
     files, schema = _parquet_files(Path(options.data_path))
     check_columns(options.data_path, schema.names, options.smiles_column)
     models = [str(Path(path).absolute()) for path in options.ckpt_path]
-    settings = models, schema, options.smiles_column, options.batch_size, options.max_atoms
-    Predictor(*settings, "")  # what is wrong with the models is said here, not by a worker
+    settings = models, schema, options.smiles_column, options.batch_size, options.max_atoms, options.interval
+    trial = Predictor(*settings, "")  # what is wrong with the models is said here, not by a worker
+    check_there(trial.results.ensemble.columns, schema.names, options.data_path)
     parts, rows = _parts(files)
     try:
         if options.ray == "local":  # workers find the packages where this process has them

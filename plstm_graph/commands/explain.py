@@ -2,20 +2,25 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rdkit import Chem
 from rich.progress import Progress
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
 
 from plstm_graph.chem import mol_to_data, read_smiles
-from plstm_graph.commands.ensemble import Ensemble
+from plstm_graph.commands.results import Predictions
+from plstm_graph.commands.sinks import check_report
 from plstm_graph.datasets.cache import UNREADABLE_COLUMNS
+from plstm_graph.datasets.descriptors import columns_of, read_columns, with_rdkit
 from plstm_graph.datasets.files import whole_file, write_rows
 from plstm_graph.datasets.stream import open_source
+from plstm_graph.datasets.table import check_there
 from plstm_graph.drawing import draw_contributions
+from plstm_graph.ensemble import Ensemble
 from plstm_graph.errors import InputError
 from plstm_graph.explain import contributions
 from plstm_graph.predictor import Predictor
@@ -49,8 +54,12 @@ def explain(options: argparse.Namespace) -> None:
         InputError: A file, column or target that is not there, a network that does not
             take SMILES, or a table of which RDKit can read no row.
     """
+    if options.report is not None:
+        check_report(options)
     source = open_source(options.data_path, options.smiles_column, options.separator, options.encoding)
     ensemble = Ensemble(options.ckpt_path)
+    check_there(ensemble.columns, source.schema.names, options.data_path)
+    results = Predictions(source.schema, ensemble, options.smiles_column, _ROWS) if options.report else None
     targets = dict(enumerate(ensemble.targets))
     if options.target is not None:
         targets = {number: name for number, name in targets.items() if name == options.target}
@@ -58,11 +67,20 @@ def explain(options: argparse.Namespace) -> None:
             known = ", ".join(ensemble.targets)
             raise InputError(f"There is no target {options.target!r}; targets are {known}.")
     folder = _make_folder(options.output)
-    chunks = (source.smiles_of(chunk[options.smiles_column]) for chunk in source.chunks(_ROWS))
-    read, unreadable = _write(folder, ensemble, chunks, source.total, targets)
+    cells = (
+        (source.smiles_of(chunk[options.smiles_column]), columns_of(chunk, ensemble.columns))
+        for chunk in source.chunks(_ROWS)
+    )
+    read, unreadable = _write(folder, ensemble, cells, source.total, targets)
     print(f"{read} molecules: {folder / 'contributions.csv'} and {read * len(targets)} drawings")
     if unreadable:
         print(f"{unreadable} of {read + unreadable} rows cannot be read: {folder / 'unreadable.csv'}")
+    if results is not None:
+        from plstm_graph.commands.html_report import ROWS, write_report
+
+        names = _file_names(targets).values()
+        drawn = {row: [folder / f"row-{row:06d}-{name}.svg" for name in names] for row in range(ROWS)}
+        write_report(options.report, source, results, targets, drawn=drawn)
 
 
 def _make_folder(path: Path) -> Path:
@@ -78,7 +96,7 @@ def _make_folder(path: Path) -> Path:
 def _write(
     folder: Path,
     ensemble: Ensemble,
-    chunks: Iterable[list[object]],
+    chunks: Iterable[tuple[list[Any], dict[str, list[Any]]]],
     total: int | None,
     targets: dict[int, str],
 ) -> tuple[int, int]:
@@ -93,19 +111,19 @@ def _write(
         write_rows(of_contributions, [_COLUMNS])
         write_rows(of_unreadable, [UNREADABLE_COLUMNS])
         bar = progress.add_task("Explaining", total=total)
-        for smiles in chunks:
-            molecules, unreadable = _parse(start, smiles)
+        for smiles, cells in chunks:
+            molecules, unreadable = read_molecules(start, smiles, cells, ensemble.descriptor_names)
             write_rows(of_unreadable, unreadable)
             reasons += [f"row {row}: {reason}" for row, _, reason in unreadable[: _SHOWN - len(reasons)]]
-            explained = _explain(ensemble, list(molecules.values()))
-            for (row, mol), (predictions, atoms, bonds) in zip(molecules.items(), explained, strict=True):
+            parts = explained(ensemble, [graph for _, graph in molecules.values()])
+            for (row, (mol, _)), (predictions, atoms, bonds) in zip(molecules.items(), parts, strict=True):
                 for number, name in targets.items():
                     of_atoms, of_bonds = atoms[:, number], bonds[:, number]
                     first = (row, smiles[row - start], name, f"{predictions[number]:.7g}")
                     rows = ((*first, *cells) for cells in _cells(mol, of_atoms, of_bonds))
                     write_rows(of_contributions, rows)
                     drawing = draw_contributions(
-                        mol, of_atoms, of_bonds, _label(ensemble.predictors[0], name)
+                        mol, of_atoms, of_bonds, label_of(ensemble.predictors[0], name)
                     )
                     drawing.save(folder / f"row-{row:06d}-{files[number]}.svg")
             read += len(molecules)
@@ -118,24 +136,34 @@ def _write(
     return read, start - read
 
 
-def _parse(start: int, smiles: list[object]) -> tuple[dict[int, Chem.Mol], list[tuple[int, object, str]]]:
-    """Molecules by row, and row, SMILES and reason of those that RDKit cannot read."""
+def read_molecules(
+    start: int, smiles: Sequence[Any], cells: Mapping[str, Sequence[Any]], descriptors: Sequence[str]
+) -> tuple[dict[int, tuple[Chem.Mol, Data]], list[tuple[int, Any, str]]]:
+    """Molecules and graphs by row, and row, SMILES and reason of those that cannot be read."""
     molecules, unreadable = {}, []
-    for row, text in enumerate(smiles, start):
+    columns, reasons = read_columns(cells, len(smiles))
+    for row, text in enumerate(smiles):
         try:
-            molecules[row] = read_smiles(text)
+            if row in reasons:
+                raise InputError(reasons[row])
+            mol = read_smiles(text)
         except InputError as error:
-            unreadable.append((row, text, str(error)))
+            unreadable.append((start + row, text, str(error)))
+            continue
+        graph = mol_to_data(mol)
+        if descriptors:
+            graph.descriptors = torch.from_numpy(with_rdkit(columns[[row]], [mol], descriptors))
+        molecules[start + row] = mol, graph
     return molecules, unreadable
 
 
-def _explain(
-    ensemble: Ensemble, molecules: list[Chem.Mol]
+def explained(
+    ensemble: Ensemble, graphs: list[Data]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Predictions [T] and contributions of atoms [N, T] and bonds [E, T] of every molecule."""
-    if not molecules:
+    if not graphs:
         return
-    batch = Batch.from_data_list([mol_to_data(mol) for mol in molecules])
+    batch = Batch.from_data_list(graphs)
     with torch.no_grad():
         predictions = torch.stack([predictor(batch) for predictor in ensemble.predictors]).mean(0)
     shares = [contributions(predictor, batch) for predictor in ensemble.predictors]
@@ -143,8 +171,8 @@ def _explain(
     bonds = columns.view(-1, 2, columns.size(1)).sum(1)
     yield from zip(
         predictions,
-        atoms.split([mol.GetNumAtoms() for mol in molecules]),
-        bonds.split([mol.GetNumBonds() for mol in molecules]),
+        atoms.split([graph.num_nodes for graph in graphs]),
+        bonds.split([graph.num_edges // 2 for graph in graphs]),
         strict=True,
     )
 
@@ -160,7 +188,8 @@ def _cells(mol: Chem.Mol, atoms: torch.Tensor, bonds: torch.Tensor) -> Iterator[
         yield "bond", bond.GetIdx(), begin.GetIdx(), end.GetIdx(), symbol, f"{value:.7g}"
 
 
-def _label(predictor: Predictor, name: str) -> str:
+def label_of(predictor: Predictor, name: str) -> str:
+    """What a drawing of contributions to a target is labelled with."""
     unit = {"classification": "log-odds", "multiclass": "logit"}.get(predictor.task, predictor.unit)
     return f"contribution to {name}" + (f", {unit}" if unit else "")
 

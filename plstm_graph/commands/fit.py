@@ -48,6 +48,7 @@ from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
 from plstm_graph.models import GraphNetwork
 from plstm_graph.ranges import MANY, check_range
+from plstm_graph.reference import keep_reference
 from plstm_graph.task import GraphTask
 
 #: The least values of the trainer's numbers; Lightning computes with what is below some of them.
@@ -159,15 +160,26 @@ class GraphCLI(LightningCLI):
             help="Which epoch fit tests: the best on validation graphs, or the last, where these are few or "
             "unlike the test graphs and single one out by chance.",
         )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="Start from encoder, blocks and branches of this checkpoint, whatever its targets; heads "
+            "are new.",
+        )
+        parser.add_argument(
+            "--freeze", type=bool, default=False, help="Train only what --init_from does not give."
+        )
         for source, target in (
             ("num_tasks", "out_channels"),
             ("in_channels", "in_channels"),
             ("edge_dim", "edge_dim"),
+            ("num_descriptors", "descriptors"),
         ):
             parser.link_arguments(
                 f"data.{source}", f"model.network.init_args.{target}", apply_on="instantiate"
             )
-        for name in ("task", "metric", "target_names", "unit"):
+        for name in ("task", "metric", "target_names", "unit", "descriptor_names"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         for name in Preparation._fields:
             wanted = partial(_prepared, name)
@@ -197,6 +209,10 @@ class GraphCLI(LightningCLI):
             raise InputError(
                 "--patience needs validation, which --trainer.barebones or limit_val_batches turns off."
             )
+        if config.init_from is not None:
+            read_checkpoint(config.init_from)
+        elif config.freeze:
+            raise InputError("--freeze needs --init_from FILE, which gives what is frozen.")
         config.weights_only = True  # a checkpoint never runs code
         if config.ckpt_path is not None:
             trained = dict_to_namespace(read_checkpoint(config.ckpt_path)["hyper_parameters"])
@@ -302,7 +318,10 @@ class GraphCLI(LightningCLI):
         return [*callbacks, best, last]
 
     def before_fit(self) -> None:
-        """Refuse to go on with other data, and remove what a run that was killed left half-written."""
+        """Take over weights, refuse to go on with other data, and remove what was left half-written."""
+        if source := self._get(self.config, "init_from"):
+            for sentence in self.model.start_from(read_checkpoint(source), self._get(self.config, "freeze")):
+                rank_zero_only(print)(sentence)
         resumed = self._get(self.config, "ckpt_path")
         if resumed:
             self.model.check_resumption(read_checkpoint(resumed), self.datamodule)
@@ -329,17 +348,23 @@ class GraphCLI(LightningCLI):
         kept = _without_averaging(self.trainer.callbacks)  # type: ignore[attr-defined]
         self.trainer.callbacks = kept  # type: ignore[attr-defined]
         epoch, path, val = self._chosen()
+        if path and self.trainer.is_global_zero:
+            keep_reference(path, self.datamodule)
         where = f"{epoch.capitalize()} checkpoint: {path}" if path else "No checkpoint was kept."
-        tests = self.trainer.test(
-            self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False
-        )
+        metric = self.model.metric
+        tests: Any = [{f"test/{metric}": math.nan}]
+        baseline = {}
+        if len(self.datamodule.rows.test):
+            tests = self.trainer.test(
+                self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True, verbose=False
+            )
+            targets = self.datamodule.train_targets, self.datamodule.test_targets
+            baseline = self.model.baseline_metrics(*targets)
         if not tests:
             return self._end(f"Nothing was tested (--trainer.limit_test_batches).\nRun: {folder}\n{where}")
         [test] = tests
-        baseline = self.model.baseline_metrics(self.datamodule.train_targets, self.datamodule.test_targets)
         if not self.trainer.is_global_zero:
             return None
-        metric = self.model.metric
         self._result = Result(
             dataset=self.datamodule.name,
             network=type(self.model.network).__name__,
@@ -347,7 +372,7 @@ class GraphCLI(LightningCLI):
             unit=self.model.unit,
             val=math.nan if val is None or self.model.monitor[0] != f"val/{metric}" else val,
             test=test[f"test/{metric}"],
-            baseline=float(baseline[f"test/{metric}"]),
+            baseline=float(baseline.get(f"test/{metric}", math.nan)),
             parameters=sum(parameter.numel() for parameter in self.model.network.parameters()),
             epochs=epochs,
             seconds=seconds,
@@ -360,7 +385,10 @@ class GraphCLI(LightningCLI):
             }
             for name, value in baseline.items()
         ]
-        print_table(f"{self.datamodule.name} {self.model.unit}".strip(), rows)
+        if rows:
+            print_table(f"{self.datamodule.name} {self.model.unit}".strip(), rows)
+        else:
+            print("The split has no test rows: nothing was tested.")
         print(
             f"{self.result.parameters:,} parameters, {seconds:.0f} s, "
             + ("no validation" if val is None else f"{epoch} {self._measure} {val:.3f}")

@@ -76,10 +76,10 @@ def _run(arguments: list[str]) -> None:
             sys.argv[1:] = [verb, *classes_first(files)]
             GraphCLI()
         case ["train", *options]:
-            parsed = parser_of("train").parse_args(options)
+            parsed, overrides = parser_of("train").parse_known_args(options)
             from plstm_graph.commands.train import train
 
-            train(parsed)
+            train(parsed, overrides)
         case ["compare", *options]:
             parsed, overrides = parser_of("compare").parse_known_args(options)
             from plstm_graph.commands.compare import compare

@@ -1,6 +1,7 @@
 """Verbs, their options and their help, read without loading what carries them out."""
 
 import argparse
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,11 +28,13 @@ ENDINGS = {"predict": (".csv", ".parquet"), "fingerprint": (".parquet", ".npz")}
 
 _DETAILS = {
     "train": "The folder gets the networks, of which predict takes the mean, predictions and metrics of the "
-    "test rows, beside those of a random forest, a picture, and config.yaml for fit.",
+    "test rows, beside those of a random forest, a picture, and config.yaml for fit. Any option of fit can "
+    "be given too, and holds for all networks.",
     "predict": "The output has all columns of the table, predicted_<target>, with several checkpoints their "
-    "mean and std_<target>, and error, the reason why a row has no prediction. In CSV, text that a "
-    "spreadsheet would calculate gets an apostrophe before it: what begins with =, +, -, @, a tab or the end "
-    "of a line, and is neither a number nor signs alone.",
+    "mean and std_<target>, with --interval lower_<target> and upper_<target> or set_<target>, "
+    "nearest_similarity, that of the nearest training molecule, and error, the reason why a row has no "
+    "prediction. In CSV, text that a spreadsheet would calculate gets an apostrophe before it: what begins "
+    "with =, +, -, @, a tab or the end of a line, and is neither a number nor signs alone.",
     "fingerprint": "The output has one vector for every row and checkpoint.",
     "explain": "The folder gets contributions.csv, a drawing of every molecule and target, and "
     "unreadable.csv with the rows that RDKit cannot read. A bond's contribution is that of both its "
@@ -52,6 +55,8 @@ what to train on
   --data.path FILE          CSV: the table
   --data.smiles_column NAME, --data.target_columns NAME|'[NAME, ...]'
                             CSV: which columns (default: smiles, and all of numbers)
+  --data.descriptor_columns NAME|'[NAME, ...]', --data.descriptors rdkit
+                            numbers that the network reads beside a molecule: CSV's columns, RDKit's
   --data.task TASK          CSV: regression, classification or multiclass (default: as cells look)
   --data.split SPLIT        CSV: scaffold, random, or a column of train, val and test
   --data.separator CHARACTER, --data.encoding NAME
@@ -65,6 +70,7 @@ the network and its training
   --model.network.hidden_channels NUMBER, --model.network.num_layers NUMBER, --model.network.dropout SHARE
   --model.learning_rate RATE
   --trainer.max_epochs NUMBER
+  --init_from FILE          start from another run's network, but for its heads; --freeze true keeps it
   --patience NUMBER         stop after this number of epochs without a better validation score
   --test_epoch best|last    which epoch is tested
   --seed_everything NUMBER  seed of weights, batches and dropout
@@ -131,6 +137,12 @@ def _number(text: str, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number from {least}, not {text!r}")
     return int(text)
+
+
+def _share(text: str) -> float:
+    if re.fullmatch(r"0?\.\d+", text) is None or not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, not {text!r}")
+    return float(text)
 
 
 class _Checkpoints(argparse.Action):
@@ -252,6 +264,10 @@ def _add_table(parser: ArgumentParser, verb: str) -> None:
     )
     _add_smiles_column(parser)
     _add_format(parser)
+    parser.set_defaults(report=None)
+    if verb != "fingerprint":
+        about = "also write a page to look at: drawings of the first 500 rows, validation plots (.html)"
+        add("--report", type=Path, metavar="FILE", help=about)
     if verb == "explain":
         add("-o", "--output", type=Path, required=True, metavar="FOLDER")
         add("--target", metavar="NAME", help="explain this one (default all)")
@@ -293,6 +309,12 @@ def _add_table(parser: ArgumentParser, verb: str) -> None:
         help="machines of a torchrun or SLURM launch (default 1)",
     )
     if verb == "predict":
+        add(
+            "--interval",
+            type=_share,
+            metavar="CONFIDENCE",
+            help="such as 0.9: add bounds that hold the value, or the classes, with this confidence",
+        )
         add(
             "--keep_formulas",
             action="store_true",

@@ -27,6 +27,7 @@ from plstm_graph.commands.sinks import (
     ParquetSink,
     Sink,
     check_folder,
+    check_report,
     join,
     record_of,
     write_npz,
@@ -79,6 +80,7 @@ def _check_ray(options: argparse.Namespace) -> None:
         "--resume": options.resume,
         "--keep_formulas": options.keep_formulas,
         "--overwrite": options.overwrite,
+        "--report": options.report is not None,
         "--trainer.devices": options.devices != 1,
         "--trainer.num_nodes": options.num_nodes != 1,
     }
@@ -132,16 +134,18 @@ class Job:
 
     def load(self) -> None:
         """Load the networks."""
-        from plstm_graph.commands.ensemble import Ensemble
         from plstm_graph.commands.results import Fingerprints, Predictions
+        from plstm_graph.datasets.table import check_there
+        from plstm_graph.ensemble import Ensemble
 
         self.ensemble = Ensemble(self.options.ckpt_path)
+        check_there(self.ensemble.columns, self.source.schema.names, self.options.data_path)
         settings = self.ensemble, self.options.smiles_column, self.options.batch_size
         self.results: Results
         if self.verb == "fingerprint":
             self.results = Fingerprints(*settings)
         else:
-            self.results = Predictions(self.source.schema, *settings)
+            self.results = Predictions(self.source.schema, *settings, self.options.interval)
 
     def close(self) -> None:
         """Have workers end."""
@@ -162,6 +166,10 @@ class Job:
             raise InputError("--keep_formulas is for CSV; Parquet keeps text as it is, so leave it out.")
         if options.devices * options.num_nodes > 1 and STANDARD in (options.data_path, options.output):
             raise InputError("Several processes need files, not standard input or output.")
+        if options.report is not None:
+            check_report(options)
+            if options.devices * options.num_nodes > 1 or launched_from_outside():
+                raise InputError("--report is written by one process; leave it out where there are several.")
         if standard:
             return
         check_folder(output)
@@ -190,6 +198,11 @@ class Job:
         if options.devices * options.num_nodes == 1 and not launched_from_outside():
             self._write_part()
             self._finish()
+            if options.report is not None:
+                from plstm_graph.commands.html_report import write_report
+
+                targets = dict(enumerate(self.ensemble.targets))
+                write_report(options.report, self.source, self.results, targets, options.max_atoms)
         else:
             self._run_with_others()
 
@@ -263,13 +276,17 @@ class Job:
 
     def _remaining(self, done: int) -> Iterator[tuple[tuple[int, pa.RecordBatch], tuple[Any, ...]]]:
         """This process's chunks but the first ones, each with its first row and what a worker needs of it."""
-        preparations = set(self.ensemble.preparations)
+        from plstm_graph.datasets.descriptors import columns_of
+
+        ensemble = self.ensemble
+        settings = set(ensemble.preparations), self.options.max_atoms, self.results.fingerprints
         for number, batch in enumerate(self.source.chunks(self.rows)):
             turn, rank = divmod(number, self.world)
             if rank == self.rank and turn >= done:
                 start = number * self.rows
                 smiles = self.source.smiles_of(batch[self.options.smiles_column])
-                yield (start, batch), (start, smiles, preparations, self.options.max_atoms)
+                cells = columns_of(batch, ensemble.columns)
+                yield (start, batch), (start, smiles, *settings, ensemble.descriptor_names, cells)
 
     def _sink(self, path: Path, settings: dict[str, Any] | None = None, resume: bool = False) -> Sink:
         if self.ending != ".csv":
@@ -293,6 +310,7 @@ class Job:
             "--data.batch_size": options.batch_size,
             "--max_atoms": options.max_atoms,
             "--keep_formulas": options.keep_formulas,
+            "--interval": options.interval,
             "number of processes": self.world,
         }
 

@@ -1,34 +1,17 @@
 """Results for a table of SMILES: its columns with predictions, or fingerprints."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from itertools import compress
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from plstm_graph.commands.ensemble import Ensemble
+from plstm_graph.calibration import Array
 from plstm_graph.datasets.featurise import Featurised
+from plstm_graph.ensemble import Ensemble
 from plstm_graph.errors import InputError
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Rows of the input, and what the networks made of them.
-
-    Args:
-        start: Number of the first row.
-        batch: The input.
-        values: Outputs of every network, [rows, ...].
-        missing: [rows] where these are none.
-        errors: Why.
-    """
-
-    start: int
-    batch: pa.RecordBatch
-    values: list[NDArray[np.float32]]
-    missing: NDArray[np.bool_]
-    errors: list[str | None]
 
 
 class Results(ABC):
@@ -41,7 +24,7 @@ class Results(ABC):
     """
 
     schema: pa.Schema
-    embed: bool
+    fingerprints = False  #: whether graphs have to come with their Morgan fingerprints
 
     def __init__(self, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
         self.ensemble = ensemble
@@ -63,35 +46,62 @@ class Results(ABC):
         errors: list[str | None] = [None] * len(batch)
         for row in featurised.unreadable:
             errors[row.row - start] = row.reason
-        values = []
-        for part in self.ensemble.evaluate(featurised, self.batch_size, self.embed):
-            values.append(np.full((len(batch), part.shape[1]), np.nan, np.float32))
-            values[-1][good] = part
-        return pa.record_batch(self._columns(_Chunk(start, batch, values, missing, errors)), self.schema)
+        columns = []
+        for values in self._evaluate(featurised):
+            whole = np.zeros((len(batch), *values.shape[1:]), values.dtype)
+            whole[good] = values
+            kind = pa.string() if values.dtype == object else pa.float32()
+            if values.ndim == 1:
+                columns.append(pa.array(whole, kind, mask=missing))
+            else:
+                columns.append(pa.array(list(whole), pa.list_(kind), mask=missing))
+        return pa.record_batch(self._row(start, batch, columns, pa.array(errors, pa.string())), self.schema)
 
     @abstractmethod
-    def _columns(self, chunk: _Chunk) -> list[pa.Array]:
+    def _evaluate(self, featurised: Featurised) -> list[NDArray[Any]]:
+        """What is made of the graphs, float32 or text [graphs, ...] for every column."""
+
+    @abstractmethod
+    def _row(
+        self, start: int, batch: pa.RecordBatch, columns: list[pa.Array], errors: pa.Array
+    ) -> list[pa.Array]:
         """Columns of the output."""
 
 
 class Predictions(Results):
-    """All columns of the input, predictions or their mean and deviation, and why there is none.
+    """All columns of the input, predictions, how sure they are, and why there is none.
 
     Args:
         table: Schema of the input.
         ensemble, smiles_column, batch_size: See :class:`Results`.
+        interval: Confidence of intervals or sets of classes, if these are wanted.
 
     Raises:
-        InputError: The input has a column of the output's name.
+        InputError: The input has a column of the output's name, or validation rows are too few.
     """
 
-    embed = False
-
-    def __init__(self, table: pa.Schema, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
+    def __init__(
+        self,
+        table: pa.Schema,
+        ensemble: Ensemble,
+        smiles_column: str,
+        batch_size: int,
+        interval: float | None = None,
+    ) -> None:
         super().__init__(ensemble, smiles_column, batch_size)
+        self.interval = interval
+        self.fingerprints = ensemble.reference is not None and ensemble.reference.train_smiles is not None
         kinds = ["predicted"] if len(ensemble.predictors) == 1 else ["predicted", "std"]
+        sets: list[str] = []
+        if interval is not None:
+            self._bounds(np.empty((0, len(ensemble.targets))), None)
+            if ensemble.task == "regression":
+                kinds += ["lower", "upper"]
+            else:
+                sets = ["class"] if ensemble.task == "multiclass" else ensemble.targets
         ours = [(f"{kind}_{target}", pa.float32()) for kind in kinds for target in ensemble.targets]
-        ours.append(("error", pa.string()))
+        ours += [(f"set_{target}", pa.string()) for target in sets]
+        ours += [("nearest_similarity", pa.float32())] * self.fingerprints + [("error", pa.string())]
         for name, _ in ours:
             if name in table.names:
                 raise InputError(
@@ -99,13 +109,36 @@ class Predictions(Results):
                 )
         self.schema = pa.schema([*table, *ours])
 
-    def _columns(self, chunk: _Chunk) -> list[pa.Array]:
-        ensemble = np.stack(chunk.values).astype(np.float64)  # [checkpoints, rows, targets]
-        columns = list(ensemble.mean(0).T)
-        if len(ensemble) > 1:
-            columns += list(ensemble.std(0, ddof=1).T)
-        predicted = [pa.array(column.astype(np.float32), mask=chunk.missing) for column in columns]
-        return [*chunk.batch.columns, *predicted, pa.array(chunk.errors, pa.string())]
+    def _evaluate(self, featurised: Featurised) -> list[NDArray[Any]]:
+        mean, std = self.ensemble.predict(featurised, self.batch_size)
+        columns = [*mean.T] if std is None else [*mean.T, *std.T]
+        if self.interval is not None:
+            columns += self._bounds(mean, std)
+        if self.fingerprints and self.ensemble.reference is not None:
+            columns.append(self.ensemble.reference.nearest(featurised.tensors["fingerprint"])[0][:, 0])
+        return [part if part.dtype == object else part.astype(np.float32) for part in columns]
+
+    def _bounds(self, mean: Array, std: Array | None) -> list[NDArray[Any]]:
+        """Lower and upper bounds [rows] of every target, or sets of classes as text."""
+        calibration, confidence = self.ensemble.calibration, self.interval
+        if calibration is None or confidence is None:
+            raise InputError(
+                "--interval needs checkpoints of fit or train that hold what they predict for the same "
+                "validation rows, and these do not: train again."
+            )
+        if self.ensemble.task == "regression":
+            lower, upper = calibration.intervals(mean, std, confidence)
+            return [*lower.T, *upper.T]
+        sets, names = calibration.sets(mean, confidence), ["0", "1"]
+        if self.ensemble.task == "multiclass":
+            sets, names = sets[:, None], self.ensemble.targets
+        columns = sets.swapaxes(0, 1).tolist()
+        return [np.array([" | ".join(compress(names, row)) for row in rows], object) for rows in columns]
+
+    def _row(
+        self, start: int, batch: pa.RecordBatch, columns: list[pa.Array], errors: pa.Array
+    ) -> list[pa.Array]:
+        return [*batch.columns, *columns, errors]
 
 
 class Fingerprints(Results):
@@ -114,8 +147,6 @@ class Fingerprints(Results):
     Args:
         ensemble, smiles_column, batch_size: See :class:`Results`.
     """
-
-    embed = True
 
     def __init__(self, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
         super().__init__(ensemble, smiles_column, batch_size)
@@ -126,10 +157,12 @@ class Fingerprints(Results):
         # Lists of any length: pyarrow before 26 does not write a missing one of a fixed length to Parquet.
         self.schema = pa.schema([*first, *((name, pa.list_(pa.float32())) for name in names)])
 
-    def _columns(self, chunk: _Chunk) -> list[pa.Array]:
-        texts = chunk.batch[self.smiles_column].to_pylist()
+    def _evaluate(self, featurised: Featurised) -> list[NDArray[Any]]:
+        return self.ensemble.evaluate(featurised, self.batch_size, embed=True)
+
+    def _row(
+        self, start: int, batch: pa.RecordBatch, columns: list[pa.Array], errors: pa.Array
+    ) -> list[pa.Array]:
+        texts = batch[self.smiles_column].to_pylist()
         smiles = [None if text is None else str(text) for text in texts]
-        kind = pa.list_(pa.float32())
-        vectors = [pa.array(list(table), kind, mask=chunk.missing) for table in chunk.values]
-        rows = pa.array(range(chunk.start, chunk.start + len(chunk.batch)))
-        return [rows, pa.array(smiles, pa.string()), pa.array(chunk.errors, pa.string()), *vectors]
+        return [pa.array(range(start, start + len(batch))), pa.array(smiles, pa.string()), errors, *columns]

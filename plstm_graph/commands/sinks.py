@@ -1,5 +1,6 @@
 """Tables that are written chunk by chunk: CSV, which can be resumed, Parquet and NPZ."""
 
+import argparse
 import io
 import json
 import os
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from plstm_graph.datasets.files import whole_file, write_rows
-from plstm_graph.datasets.stream import Source
+from plstm_graph.datasets.stream import STANDARD, Source
 from plstm_graph.errors import InputError
 
 _GROUP = 16384  # rows of a row group in Parquet
@@ -64,7 +65,7 @@ class CSVSink(Sink):
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add a chunk."""
-        self._append(zip(*map(_cells, batch.columns), strict=True))
+        self._append(zip(*map(cells, batch.columns), strict=True))
         self.file.flush()
 
     def close(self) -> None:
@@ -160,12 +161,27 @@ def check_folder(output: Path) -> None:
         raise InputError(f"There is no folder {str(output.parent)!r} to write {output.name!r} into.")
 
 
+def check_report(options: argparse.Namespace) -> None:
+    """Refuse a report of predict or explain that could not be written, or would replace a file.
+
+    Raises:
+        InputError: It could not, or would.
+    """
+    report, output = options.report, Path(options.output)
+    if report.suffix.lower() != ".html" or report == output or options.data_path == STANDARD:
+        raise InputError("--report must end with .html, and is for a table in a file, which is read twice.")
+    if report.parent != output:  # which explain makes
+        check_folder(report)
+    if report.exists() and not (getattr(options, "overwrite", False) and report.is_file()):
+        raise InputError(f"{report} is there already; give the report another name, or delete it.")
+
+
 def record_of(path: Path) -> Path:
     """Path of the record in which :class:`CSVFileSink` notes how far a file has come."""
     return path.with_name(path.name + ".json")
 
 
-def _cells(column: pa.Array) -> list[str]:
+def cells(column: pa.Array) -> list[str]:
     """Text of a column; floats as short as they can be and come back the same."""
     if pa.types.is_floating(column.type):
         column = pc.cast(column, pa.string())

@@ -5,22 +5,22 @@ import io
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from queue import Queue
-from threading import Thread
 from typing import Any
 
 import pandas as pd
 import yaml
-from rich.progress import Progress, TaskID
+from rich.console import Console, RenderableType
+from rich.progress import Progress
 
+from plstm_graph.checkpoint import NETWORKS
 from plstm_graph.commands.assessment import assess
 from plstm_graph.commands.options import PROGRAM
-from plstm_graph.commands.pool import fit, side_by_side
+from plstm_graph.commands.pool import fit, read_options, side_by_side, unchanged
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.seeds import check_seed
@@ -30,29 +30,45 @@ from plstm_graph.models import PLSTM
 #: Graphs that a network sees in training, as far as these are no fewer or more epochs than that.
 _SEEN, _FEWEST, _MOST = 20_000, 15, 100
 
-_CONFIGURATION, _CHECKPOINT = "config.yaml", "model_{}.ckpt"
+_BY_ROWS = -1  #: number of epochs that stands for one by the number of rows
+
+_CONFIGURATION, CHECKPOINT = "config.yaml", "model_{}.ckpt"
+
+#: Files of which a folder of networks has one.
+_DESCRIPTIONS = (_CONFIGURATION, "estimator.json")
 
 
-def train(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace, further: Sequence[str] = ()) -> None:
     """Run the verb ``train``.
 
     Args:
         options: Options, as :func:`~plstm_graph.commands.options.parser_of` reads them.
+        further: Options of ``fit``.
 
     Raises:
-        InputError: A table that cannot be trained on, or a folder that is there already.
+        InputError: A table that cannot be trained on, an option that ``fit`` does not have, or a folder that
+            is there already.
     """
-    seeds = range(options.seed, options.seed + options.ensemble_size)
-    check_seed(seeds[-1], "The seed of the last network")
-    with _new_folder(options.output, options.overwrite) as folder:
-        config = _configuration(options)
-        module = _read(config["data"]["init_args"], config["model"]["network"]["init_args"], folder)
-        epochs = options.epochs or min(_MOST, max(_FEWEST, _SEEN // len(module.rows.train)))
-        config["trainer"]["max_epochs"] = epochs
-        (folder / _CONFIGURATION).write_text(yaml.safe_dump(config, sort_keys=False))
-        print(f"Training: {len(seeds)} networks of {epochs} epochs.")
-        logs = _train_networks(folder, seeds, epochs)
-        assess(module, [folder / _CHECKPOINT.format(number) for number in range(len(seeds))], logs, folder)
+    number = options.ensemble_size
+    with new_folder(options.output, options.overwrite) as folder:
+        given = {
+            "path": str(options.data_path),
+            "smiles_column": options.smiles_column,
+            "target_columns": options.target_columns,
+            "task": options.task,
+            "split": options.split.removesuffix("_balanced"),
+            "separator": options.separator,
+            "encoding": options.encoding,
+        }
+        config = configure(folder, given, options.seed, options.epochs, further)
+        module = read_table(folder, config)
+        print(*module.describe(), sep="\n")
+        settings = config["data"]["init_args"]
+        settings |= {"path": str(options.data_path.resolve()), "task": module.task}
+        if module.task != "multiclass":  # whose names are those of the classes
+            settings["target_columns"] = module.target_names
+        logs = train_networks(folder, config, len(module.rows.train), number, os.cpu_count() or 1)
+        assess(module, [folder / CHECKPOINT.format(place) for place in range(number)], logs, folder)
         for listed in (folder / "cache").glob("*.unreadable.csv"):
             listed.rename(folder / "unreadable.csv")
         for part in ("cache", "runs"):
@@ -63,16 +79,19 @@ def train(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Make a folder, which gets its name when the block ends without an error."""
+def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Make a folder, which gets its name when the block ends without an error, or raise InputError."""
     path = path.resolve()
     if path.is_file():
         raise InputError(f"{path} is a file; name a folder that is not there yet.")
     if path.is_dir() and any(path.iterdir()):
-        if not all((path / name).is_file() for name in (_CONFIGURATION, _CHECKPOINT.format(0))):
+        described = any((path / name).is_file() for name in _DESCRIPTIONS)
+        if not described or not (path / CHECKPOINT.format(0)).is_file():
             raise InputError(f"{path} holds other files; name a folder that is empty or not there yet.")
         if not overwrite:
-            raise InputError(f"{path} holds networks already; pass --overwrite to replace them.")
+            raise InputError(
+                f"{path} holds networks already; pass --overwrite (in Python overwrite=True) to replace them."
+            )
     unfinished = path.with_name(f"{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
@@ -87,66 +106,95 @@ def _new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _configuration(options: argparse.Namespace) -> dict[str, Any]:
-    """The preset ``table`` with what the command line says."""
-    config = read_preset("table")
-    config["seed_everything"] = options.seed
-    given = {
-        "path": str(options.data_path),
-        "smiles_column": options.smiles_column,
-        "target_columns": options.target_columns,
-        "task": options.task,
-        "split": options.split.removesuffix("_balanced"),
-        "separator": options.separator,
-        "encoding": options.encoding,
-    }
-    config["data"]["init_args"] |= {name: value for name, value in given.items() if value is not None}
-    return config
+def configure(
+    folder: Path, settings: dict[str, Any], seed: int, epochs: int | None, options: Sequence[str]
+) -> dict[str, Any]:
+    """The preset ``table`` with settings of the data, and with options of ``fit``, which win.
+
+    Raises:
+        InputError: ``fit`` has no such option, or it takes no such value.
+    """
+    config = read_preset("table") | {"seed_everything": seed}
+    config["trainer"] |= {"max_epochs": epochs or _BY_ROWS, "devices": 1}
+    config["data"]["init_args"] |= {name: value for name, value in settings.items() if value is not None}
+    return read_options(["--config", _write(config, folder), *options]) if options else config
 
 
-def _read(settings: dict[str, Any], network: dict[str, Any], folder: Path) -> CSV:
-    """Prepare the table and say what was understood, which the settings then say too."""
-    module = CSV(**settings, cache=folder / "cache", **PLSTM.preparation(network)._asdict())
+def _write(config: dict[str, Any], folder: Path) -> str:
+    (folder / _CONFIGURATION).write_text(yaml.safe_dump(config, sort_keys=False))
+    return str(folder / _CONFIGURATION)
+
+
+def read_table(folder: Path, config: dict[str, Any], stage: str | None = None) -> CSV:
+    """Prepare and split the table of a configuration; the stage ``"fit"`` takes one without test rows too.
+
+    Raises:
+        InputError: The table cannot be trained on.
+    """
+    network, settings = config["model"]["network"], dict(config["data"]["init_args"])
+    kind = NETWORKS.get(network["class_path"].rpartition(".")[2], PLSTM)
+    settings |= kind.preparation(network.get("init_args", {}))._asdict() | {"cache": folder / "cache"}
+    module = CSV(**settings)
     with redirect_stdout(io.StringIO()):  # it names a file that is about to move
         module.prepare_data()
-    module.setup()
-    print(*module.describe(), sep="\n")
-    settings |= {"path": str(Path(settings["path"]).resolve()), "task": module.task}
-    if module.task != "multiclass":  # whose names are those of the classes
-        settings["target_columns"] = module.target_names
+    module.setup(stage)
     return module
 
 
-def _advance(progress: Progress, bar: TaskID, ended: Queue[int | None]) -> None:
-    """Count epochs until the last."""
-    for _ in iter(ended.get, None):
-        progress.advance(bar)
+class _Epochs(Progress):
+    """Counts the epochs of runs when it is drawn: the lengths of files, which processes need no other for."""
+
+    folder: Path
+
+    def get_renderable(self) -> RenderableType:
+        for task in self.task_ids:
+            self.update(task, completed=sum(file.stat().st_size for file in self.folder.glob("*/epochs")))
+        return super().get_renderable()
 
 
-def _train_networks(folder: Path, seeds: Sequence[int], epochs: int) -> list[pd.DataFrame]:
-    """Train side by side, put the best checkpoints into the folder and return the logs."""
-    runs = [folder / "runs" / str(seed) for seed in seeds]
-    with get_context("spawn").Manager() as manager, Progress() as progress:
-        bar = progress.add_task("Training", total=len(seeds) * epochs)
-        ended = manager.Queue()
-        calls = []
-        for seed, run in zip(seeds, runs, strict=True):
-            arguments = ["--config", folder / _CONFIGURATION, "--seed_everything", seed]
-            arguments += ["--data.cache", folder / "cache", "--trainer.default_root_dir", run]
-            calls.append(partial(fit, list(map(str, arguments)), partial(ended.put, seed)))
-        listener = Thread(target=_advance, args=(progress, bar, ended))
-        listener.start()
-        try:
-            for number, result in side_by_side(calls, os.cpu_count() or 1):
-                progress.console.print(
-                    f"Network {number + 1} of {len(seeds)}: validation {result.metric} {result.val:.3f}"
-                )
-        finally:
-            ended.put(None)
-            listener.join()
+def _count(file: Path) -> None:
+    with file.open("ab") as opened:
+        opened.write(b".")
+
+
+def train_networks(
+    folder: Path, config: dict[str, Any], rows: int, number: int, jobs: int, quiet: bool = False
+) -> list[pd.DataFrame]:
+    """Train networks, put their checkpoints and their configuration into a folder and return their logs.
+
+    Args:
+        folder: Where :func:`read_table` has prepared the table.
+        config: The configuration.
+        rows: Number of training rows.
+        number: Number of networks.
+        jobs: How many run at a time, in processes of their own; 1 trains in this one.
+        quiet: Whether to show nothing.
+    """
+    trainer, seed = config["trainer"], config.get("seed_everything", 0)  # what is left out is a default
+    check_seed(seed + number - 1, "The seed of the last network")
+    epochs = trainer.get("max_epochs", 100)
+    if epochs == _BY_ROWS:
+        epochs = trainer["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
+    calls, runs = [], [folder / "runs" / str(seed + place) for place in range(number)]
+    for run in runs:
+        run.mkdir(parents=True)
+        places = {"--data.cache": folder / "cache", "--trainer.default_root_dir": run}
+        options = {"--config": _write(config, folder), "--seed_everything": run.name} | places
+        arguments = [str(part) for option in options.items() for part in option]
+        calls.append(partial(fit, arguments, partial(_count, run / "epochs")))
+    console = Console(file=sys.stdout, quiet=quiet)  # this one, though a run in this process has another
+    console.print(f"Training: {number} networks of {epochs} epochs.")
+    jobs = min(jobs, number)
+    with unchanged(), _Epochs(console=console, disable=quiet) as progress:
+        progress.folder = folder / "runs"
+        progress.add_task("Training", total=number * epochs)
+        here = ((place, call()) for place, call in enumerate(calls))
+        for place, result in here if jobs == 1 else side_by_side(calls, jobs):
+            console.print(f"Network {place + 1} of {number}: validation {result.metric} {result.val:.3f}")
+    tested = "last.ckpt" if config.get("test_epoch") == "last" else "best-*.ckpt"
     logs = []
-    for number, run in enumerate(runs):
-        [best], [log] = run.rglob("best-*.ckpt"), run.rglob("metrics.csv")
-        best.rename(folder / _CHECKPOINT.format(number))
+    for place, run in enumerate(runs):
+        [chosen], [log] = run.rglob(tested), run.rglob("metrics.csv")
+        chosen.rename(folder / CHECKPOINT.format(place))
         logs.append(pd.read_csv(log))
     return logs

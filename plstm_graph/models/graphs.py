@@ -18,6 +18,7 @@ class Graphs(NamedTuple):
         batch: number of each node's graph, int64 [N].
         num_graphs: number of graphs.
         dag: the DAG that scans share, or ``None``.
+        descriptors: of each graph [num_graphs, D], or ``None``.
     """
 
     x: Tensor
@@ -26,6 +27,7 @@ class Graphs(NamedTuple):
     batch: Tensor
     num_graphs: int
     dag: LineGraphDAG | None = None
+    descriptors: Tensor | None = None
 
     @classmethod
     def from_data(cls, data: Data, edges: bool = True) -> "Graphs":
@@ -33,4 +35,11 @@ class Graphs(NamedTuple):
         batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
         if batch is None:
             batch, num_graphs = data.edge_index.new_zeros(data.x.size(0)), 1
-        return cls(data.x, data.edge_index, data.edge_attr if edges else None, batch, num_graphs)
+        return cls(
+            data.x,
+            data.edge_index,
+            data.edge_attr if edges else None,
+            batch,
+            num_graphs,
+            descriptors=data.get("descriptors"),
+        )

@@ -11,6 +11,7 @@ from plstm_graph.dag import LineGraphDAG, Preparation
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock
 from plstm_graph.models.branch import Branch, NodeReadout
+from plstm_graph.models.descriptors import DescriptorEncoder
 from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.encoder import GraphEncoder
 from plstm_graph.models.graphs import Graphs
@@ -47,6 +48,8 @@ class GraphNetwork(nn.Module):
             0 for none.
         branches: further branches beside the nodes', such as
             :class:`~plstm_graph.models.CircularFingerprint`.
+        descriptors: number of descriptors of a graph, which every head reads beside its branch
+            (:class:`~plstm_graph.models.descriptors.DescriptorEncoder`); 0 for none.
 
     Raises:
         InputError: an unknown norm, readout or jk, a number that is out of its range, or ``edge_dim`` without
@@ -68,6 +71,7 @@ class GraphNetwork(nn.Module):
         edge_dim: int | None = None,
         walk_length: int = 0,
         branches: Sequence[Branch] = (),
+        descriptors: int = 0,
     ) -> None:
         super().__init__()
         check_range(1, WIDE, out_channels=out_channels, hidden_channels=hidden_channels)
@@ -88,6 +92,7 @@ class GraphNetwork(nn.Module):
         self.in_channels = in_channels
         self.edge_dim = edge_dim
         self.walk_length = walk_length
+        self.descriptors = descriptors
         self.encoder = GraphEncoder(hidden_channels, in_channels, edge_dim, walk_length)
         self.blocks = nn.ModuleList(
             ResidualBlock(hidden_channels, mixer, dropout, norm) for mixer in mixers(self.encoder.edge_width)
@@ -96,9 +101,11 @@ class GraphNetwork(nn.Module):
         nodes = NodeReadout(hidden_channels, readout, readout_norm or norm, layers)
         read_out: list[Branch] = [nodes, *branches]
         self.branches = nn.ModuleList(read_out)
+        self.descriptor_encoder = DescriptorEncoder(descriptors, hidden_channels) if descriptors else None
+        beside = hidden_channels if descriptors else 0
         self.predictors = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(branch.channels, hidden_channels),
+                nn.Linear(branch.channels + beside, hidden_channels),
                 nn.GELU(),
                 Dropout(dropout),
                 nn.Linear(hidden_channels, out_channels),
@@ -107,10 +114,10 @@ class GraphNetwork(nn.Module):
             for _ in range(branch.parts)
         )
         self._parts = [branch.parts for branch in read_out]
-        self._widths = [branch.channels for branch in read_out for _ in range(branch.parts)]
+        self._widths = [*(branch.channels for branch in read_out for _ in range(branch.parts)), beside]
         #: Width of what the nodes are read out to.
         self.node_channels = nodes.channels
-        #: Width of a graph's embedding: those of all branches side by side, the nodes' first.
+        #: Width of a graph's embedding: those of all branches, the nodes' first, then the descriptors'.
         self.embedding_channels = sum(self._widths)
 
     @classmethod
@@ -123,7 +130,8 @@ class GraphNetwork(nn.Module):
 
         Args:
             data: ``x`` [N, in_channels] and ``edge_attr`` [C, edge_dim] in the network's precision, or
-                OGB's features: int64 [N, 9] and [C, 3]; ``edge_index`` [2, C].
+                OGB's features: int64 [N, 9] and [C, 3]; ``edge_index`` [2, C]; and ``descriptors``
+                [num_graphs, D], NaN where missing, if the network was made for them.
 
         Raises:
             InputError: other features than the network was made for.
@@ -138,7 +146,9 @@ class GraphNetwork(nn.Module):
 
     def outputs(self, embedding: Tensor) -> list[Tensor]:
         """Apply each head to its part of embeddings [B, embedding_channels]: [B, out_channels] each."""
-        parts = embedding.split(self._widths, dim=1)
+        *parts, beside = embedding.split(self._widths, dim=1)
+        if self.descriptors:
+            parts = [torch.cat([part, beside], dim=1) for part in parts]
         return [predictor(part) for predictor, part in zip(self.predictors, parts, strict=True)]
 
     def predict(self, embedding: Tensor) -> Tensor:
@@ -163,7 +173,10 @@ class GraphNetwork(nn.Module):
             dags: one for each pass, see :meth:`dags`.
         """
         passes = [self.run_blocks(encoded._replace(dag=dag)) for dag in dags]
-        return torch.cat([branch(graphs, passes) for branch in self.branches], dim=1)
+        parts = [branch(graphs, passes) for branch in self.branches]
+        if self.descriptor_encoder is not None:
+            parts.append(self.descriptor_encoder(graphs.descriptors))
+        return torch.cat(parts, dim=1)
 
     def run_blocks(self, graphs: Graphs) -> list[Tensor]:
         """Nodes [N, hidden_channels] as the encoder and every block leave them.

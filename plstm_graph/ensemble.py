@@ -1,30 +1,50 @@
 """Networks of several checkpoints that predict the same."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plstm_graph.calibration import Array, Calibration, Numbers, combine
+from plstm_graph.checkpoint import read_checkpoint
+from plstm_graph.datasets.descriptors import table_columns
 from plstm_graph.datasets.featurise import Featurised
 from plstm_graph.errors import InputError
 from plstm_graph.predictor import Predictor
+from plstm_graph.reference import Reference
 
 _ATOMS = 64  # cap on the atoms of a batch, as a multiple of batch_size
+
+
+class Prediction(NamedTuple):
+    """Mean of networks [graphs, T] in the targets' unit or as calibrated probabilities, and their deviation.
+
+    The deviation is that of uncalibrated probabilities, and ``None`` for one network.
+    """
+
+    mean: Array
+    std: Array | None
 
 
 class Ensemble:
     """The checkpoints of an ensemble, ready to predict.
 
     Args:
-        paths: Checkpoints of :class:`~plstm_graph.task.GraphTask`.
+        paths: Checkpoints of :class:`~plstm_graph.task.GraphTask`, or such files that are open.
 
     Raises:
         InputError: One is no such file, not for SMILES, or does not predict what the first one does.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.predictors = [Predictor.from_checkpoint(path).eval() for path in paths]
+    def __init__(self, paths: Sequence[str | Path | IO[bytes]]) -> None:
+        self.predictors, references = [], []
+        for path in paths:
+            checkpoint = read_checkpoint(path)
+            self.predictors.append(Predictor.from_parts(checkpoint).eval())
+            references.append(Reference.of(checkpoint))
         for path, predictor in zip(paths, self.predictors, strict=True):
             if predictor.network.in_channels is not None:
                 raise InputError(
@@ -39,17 +59,44 @@ class Ensemble:
         networks = [predictor.network for predictor in self.predictors]
         #: What the graphs carry for each network.
         self.preparations = [network.preparation(vars(network)) for network in networks]
+        self.task = self.predictors[0].task
+        #: What the networks read beside the graphs, and which of it are columns of a table.
+        self.descriptor_names = self.predictors[0].descriptor_names or []
+        self.columns = table_columns(self.descriptor_names)
+        known = [reference for reference in references if reference is not None]
+        #: That of the first checkpoint which has one.
+        self.reference = known[0] if known else None
+        #: From the validation rows, if all checkpoints have the same.
+        self.calibration: Calibration | None = None
+        parts = [(each.val_targets, each.val_similarity) for each in known]
+        rows = {b"".join(array.tobytes() for array in part if array is not None) for part in parts}
+        if len(known) == len(paths) and len(rows) == 1:
+            predictions = [each.val_predictions for each in known]
+            self.calibration = Calibration(self.task, predictions, known[0].val_targets)
 
     @staticmethod
     def _predicts(predictor: Predictor) -> str:
         names = predictor.target_names or range(predictor.network.out_channels)
-        return f"{', '.join(map(str, names))} ({' in '.join(filter(None, (predictor.task, predictor.unit)))})"
+        kind = " in ".join(filter(None, (predictor.task, predictor.unit)))
+        read = "".join(f" from {name}" for name in predictor.descriptor_names or ())
+        return f"{', '.join(map(str, names))} ({kind}{read})"
 
     @property
     def targets(self) -> list[str]:
         """Names of the targets, or their numbers."""
         first = self.predictors[0]
         return [str(name) for name in first.target_names or range(first.network.out_channels)]
+
+    def predict(self, featurised: Featurised, batch_size: int) -> Prediction:
+        """Predict by all networks together, see :meth:`evaluate`."""
+        return self.combine(self.evaluate(featurised, batch_size, embed=False))
+
+    def combine(self, outputs: Sequence[Numbers]) -> Prediction:
+        """Put together what every network has predicted, [graphs, T] each."""
+        mean, std = combine(outputs)
+        if self.task != "regression" and self.calibration is not None:
+            mean = self.calibration.probabilities(mean)
+        return Prediction(mean, std)
 
     @torch.inference_mode()
     def evaluate(self, featurised: Featurised, batch_size: int, embed: bool) -> list[NDArray[np.float32]]:

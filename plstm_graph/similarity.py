@@ -1,0 +1,76 @@
+"""Which molecules are alike: Morgan fingerprints as packed bits, and the nearest of many (Numba)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rdkit.Chem import Mol, rdFingerprintGenerator
+
+from plstm_graph.compiled import structure, structure_inner
+from plstm_graph.kernels.cpu.threads import run_over_ranges
+
+_RADIUS, _BITS = 2, 2048
+_SLAB = 4096  # fingerprints that all queries are compared with first: a megabyte, which the cache holds
+
+Similar = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def morgan_bits(mols: Sequence[Mol]) -> NDArray[np.uint8]:
+    """Morgan fingerprints of radius 2, as 2,048 bits each: uint8 [molecules, 256], as NumPy packs them."""
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=_RADIUS, fpSize=_BITS)
+    bits = [generator.GetFingerprintAsNumPy(mol) for mol in mols]
+    return np.packbits(np.array(bits, np.uint8).reshape(-1, _BITS), axis=1)
+
+
+def nearest(queries: NDArray[np.uint8], known: NDArray[np.uint8], number: int) -> Similar:
+    r"""Find the fingerprints that are most similar by Tanimoto, :math:`|a \cap b| / |a \cup b|`.
+
+    Args:
+        queries, known: [n, bytes] and [m, bytes], packed bits; the bytes are a multiple of 8.
+        number: How many are wanted; of fewer, all are found.
+
+    Returns:
+        Similarities [n, number], largest first, 0 for no bits at all, and rows of ``known`` [n, number].
+
+    Complexity: O(n m bytes), on torch's threads.
+    """
+    words = [np.ascontiguousarray(part).view(np.uint64) for part in (queries, known)]
+    sizes = [np.unpackbits(part, axis=1).sum(1, dtype=np.int64) for part in (queries, known)]
+    shape = len(queries), min(number, len(known))
+    similarity, index = np.full(shape, -1.0), np.zeros(shape, np.int64)
+
+    def run(first: int, last: int) -> None:
+        rows = slice(first, last)
+        _search(words[0][rows], sizes[0][rows], words[1], sizes[1], similarity[rows], index[rows])
+
+    if shape[1]:
+        run_over_ranges(run, np.full(len(queries), float(words[1].size)))
+    return similarity.astype(np.float32), index
+
+
+@structure_inner
+def _count_bits(word):
+    """Bits of 64 that are set, summed in pairs, fours and bytes."""
+    word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
+
+
+@structure
+def _search(queries, query_sizes, known, known_sizes, similarity, index):
+    last = similarity.shape[1] - 1
+    for start in range(0, len(known), _SLAB):
+        for i in range(len(queries)):
+            for j in range(start, min(start + _SLAB, len(known))):
+                common = np.uint64(0)
+                for k in range(known.shape[1]):
+                    common += _count_bits(queries[i, k] & known[j, k])
+                union = query_sizes[i] + known_sizes[j] - np.int64(common)
+                found = np.int64(common) / union if union else 0.0
+                if found > similarity[i, last]:
+                    k = last
+                    while k > 0 and found > similarity[i, k - 1]:
+                        similarity[i, k], index[i, k] = similarity[i, k - 1], index[i, k - 1]
+                        k -= 1
+                    similarity[i, k], index[i, k] = found, j
