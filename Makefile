@@ -16,7 +16,7 @@ DOCS_READY := $(VENV)/.docs-ready
 TRAIN_COMMAND := train.py compare freesolv freesolv_gine
 
 .DEFAULT_GOAL := help
-.PHONY: help train test quick test-all gpu-kernels test-bounds test-lowest trust audit notebooks lint format bench gpu roofline scatter test-scatter docs wheel clean
+.PHONY: help train test browser quick test-all gpu-kernels test-bounds test-lowest trust audit notebooks lint format bench gpu roofline scatter test-scatter docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test: lint ## lint, then every test but the slow ones and the notebooks
 	$(PYTHON) -m pytest $(PARALLEL) -m "not slow and not notebook"
+
+browser: ## install Chromium, in which a test looks at HTML reports; without it that test is skipped (Debian, root)
+	@command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install --yes chromium >/dev/null; }
 
 QUICK := chem docstrings drop_in fingerprint line_graph orientation plstm_conv public_api results state_tracking task
 

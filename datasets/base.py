@@ -109,11 +109,6 @@ class GraphDataModule(LightningDataModule, ABC):
         return []
 
     @property
-    def num_descriptors(self) -> int:
-        """Number of descriptors of a graph."""
-        return len(self.descriptor_names)
-
-    @property
     def name(self) -> str:
         """Start of the prepared file's name."""
         return type(self).__name__.lower()

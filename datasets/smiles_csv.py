@@ -275,8 +275,8 @@ class CSV(MoleculeDataModule):
             *self.targets.remarks,
             f"Split: {parts}.",
         ]
-        if self.num_descriptors:
-            sentences.append(f"Descriptors beside the graph: {self.num_descriptors}.")
+        if self.descriptor_names:
+            sentences.append(f"Descriptors beside the graph: {len(self.descriptor_names)}.")
         without = (self._parts or []).count(_LEFT_OUT)
         if without:
             sentences.append(f"{without:,} rows have no part in column {self.split!r} and are left out.")

@@ -1,6 +1,7 @@
 """Networks of several checkpoints that predict the same."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -64,7 +65,7 @@ class Ensemble:
         self.descriptor_names = self.predictors[0].descriptor_names or []
         self.columns = table_columns(self.descriptor_names)
         known = [reference for reference in references if reference is not None]
-        #: That of the first checkpoint which has one.
+        #: That of the first checkpoint which has one, with what all predict if they know the same rows.
         self.reference = known[0] if known else None
         #: From the validation rows, if all checkpoints have the same.
         self.calibration: Calibration | None = None
@@ -73,6 +74,8 @@ class Ensemble:
         if len(known) == len(paths) and len(rows) == 1:
             predictions = [each.val_predictions for each in known]
             self.calibration = Calibration(self.task, predictions, known[0].val_targets)
+            mean = combine(predictions)[0].astype(np.float32)
+            self.reference = replace(known[0], val_predictions=mean)
 
     @staticmethod
     def _predicts(predictor: Predictor) -> str:

@@ -133,6 +133,7 @@ def _draw(module: CSV, logs: Sequence[pd.DataFrame], predictions: Tensor, truth:
     names = module.target_names
     panels = min(_PANELS, len(names)) if module.task == "regression" else 1
     lines = -(-(2 + panels) // 3)
+    plt.rcParams["text.parse_math"] = False  # a target may be named like a formula
     figure, axes = plt.subplots(lines, 3, figsize=(13, 4 * lines), layout="constrained", squeeze=False)
     loss, score, *others = axes.flat
     for panel, column, label in (

@@ -174,11 +174,12 @@ class GraphCLI(LightningCLI):
             ("num_tasks", "out_channels"),
             ("in_channels", "in_channels"),
             ("edge_dim", "edge_dim"),
-            ("num_descriptors", "descriptors"),
         ):
             parser.link_arguments(
                 f"data.{source}", f"model.network.init_args.{target}", apply_on="instantiate"
             )
+        source, target = "data.descriptor_names", "model.network.init_args.descriptors"
+        parser.link_arguments(source, target, len, apply_on="instantiate")
         for name in ("task", "metric", "target_names", "unit", "descriptor_names"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         for name in Preparation._fields:

@@ -201,8 +201,7 @@ class Job:
             if options.report is not None:
                 from plstm_graph.commands.html_report import write_report
 
-                targets = dict(enumerate(self.ensemble.targets))
-                write_report(options.report, self.source, self.results, targets, options.max_atoms)
+                write_report(options.report, self.source, self.results, max_atoms=options.max_atoms)
         else:
             self._run_with_others()
 

@@ -162,11 +162,7 @@ def check_folder(output: Path) -> None:
 
 
 def check_report(options: argparse.Namespace) -> None:
-    """Refuse a report of predict or explain that could not be written, or would replace a file.
-
-    Raises:
-        InputError: It could not, or would.
-    """
+    """Refuse a report of predict or explain that could not be written or would replace a file; InputError."""
     report, output = options.report, Path(options.output)
     if report.suffix.lower() != ".html" or report == output or options.data_path == STANDARD:
         raise InputError("--report must end with .html, and is for a table in a file, which is read twice.")
