@@ -69,8 +69,8 @@ def unchanged() -> Iterator[None]:
     These are random states, torch's threads and choice of algorithms, arguments, environment, the answer to
     Ctrl-C, warnings and levels of logging.
     """
-    # Its isolate_rng restores nothing after an error.
-    from lightning.pytorch.utilities.seed import _collect_rng_states, _set_rng_states
+    import lightning.pytorch  # noqa: F401 - which sets levels of its own
+    from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     deterministic = torch.get_deterministic_debug_mode()
