@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,17 @@ def blocks(page: Path) -> list[str]:
     """The page's blocks of Python but for those that need a run of the reader's own."""
     found = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S)
     return [block for block in found if "RUN/" not in block]
+
+
+def test_five_lines_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    readme = (GUIDE.parent.parent / "README.md").read_text()
+    [example] = re.findall(r"^## From two lists to intervals\n\n```python\n(.*?)^```", readme, flags=re.M | re.S)
+    assert len(list(filter(None, example.splitlines()))) == 5
+    found: dict[str, Any] = {}
+    exec(example, found)
+    assert (found["lower"] < found["predicted"]).all()
+    assert (found["predicted"] < found["upper"]).all()
 
 
 PAGES = [page for page in sorted(GUIDE.glob("*.md")) if blocks(page)]
