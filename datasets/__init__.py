@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from plstm_graph.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from plstm_graph.datasets.arrows import ArrowPointing
     from plstm_graph.datasets.base import GraphDataModule, MoleculeDataModule
     from plstm_graph.datasets.builtin import FreeSolv, Solubility
     from plstm_graph.datasets.molecule_net import MoleculeNet
@@ -18,7 +17,6 @@ __all__ = [
     "CSV",
     "OGB",
     "TU",
-    "ArrowPointing",
     "FreeSolv",
     "GraphDataModule",
     "MoleculeDataModule",
@@ -34,7 +32,6 @@ __getattr__, __dir__ = lazy_names(
         "CSV": "plstm_graph.datasets.smiles_csv",
         "OGB": "plstm_graph.datasets.ogb_mol",
         "TU": "plstm_graph.datasets.tu",
-        "ArrowPointing": "plstm_graph.datasets.arrows",
         "FreeSolv": "plstm_graph.datasets.builtin",
         "GraphDataModule": "plstm_graph.datasets.base",
         "MoleculeDataModule": "plstm_graph.datasets.base",

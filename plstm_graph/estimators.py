@@ -50,7 +50,7 @@ class _Estimator(TransformerMixin, BaseEstimator):
     learning_rate: float = 2e-3
     batch_size: int = 32
     validation_fraction: float = 0.1
-    patience: int | None = None
+    patience: int | None = 20
     descriptors: str | None = None
     init_from: str | Path | None = None
     options: dict[str, Any] | None = None

@@ -7,9 +7,9 @@ from data_modules import prepared
 from rdkit import Chem
 from torch_geometric.data import Batch, Data
 
+from benchmarks.accuracy.arrows import ArrowPointing, draw_arrows
 from benchmarks.accuracy.image_networks import GridPLSTM, ViT
-from plstm_graph.datasets import ArrowPointing, PeptideEnds
-from plstm_graph.datasets.arrows import draw_arrows
+from plstm_graph.datasets import PeptideEnds
 from plstm_graph.errors import InputError
 from plstm_graph.explain import gating_matrices
 

@@ -18,7 +18,8 @@ def blocks(page: Path) -> list[str]:
 def test_five_lines_of_the_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     readme = (GUIDE.parent.parent / "README.md").read_text()
-    [example] = re.findall(r"^## From two lists to intervals\n\n```python\n(.*?)^```", readme, flags=re.M | re.S)
+    pattern = r"^## From two lists to intervals\n\n```python\n(.*?)^```"
+    [example] = re.findall(pattern, readme, flags=re.M | re.S)
     assert len(list(filter(None, example.splitlines()))) == 5
     found: dict[str, Any] = {}
     exec(example, found)

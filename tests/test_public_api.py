@@ -16,8 +16,8 @@ import plstm_graph
 WRITTEN = Path(__file__).parent / "data" / "public_api.txt"
 MODULES = [
     "plstm_graph", "plstm_graph.chem", "plstm_graph.drawing", "plstm_graph.conv", "plstm_graph.dag",
-    "plstm_graph.estimators", "plstm_graph.explain", "plstm_graph.kernels", "plstm_graph.models", "plstm_graph.task",
-    "plstm_graph.testing",
+    "plstm_graph.estimators", "plstm_graph.explain", "plstm_graph.kernels", "plstm_graph.models",
+    "plstm_graph.task", "plstm_graph.testing",
 ]  # fmt: skip
 
 

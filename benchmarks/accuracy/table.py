@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from statistics import mean
 from typing import Any
 
@@ -164,7 +165,8 @@ def data_module(preset: dict[str, Any], root: Path, **changes: object) -> GraphD
     known = NETWORKS.get(network["class_path"])
     prepared = known.preparation(network["init_args"]) if known else Preparation()
     settings = data["init_args"] | place(data["class_path"], root) | prepared._asdict() | changes
-    return getattr(datasets, data["class_path"])(**settings)
+    name = data["class_path"]
+    return (resolve_name(name) if "." in name else getattr(datasets, name))(**settings)
 
 
 def data_of(run: Run, root: Path, cache: Path) -> GraphDataModule:
