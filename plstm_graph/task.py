@@ -480,7 +480,10 @@ class GraphTask(Predictor, LightningModule):
             rate = self.learning_rate * (_TAKEN_RATE if parameter in self._taken else 1.0)
             groups.setdefault((self.weight_decay if decays else 0.0, rate), []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [{"params": group, "weight_decay": decay, "lr": rate} for (decay, rate), group in groups.items()]
+            [
+                {"params": group, "weight_decay": decay, "lr": rate}
+                for (decay, rate), group in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+            ]
         )
         if self.trainer.estimated_stepping_batches == math.inf:
             raise InputError("The learning rate falls until the training ends: set max_epochs or max_steps.")

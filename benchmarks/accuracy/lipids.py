@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy.lipids --root path/to/data        # some forty minutes on two cores
 
-A small network of the preset ``table`` with a circular fingerprint beside its nodes is trained on the lipids'
+A small network of the preset ``table`` with two circular fingerprints beside its nodes is trained on lipids'
 structures alone, and on these with what is known of each measurement: composition, dose, buffer, cell or
 organ, cargo, 92 columns in all. The epoch is chosen on the validation rows of the set's own split.
 
@@ -41,7 +41,8 @@ from plstm_graph.errors import InputError
 from plstm_graph.predictor import Predictor
 
 OUTCOMES = RESULTS / "lipids"
-_NETWORK = {"hidden_channels": 32, "num_layers": 2, "heads": 4}
+_NETWORK = {"hidden_channels": 32, "num_layers": 1, "heads": 4, "scan_every": 1}
+_FINGERPRINTS = [{"hidden": 0.2}, {"hidden": 0.2, "columns": 1, "radius": 4}]
 _SMILES, _TARGET, _PART = "IL_SMILES", "Experiment_value", "part of the split"
 
 
@@ -71,8 +72,9 @@ def settings_of(run: Run, epochs: int, rate: float, table: Path, columns: list[s
     config = read_preset("table") | {"seed_everything": run.seed}
     config["trainer"]["max_epochs"] = epochs
     config["model"]["learning_rate"] = rate
-    fingerprint = {"class_path": "plstm_graph.models.CircularFingerprint"}
-    config["model"]["network"]["init_args"] |= _NETWORK | {"branches": [fingerprint]}
+    kind = "plstm_graph.models.CircularFingerprint"
+    branches = [{"class_path": kind, "init_args": arguments} for arguments in _FINGERPRINTS]
+    config["model"]["network"]["init_args"] |= _NETWORK | {"branches": branches}
     data = {"path": str(table), "smiles_column": _SMILES, "target_columns": [_TARGET], "task": "regression"}
     data |= {"split": _PART, "batch_size": 64, "cache": str(cache)}
     data |= {"descriptor_columns": columns} if run.columns else {}
@@ -112,14 +114,15 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--rate", type=float, default=6e-3, help="learning rate")
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--rate", type=float, default=4e-3, help="learning rate")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
     parser.add_argument("--out", type=Path, default=OUTCOMES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
     given = parser.parse_args(argv)
-    settings = {"epochs": given.epochs, "learning rate": given.rate, "network": _NETWORK}
+    settings: dict[str, object] = {"epochs": given.epochs, "learning rate": given.rate}
+    settings |= {"network": _NETWORK, "branches": _FINGERPRINTS}
     runs = [Run(columns, seed) for seed, columns in product(range(given.seeds), (True, False))]
     files = {run: given.out / f"{run.name}.json" for run in runs}
     waiting = [run for run in runs if not known(files[run], settings)]

@@ -15,9 +15,6 @@ from plstm_graph.ranges import MANY, WIDE, check_range
 #: The fingerprint that the auxiliary task predicts: small, so that every count is set in some molecules.
 _TASK_SIZE, _TASK_RADIUS = 1024, 2
 
-#: Share of a fingerprint's entries that training hides in every step.
-_HIDDEN = 0.5
-
 #: What the logarithms of counts are multiplied by. A molecule has some sixty that are not 0, whose weights
 #: all move at once: at the learning rate of the other layers their sum would go too far.
 _SCALE = 0.25
@@ -53,6 +50,8 @@ class CircularFingerprint(Branch):
         columns: number of features of nodes and edges that are read, from the first; ``None`` for all. Of
             OGB's features the first are the element and the type of the bond: with ``columns=1`` and a larger
             radius, a second branch finds alike what the first tells apart.
+        hidden: share of a fingerprint's entries that training hides in every step; fewer where molecules are
+            many for what is to be learned.
 
     Raises:
         InputError: a number that is out of its range.
@@ -69,18 +68,21 @@ class CircularFingerprint(Branch):
         channels: int = 64,
         hashes: int = 2,
         columns: int | None = None,
+        hidden: float = 0.5,
     ) -> None:
         super().__init__()
         for name, number in {"size": size, "channels": channels, "columns": columns}.items():
             check_range(1, WIDE, **{f"{name} of a fingerprint": number})
         check_range(1, MANY, **{"hashes of a fingerprint": hashes})
         check_range(0, MANY, **{"radius of a fingerprint": radius})
+        check_range(0, 1, **{"hidden of a fingerprint": hidden})
         self.size = size
         self.radius = radius
         self.channels = channels
         self.hashes = self.parts = hashes
         self.columns = columns
-        self.hide = Dropout(_HIDDEN)
+        self.hidden = hidden
+        self.hide = Dropout(hidden)
         self.lins = nn.ModuleList(nn.Linear(size, channels) for _ in range(hashes))
 
     def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]] = ()) -> Tensor:
