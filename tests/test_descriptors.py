@@ -1,6 +1,5 @@
 """Descriptors beside the graph: standardised, imputed and flagged, asked for by name, RDKit's own."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
