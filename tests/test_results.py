@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli_runs import ROOT
 
+from benchmarks.accuracy import calibration, init_from, lipids
 from benchmarks.accuracy.table import markdown
 from benchmarks.accuracy.with_forest import OUTCOMES as WITH_FOREST
 from plstm_graph.commands.report import spread
@@ -53,6 +54,24 @@ def test_accuracies_in_the_readme_are_those_of_the_results():
     assert set(stated) <= kept_figures()
     details = (ROOT / "docs" / "measured.md").read_text()  # which has the README's tables too
     assert set(stated) <= set(figures(details))
+
+
+CALLS = [
+    (lipids.main, []),
+    (init_from.main, []),
+    (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "random"]),
+    (calibration.main, ["--datasets", "lipo", "--splits", "random", "--epochs", "4"]),
+    (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "scaffold", "--seeds", "1"]),
+    (calibration.main, ["--datasets", "lipo", "--splits", "scaffold", "--seeds", "1", "--epochs", "4"]),
+]
+
+
+@pytest.mark.parametrize(("main", "arguments"), CALLS)
+def test_the_tables_of_what_is_there_stand_in_the_docs(main, arguments, capsys):
+    main(arguments)  # which trains nothing
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) > 1
+    assert set(rows) <= set((ROOT / "docs" / "measured.md").read_text().splitlines())
 
 
 def test_the_table_of_a_network_of_others_follows_from_its_runs():

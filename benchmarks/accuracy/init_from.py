@@ -29,6 +29,7 @@ from rich.progress import track
 from benchmarks.accuracy.table import commit, keep, known
 from benchmarks.measure import RESULTS, environment
 from plstm_graph.commands.pool import fit, side_by_side
+from plstm_graph.commands.presets import with_configuration_files
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import FreeSolv
 from plstm_graph.errors import InputError
@@ -51,8 +52,9 @@ class Run:
 
 def options(folder: Path, epochs: int, seed: int) -> list[str]:
     """What all runs have in common."""
-    made = ["--config", "table", "--seed_everything", seed, "--trainer.max_epochs", epochs]
-    return [*map(str, made), "--trainer.default_root_dir", str(folder)]
+    preset = with_configuration_files(["--config", "table"])
+    made = ["--seed_everything", seed, "--trainer.max_epochs", epochs]
+    return [*preset, *map(str, made), "--trainer.default_root_dir", str(folder)]
 
 
 def train_source(folder: Path, epochs: int, cache: Path) -> Path:
