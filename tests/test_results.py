@@ -60,9 +60,6 @@ CALLS = [
     (lipids.main, []),
     (init_from.main, []),
     (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "random"]),
-    (calibration.main, ["--datasets", "lipo", "--splits", "random", "--epochs", "4"]),
-    (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "scaffold", "--seeds", "1"]),
-    (calibration.main, ["--datasets", "lipo", "--splits", "scaffold", "--seeds", "1", "--epochs", "4"]),
 ]
 
 

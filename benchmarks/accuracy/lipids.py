@@ -141,7 +141,13 @@ def main(argv: Sequence[str]) -> int:
     print("| columns | validation RMSE | Pearson | test RMSE | Pearson |\n|---|---|---|---|---|")
     for columns in (False, True):
         mine = [json.loads(files[run].read_text())["result"] for run in runs if run.columns is columns]
-        print("|", " | ".join([str(columns), *(spread([one[key] for one in mine]) for key in mine[0])]), "|")
+        print(
+            "|",
+            " | ".join(
+                ["yes" if columns else "no", *(spread([one[key] for one in mine]) for key in mine[0])]
+            ),
+            "|",
+        )
     return 0
 
 
