@@ -60,6 +60,7 @@ CALLS = [
     (lipids.main, []),
     (init_from.main, []),
     (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "random"]),
+    (calibration.main, ["--datasets", "lipo", "--splits", "random", "--epochs", "4"]),
 ]
 
 
