@@ -61,6 +61,8 @@ CALLS = [
     (init_from.main, []),
     (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "random"]),
     (calibration.main, ["--datasets", "lipo", "--splits", "random", "--epochs", "4"]),
+    (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "scaffold", "--seeds", "2"]),
+    (calibration.main, ["--datasets", "lipo", "--splits", "scaffold", "--seeds", "1", "--epochs", "4"]),
 ]
 
 
