@@ -38,17 +38,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has i
 
 import torch
 from lightning.pytorch import seed_everything
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
 
-from benchmarks.accuracy.table import commit, data_module, keep, known
-from benchmarks.measure import RESULTS, environment
+from benchmarks.accuracy.table import data_module, keep_all, known
+from benchmarks.measure import RESULTS
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
-from plstm_graph.commands.pool import side_by_side
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import GraphDataModule
@@ -247,11 +245,8 @@ def main(argv: Sequence[str]) -> int:
     waiting = [run for run, file in files.items() if not known(file, settings)]
     for dataset in sorted({run.dataset for run in waiting}):
         data_of(dataset, options.root, options.cache).prepare_data()
-    calls = [partial(train, run, options.epochs, options.root, options.cache) for run in waiting]
-    setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
-    for number, result in track(side_by_side(calls, options.jobs), "Runs", total=len(calls)):
-        run = waiting[number]
-        keep(files[run], setting, run, settings, result)
+    calls = {run: partial(train, run, options.epochs, options.root, options.cache) for run in waiting}
+    keep_all(calls, files, settings, options.jobs)
     # Further seeds that were run before count too.
     outcomes = {row: sorted(options.out.glob(f"{Run(*row, 0).name.removesuffix('0')}*.json")) for row in rows}
     results = {

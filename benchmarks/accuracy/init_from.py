@@ -24,10 +24,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has i
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
-from benchmarks.accuracy.table import commit, keep, known
-from benchmarks.measure import RESULTS, environment
+from benchmarks.accuracy.table import keep_all, known
+from benchmarks.measure import RESULTS
 from plstm_graph.commands.pool import fit, side_by_side
 from plstm_graph.commands.presets import with_configuration_files
 from plstm_graph.commands.report import spread
@@ -119,7 +118,6 @@ def main(argv: Sequence[str]) -> int:
     runs = [Run(start, seed) for seed in range(given.seeds) for start in STARTS]
     files = {run: given.out / f"{run.name}.json" for run in runs}
     waiting = [run for run in runs if not known(files[run], settings)]
-    setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": given.jobs}
     with TemporaryDirectory() as place:
         folder, cache = Path(place), given.cache.absolute()
         if waiting:
@@ -128,9 +126,8 @@ def main(argv: Sequence[str]) -> int:
             )
             for seed in {run.seed for run in waiting}:
                 write_table(folder / f"{seed}.csv", given.share, seed, cache)
-            calls = [partial(train, run, given.epochs, source, folder, cache) for run in waiting]
-            for number, result in track(side_by_side(calls, given.jobs), "Runs", total=len(calls)):
-                keep(files[waiting[number]], setting, waiting[number], settings, result)
+            calls = {run: partial(train, run, given.epochs, source, folder, cache) for run in waiting}
+            keep_all(calls, files, settings, given.jobs)
     scores = {run: json.loads(file.read_text())["result"] for run, file in files.items()}
     print("| start | validation RMSE | test RMSE | test, less that from nothing |\n|---|---|---|---|")
     for start in STARTS:

@@ -28,12 +28,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has i
 import pandas as pd
 import torch
 import yaml
-from rich.progress import track
 from torchmetrics.functional import mean_squared_error, pearson_corrcoef
 
-from benchmarks.accuracy.table import commit, keep, known
-from benchmarks.measure import RESULTS, environment
-from plstm_graph.commands.pool import fit, side_by_side
+from benchmarks.accuracy.table import keep_all, known
+from benchmarks.measure import RESULTS
+from plstm_graph.commands.pool import fit
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import CSV
@@ -126,18 +125,16 @@ def main(argv: Sequence[str]) -> int:
     runs = [Run(columns, seed) for seed, columns in product(range(given.seeds), (True, False))]
     files = {run: given.out / f"{run.name}.json" for run in runs}
     waiting = [run for run in runs if not known(files[run], settings)]
-    setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": given.jobs}
     with TemporaryDirectory() as place:
-        folder, calls = Path(place), []
+        folder, calls = Path(place), {}
         if waiting:
             table, columns = read(given.root)
             table.to_csv(folder / "lipids.csv", index=False)
         for run in waiting:
             shared = folder / "lipids.csv", columns, given.cache.absolute()
             config = settings_of(run, given.epochs, given.rate, *shared)
-            calls.append(partial(train, run, config, folder / run.name))
-        for number, result in track(side_by_side(calls, given.jobs), "Runs", total=len(calls)):
-            keep(files[waiting[number]], setting, waiting[number], settings, result)
+            calls[run] = partial(train, run, config, folder / run.name)
+        keep_all(calls, files, settings, given.jobs)
     print("| columns | validation RMSE | Pearson | test RMSE | Pearson |\n|---|---|---|---|---|")
     for columns in (False, True):
         mine = [json.loads(files[run].read_text())["result"] for run in runs if run.columns is columns]

@@ -31,7 +31,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +40,7 @@ from pkgutil import resolve_name
 from statistics import mean
 from typing import Any
 
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, track
 
 from benchmarks.accuracy.chemprop import fit_chemprop
 from benchmarks.accuracy.forest import fit_forest
@@ -241,6 +241,23 @@ def keep(path: Path, setting: dict[str, Any], run: Any, settings: dict[str, Any]
     record |= {"settings": settings, "result": result}
     with whole_file(path) as file:
         file.write(json.dumps(record, indent=1) + "\n")
+
+
+def keep_all(
+    calls: Mapping[Any, Callable[[], Any]], files: Mapping[Any, Path], settings: dict[str, Any], jobs: int
+) -> None:
+    """Make runs side by side in single-threaded processes, and write each outcome down as it comes.
+
+    Args:
+        calls: what makes a run, by the run.
+        files: its file, likewise.
+        settings: settings of all.
+        jobs: number of runs at a time.
+    """
+    runs = list(calls)
+    setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": jobs}
+    for number, result in track(side_by_side(list(calls.values()), jobs), "Runs", total=len(calls)):
+        keep(files[runs[number]], setting, runs[number], settings, result)
 
 
 def markdown(dataset: str, records: Sequence[dict[str, Any]]) -> str:
