@@ -115,7 +115,7 @@ class _Estimator(TransformerMixin, BaseEstimator):
         """Graphs of molecules, some at a time, as DAGs take much memory."""
         names, preparations = self.ensemble_.descriptor_names, set(self.ensemble_.preparations)
         smiles, cells = _molecules(X)
-        wanted = {name for name in names if not name.startswith("rdkit.")}
+        wanted = set(self.ensemble_.columns)
         if cells.keys() != wanted:
             raise InputError(f"X has the descriptors {sorted(cells)}, but fit had {sorted(wanted)}.")
         broken = []

@@ -222,14 +222,13 @@ class GraphTask(Predictor, LightningModule):
         Raises:
             InputError: Nothing fits.
         """
-        own = {name for name in self.network.state_dict() if not name.startswith(_NEW)}
-        state = self.network.state_dict()
+        state = {name: w for name, w in self.network.state_dict().items() if not name.startswith(_NEW)}
         others = {
             name.removeprefix("network."): weight
             for name, weight in checkpoint["state_dict"].items()
             if name.startswith("network.") and not name.startswith(_NEW, len("network."))
         }
-        taken = {n: weight for n, weight in others.items() if n in own and state[n].shape == weight.shape}
+        taken = {n: weight for n, weight in others.items() if n in state and state[n].shape == weight.shape}
         if not taken:
             raise InputError(
                 "Nothing of that network fits into this one; give it the same widths and blocks."
@@ -242,7 +241,7 @@ class GraphTask(Predictor, LightningModule):
         sentences = [f"Taken from the other run: {len(taken)} of its {len(others)} tensors beside the heads."]
         for lack, names in (
             ("fits nowhere here", others.keys() - taken),
-            ("starts from nothing", own - taken.keys()),
+            ("starts from nothing", state.keys() - taken),
         ):
             if names:
                 sentences.append(f"What {lack}: {_listed(sorted(names))}.")
@@ -336,11 +335,9 @@ class GraphTask(Predictor, LightningModule):
         encoder = getattr(self.network, "descriptor_encoder", None)
         if encoder is not None:
             known = getattr(datamodule, "train_descriptors", None)
-            encoder.fit(
-                torch.cat([encoder.check(batch.get("descriptors")) for batch in batches])
-                if known is None
-                else known
-            )
+            if known is None:
+                known = torch.cat([encoder.check(batch.get("descriptors")) for batch in batches])
+            encoder.fit(known)
         if datamodule is not None and hasattr(datamodule, "train_targets"):
             targets = datamodule.train_targets.to(self.target_mean.dtype)
             self._check_targets(targets, getattr(datamodule, "train_rows", None))
