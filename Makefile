@@ -16,7 +16,7 @@ DOCS_READY := $(VENV)/.docs-ready
 TRAIN_COMMAND := train.py compare freesolv freesolv_gine
 
 .DEFAULT_GOAL := help
-.PHONY: help train test browser quick test-all gpu-kernels test-bounds test-lowest trust audit notebooks lint format bench gpu roofline scatter test-scatter docs wheel clean
+.PHONY: help train test browser quick test-all gpu-kernels test-bounds test-lowest trust audit notebooks lint format table bench gpu roofline scatter test-scatter docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +83,11 @@ lint: $(READY) ## ruff (lint and format) and mypy
 format: $(READY) ## let ruff format and fix
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+SUITE := tdc
+
+table: $(READY) ## what is kept of a suite of data sets: make table SUITE=tdc, moleculeace, tu, ogb, ...
+	@$(PYTHON) -m benchmarks.accuracy.table --suite $(SUITE) --print
 
 bench: $(READY) ## time the layers, see benchmarks/speed/conv.py for flags
 	$(PYTHON) -m benchmarks.speed.conv

@@ -118,6 +118,14 @@ class GraphDataModule(LightningDataModule, ABC):
         return []
 
     @property
+    def subsets(self) -> dict[str, Tensor]:
+        """Graphs that are scored on their own too: for every name a mask of ``dataset``, bool [graphs].
+
+        After :meth:`setup`; ``subsets[name][rows.test]`` masks the test rows.
+        """
+        return {}
+
+    @property
     def train_targets(self) -> Tensor:
         """Targets of the training rows, float32 [rows, tasks]."""
         return self.dataset.tensors["y"][self.rows.train]

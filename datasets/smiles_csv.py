@@ -8,12 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor
 
 from plstm_graph.datasets.base import MoleculeDataModule
 from plstm_graph.datasets.descriptors import RDKIT
-from plstm_graph.datasets.splits import Split, check_fraction, random_split
+from plstm_graph.datasets.splits import Split, check_fraction, random_split, scaffold_split
 from plstm_graph.datasets.stream import CSVTable, Source, open_source
 from plstm_graph.datasets.table import Table, check_there
 from plstm_graph.datasets.targets import Targets, choose_targets, columns_of, read_numbers, read_targets
@@ -47,6 +46,7 @@ class CSV(MoleculeDataModule):
             0, 1 and 2). Rows without a part are left out; without ``test``, nothing is tested.
         val_fraction: Share of the training rows that validate, where a split has no part for that.
         val_split: Whether they are drawn at ``"random"``, with ``split_seed``, or whole scaffolds are.
+        metric: Score that selects checkpoints, see :class:`~plstm_graph.task.GraphTask`.
         descriptor_columns: Columns of numbers that networks read beside every molecule, such as a dose; empty
             cells are missing values.
         unit: Unit of the targets, for tables and axes.
@@ -66,6 +66,7 @@ class CSV(MoleculeDataModule):
         task: Task | None = None,
         val_fraction: float = 0.1,
         val_split: Literal["random", "scaffold"] = "random",
+        metric: str | None = None,
         descriptor_columns: list[str] | str | None = None,
         unit: str = "",
         separator: str | None = None,
@@ -84,7 +85,7 @@ class CSV(MoleculeDataModule):
             raise InputError("target_columns is empty; name at least one column, or leave it out.")
         check_fraction(val_fraction, "val_fraction")
         one = isinstance(descriptor_columns, str)
-        self.descriptor_columns = [descriptor_columns] if one else list(descriptor_columns or [])
+        self._descriptor_columns = [descriptor_columns] if one else list(descriptor_columns or [])
         self.smiles_column = smiles_column
         self.target_columns = target_columns
         self.val_fraction = val_fraction
@@ -93,6 +94,7 @@ class CSV(MoleculeDataModule):
         self.separator = separator
         self.encoding = encoding
         self._task = task
+        self._metric = metric
 
     @property
     def name(self) -> str:
@@ -103,6 +105,16 @@ class CSV(MoleculeDataModule):
     def task(self) -> Task:  # type: ignore[override]
         """The task that was given, or that the targets look like."""
         return self.targets.task
+
+    @property
+    def metric(self) -> str:
+        """The score that was given, or the task's."""
+        return self._metric or super().metric
+
+    @property
+    def descriptor_columns(self) -> list[str]:
+        """Columns of numbers that networks read beside every molecule."""
+        return self._descriptor_columns
 
     @property
     def target_names(self) -> list[str]:
@@ -247,15 +259,13 @@ class CSV(MoleculeDataModule):
 
     def _validation(self, train: Tensor) -> Tensor:
         """Rows that are taken out of the training rows."""
+        fractions = 1 - self.val_fraction, self.val_fraction, 0.0
         if self.val_split == "random":
-            drawn = random_split(len(train), self.split_seed, (1 - self.val_fraction, self.val_fraction, 0.0))
-            return train[drawn.val]
+            return train[random_split(len(train), self.split_seed, fractions).val]
         scaffolds = [(self.dataset.scaffolds or [])[row] for row in train.tolist()]
         if len(set(scaffolds)) < 2:
             raise InputError("All training rows have one scaffold; pass --data.val_split random.")
-        draw = GroupShuffleSplit(1, test_size=self.val_fraction, random_state=self.split_seed)
-        [(_, chosen)] = draw.split(scaffolds, groups=scaffolds)
-        return train[torch.from_numpy(chosen).sort().values]
+        return train[scaffold_split(scaffolds, fractions, self.split_seed).val]
 
     def describe(self) -> list[str]:
         """Sentences on what the table was understood to be; after :meth:`setup`."""

@@ -53,28 +53,38 @@ def murcko_scaffold(mol: Mol) -> str:
     return MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=True)
 
 
-def scaffold_split(scaffolds: Sequence[str], fractions: tuple[float, float, float] = FRACTIONS) -> Split:
+def scaffold_split(
+    scaffolds: Sequence[str], fractions: tuple[float, float, float] = FRACTIONS, seed: int | None = None
+) -> Split:
     """Split so that no scaffold is on both sides, in OGB's manner.
 
     Groups of equal scaffold are taken from the largest to the smallest (equal sizes: the one whose
-    first row is later comes first). A group goes to training while it fits there, else to
-    validation while it fits there, else to test. The result depends on nothing but the input.
+    first row is later comes first), or with a seed in an order that is drawn. A group goes to training
+    while it fits there, else to validation while it fits there, else to test. The result depends on
+    nothing but the input.
 
     Args:
         scaffolds: One scaffold SMILES per row.
         fractions: Share of training, validation and test.
+        seed: Seed of the order of groups.
+
+    Raises:
+        InputError: A seed that is none of 0 to 2^32 - 1.
 
     Source: Hu et al., arXiv 1905.12265, adopted by OGB.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for row, scaffold in enumerate(scaffolds):
         groups[scaffold].append(row)
+    ordered = sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True)
+    if seed is not None:
+        ordered = [ordered[group] for group in _permutation(len(ordered), seed).tolist()]
     train_size = fractions[0] * len(scaffolds)
     train_val_size = (fractions[0] + fractions[1]) * len(scaffolds)
     train: list[int] = []
     val: list[int] = []
     test: list[int] = []
-    for rows in sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
+    for rows in ordered:
         if len(train) + len(rows) <= train_size:
             train += rows
         elif len(train) + len(val) + len(rows) <= train_val_size:
@@ -121,9 +131,13 @@ def random_split(num_rows: int, seed: int, fractions: tuple[float, float, float]
     Raises:
         InputError: A seed that is none of 0 to 2^32 - 1.
     """
-    check_seed(seed, "split_seed")
-    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
+    order = _permutation(num_rows, seed)
     train_end = round(fractions[0] * num_rows)
     val_end = round((fractions[0] + fractions[1]) * num_rows)
     parts = order[:train_end], order[train_end:val_end], order[val_end:]
     return Split(*(part.sort().values for part in parts))
+
+
+def _permutation(number: int, seed: int) -> Tensor:
+    check_seed(seed, "split_seed")
+    return torch.randperm(number, generator=torch.Generator().manual_seed(seed))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.functional import mean_absolute_error, mean_squared_error
+from torchmetrics.functional import mean_absolute_error, mean_squared_error, spearman_corrcoef
 from torchmetrics.utilities import dim_zero_cat
 
 
@@ -56,9 +56,16 @@ class PerTask(Metric):
 
 
 def regression_metrics() -> MetricCollection:
-    """Root mean squared and mean absolute error, in the targets' unit."""
+    """Root mean squared and mean absolute error, in the targets' unit, and Spearman's rank correlation.
+
+    The correlation is 0 where predictions or targets are constant.
+    """
     return MetricCollection(
-        {"rmse": PerTask(_root_mean_squared_error), "mae": PerTask(mean_absolute_error)},
+        {
+            "rmse": PerTask(_root_mean_squared_error),
+            "mae": PerTask(mean_absolute_error),
+            "spearman": PerTask(_spearman),
+        },
         compute_groups=False,
     )
 
@@ -95,6 +102,10 @@ def multiclass_metrics(classes: int) -> MetricCollection:
 SELECTING = {"regression": "rmse", "classification": "roc_auc", "multiclass": "accuracy"}
 
 
+#: Metrics of which less is better, and which have the targets' unit.
+ERRORS = ("rmse", "mae")
+
+
 def metrics_of(task: str, outputs: int) -> MetricCollection:
     """Metrics of a :data:`~plstm_graph.task.Task` with that many outputs."""
     if task == "multiclass":
@@ -114,6 +125,12 @@ def mean_prediction(task: str, outputs: int, targets: Tensor) -> Tensor:
 
 def _root_mean_squared_error(preds: Tensor, target: Tensor) -> Tensor:
     return mean_squared_error(preds, target, squared=False)
+
+
+def _spearman(preds: Tensor, target: Tensor) -> Tensor:
+    value = spearman_corrcoef(preds, target)
+    # By torchmetrics, NaN has a rank.
+    return value if preds.isfinite().all() else torch.full_like(value, math.nan)
 
 
 def _score(score: Callable[..., float], preds: Tensor, target: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from plstm_graph.checkpoint import FORMAT, build_network, describe_network, read_checkpoint
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import SELECTING, mean_prediction, metrics_of
+from plstm_graph.metrics import ERRORS, SELECTING, mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
 from plstm_graph.models.fingerprint import FingerprintTask
 from plstm_graph.predictor import Predictor, Task, check_finite
@@ -60,7 +60,7 @@ class GraphTask(Predictor, LightningModule):
         network: Graphs in, [num_graphs, T] out.
         task: ``"regression"``, ``"classification"``, or ``"multiclass"``: one target, which is the number
             of one of T classes.
-        metric: Score that selects checkpoints: ``"rmse"`` or ``"mae"``, ``"roc_auc"`` or
+        metric: Score that selects checkpoints: ``"rmse"``, ``"mae"`` or ``"spearman"``, ``"roc_auc"`` or
             ``"average_precision"``, ``"accuracy"``; by default the first of each of these.
         learning_rate: Highest learning rate.
         weight_decay: AdamW's decay of weight matrices; biases, norms and embeddings have none.
@@ -158,7 +158,7 @@ class GraphTask(Predictor, LightningModule):
         """
         if self._selecting_loss is not None:
             return self._selecting_loss, "min"
-        return f"val/{self.metric}", "min" if self.task == "regression" else "max"
+        return f"val/{self.metric}", "min" if self.metric in ERRORS else "max"
 
     def heed_labels(self, train_targets: Tensor, val_targets: Tensor) -> list[str]:
         """Have a loss select checkpoints if the validation labels leave the metric undefined.
@@ -182,9 +182,10 @@ class GraphTask(Predictor, LightningModule):
             )
         found = _distinct(val_targets)
         self._selecting_loss = None
-        if max(found) < (2 if self.task == "classification" else 1):
+        if max(found) < (2 if self.task == "classification" or self.metric == "spearman" else 1):
             self._selecting_loss = "val/loss" if any(found) else "train/loss"
-            lack = "no label" if not any(found) else "one class" if all(found) else "one class or no label"
+            one = "one class" if self.task == "classification" else "one value"
+            lack = "no label" if not any(found) else one if all(found) else f"{one} or no label"
             warnings.append(
                 f"{self._named(range(len(found)))} {lack} in the validation graphs, which leaves "
                 f"{self.metric} undefined: the {'validation' if any(found) else 'training'} loss selects the "

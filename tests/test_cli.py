@@ -13,7 +13,7 @@ from cli_calls import SMALL, fit, refused, serially
 from cli_runs import ROOT
 from data_modules import own_table
 
-from benchmarks.accuracy.table import FOLDERS
+from benchmarks.accuracy.suites import FOLDERS
 from plstm_graph.checkpoint import NETWORKS, argument_names
 from plstm_graph.commands import compare
 from plstm_graph.commands.fit import GraphCLI

@@ -270,6 +270,41 @@ def test_published_counts_of_tu_sets(name, sizes, columns, tmp_path):
     assert (module.in_channels, module.edge_dim) == columns
 
 
+@pytest.mark.parametrize("name", ["PTC_FM", "PTC_MR", "AIDS"])
+def test_a_tu_set_is_read_by_its_name(tmp_path, name):
+    """Labels of atoms and bonds, classes -1 and 1, and molecules of one atom."""
+    raw = tmp_path / name / "raw"
+    raw.mkdir(parents=True)
+    sizes = [1 + graph % 4 for graph in range(200)]
+    first = np.cumsum([1, *sizes])
+    bonds = [
+        (first[graph] + node, first[graph] + node + 1)
+        for graph, size in enumerate(sizes)
+        for node in range(size - 1)
+    ]
+    lines = {
+        "A": [f"{a}, {b}" for bond in bonds for a, b in (bond, bond[::-1])],
+        "graph_indicator": np.repeat(np.arange(200) + 1, sizes),
+        "node_labels": np.arange(sum(sizes)) % 3,
+        "edge_labels": np.repeat(np.arange(len(bonds)) % 4, 2),
+        "graph_labels": [(-1, 1)[graph // 4 % 2] for graph in range(200)],
+    }
+    for key, values in lines.items():
+        (raw / f"{name}_{key}.txt").write_text("".join(f"{value}\n" for value in values))
+    paper, module = (
+        prepared(TU(name, fold=7, folds=folds, root=tmp_path, cache=tmp_path)) for folds in ("paper", "fair")
+    )
+    assert [len(part) for part in paper.rows] == [160, 20, 20]
+    assert [len(part) for part in module.rows] == [162, 18, 20]
+    assert paper.rows.test.tolist() == module.rows.test.tolist()
+    classes = module.dataset.tensors["y"].flatten()
+    assert [int(classes[part].sum()) for part in module.rows] == [81, 9, 10]
+    assert (module.name, module.num_tasks, module.in_channels, module.edge_dim) == (name, 2, 3, 4)
+    assert [module.dataset[row].num_nodes for row in range(4)] == [1, 2, 3, 4]
+    assert [module.dataset[row].num_edges for row in range(4)] == [0, 2, 4, 6]
+    assert classes.tolist() == [graph // 4 % 2 for graph in range(200)]
+
+
 def test_what_is_wrong_with_a_tu_set_is_said(tiny):
     with pytest.raises(InputError, match=r"raw/MUTAG_A.txt is missing; unpack https://.*/MUTAG.zip"):
         TU("MUTAG", root=tiny / "tu", cache=tiny).prepare_data()

@@ -127,6 +127,19 @@ def test_scaffold_folds_part_the_training_rows():
         scaffold_fold(Split(train[:8], val, test), list("abcdabcd"), 0)
 
 
+def test_a_drawn_scaffold_split_fills_training_by_rows():
+    scaffolds = [str(row // size) for size in (1, 4) for row in range(40)]  # of 1 to 5 rows
+    train, val, test = scaffold_split(scaffolds, (0.875, 0.125, 0.0), seed=3)
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(80))
+    assert not len(test)
+    assert {scaffolds[row] for row in train}.isdisjoint(scaffolds[row] for row in val)
+    assert 10 <= len(val) < 10 + 5
+    parts = {tuple(scaffold_split(scaffolds, (0.875, 0.125, 0.0), seed).val.tolist()) for seed in (3, 3, 4)}
+    assert len(parts) == 2
+    with pytest.raises(InputError, match="split_seed must be from 0"):
+        scaffold_split(scaffolds, seed=-1)
+
+
 def test_random_split_depends_on_its_seed_only():
     torch.manual_seed(0)
     first = random_split(103, seed=7)

@@ -52,7 +52,7 @@ def test_metrics_count_every_graph_once(tmp_path):
         places = ["--trainer.default_root_dir", tmp_path / verb, "--data.cache", tmp_path / "cache"]
         carry_out(verb, "--config", "freesolv", "--threads", 1, "--ckpt_path", last, *places, *SAME, *small)
         one = {name: value for name, value in logged(tmp_path / verb).items() if name.startswith(part)}
-        assert one.keys() == {f"{part}/loss", f"{part}/rmse", f"{part}/mae"}
+        assert one.keys() == {f"{part}/loss", f"{part}/rmse", f"{part}/mae", f"{part}/spearman"}
         for name, value in one.items():
             assert two[name] == pytest.approx(value, rel=1e-6), name
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cli_calls import serially
 
-from benchmarks.accuracy import drop_in, table
+from benchmarks.accuracy import drop_in, running
 from benchmarks.accuracy.drop_in import CONVS, Network, Run, failures, main, markdown, train
 from plstm_graph.datasets import MoleculeDataModule
 from plstm_graph.datasets.table import Table
@@ -40,7 +40,7 @@ def _small(monkeypatch):
         return Few(split="random", cache=cache, batch_size=15, orientation=None)
 
     monkeypatch.setattr(drop_in, "data_of", data_of)
-    monkeypatch.setattr(table, "side_by_side", serially)
+    monkeypatch.setattr(running, "side_by_side", serially)
     monkeypatch.setattr(drop_in, "_WIDTH", 12)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # which runs change
 

@@ -3,27 +3,28 @@
 import json
 import re
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 from cli_runs import ROOT
 
 from benchmarks.accuracy import calibration, init_from, lipids
-from benchmarks.accuracy.table import markdown
+from benchmarks.accuracy.summary import SUMMARY, markdown, read_records, read_references, summary
 from benchmarks.accuracy.with_forest import OUTCOMES as WITH_FOREST
 from plstm_graph.commands.report import spread
 
 RESULTS = ROOT / "benchmarks" / "results"
-TABLES = sorted(RESULTS.rglob("table.md"))
-
-
-def records(folder: Path) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+TABLES, SUMMARIES = sorted(RESULTS.rglob("table.md")), sorted(RESULTS.rglob(SUMMARY))
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: str(table.parent.relative_to(RESULTS)))
 def test_a_table_follows_from_its_runs(table):
-    assert table.read_text() == markdown(table.parent.name, records(table.parent))
+    references = read_references(table.parent.parent, table.parent.name)
+    assert table.read_text() == markdown(table.parent.name, read_records(table.parent), references)
+
+
+@pytest.mark.parametrize("file", SUMMARIES, ids=lambda file: str(file.parent.relative_to(RESULTS)))
+def test_a_summary_follows_from_the_runs(file):
+    assert file.read_text() == summary(file.parent)
 
 
 def kept_figures() -> set[str]:

@@ -13,16 +13,19 @@ import torch
 import yaml
 from cli_calls import SMALL, serially, torch_as_before
 from cli_runs import ROOT
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 
-from benchmarks.accuracy import table
+from benchmarks.accuracy import suites, table
 from benchmarks.accuracy.chemprop import fit_chemprop
-from benchmarks.accuracy.forest import features_of, fingerprints, fit_forest, forest_predictions
-from benchmarks.accuracy.table import FOREST, MODELS, Run, command, data_of
+from benchmarks.accuracy.forest import features_of, fingerprints, fit_boosting, fit_forest, forest_predictions
+from benchmarks.accuracy.running import Job
+from benchmarks.accuracy.suites import FOREST, MODELS, Run
 from benchmarks.accuracy.with_forest import measure, model_of
 from plstm_graph import PLSTM
-from plstm_graph.chem import smiles_to_data
+from plstm_graph.chem import read_smiles, smiles_to_data
+from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
 from plstm_graph.commands.fit import GraphCLI
+from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import TU, FreeSolv
 from plstm_graph.errors import InputError
@@ -40,7 +43,8 @@ def make(place, monkeypatch, capsys):
     """Make the table in this process, run after run, and return what it prints."""
 
     def call(*more: str) -> str:
-        arguments = ["--suite", "moleculenet", "--datasets", "freesolv", "--models", "plstm,gin"]
+        arguments = ["--suite", "moleculenet", "--datasets", "freesolv"]
+        arguments += ["--models", "plstm,gin,plstm-and-forest"]
         arguments += ["--seeds", "2", "--out", place / "out", "--runs", place / "runs"]
         arguments += ["--cache", place / "cache", "--trainer.max_epochs", "2", *SMALL, *more]
         monkeypatch.setattr(sys, "argv", ["table"])
@@ -56,7 +60,7 @@ def test_a_table_is_made_kept_and_continued(place, make):
     make()
     files = sorted((place / "out").rglob("*.json"))
     assert [path.stem for path in files] == [
-        f"{model}-seed{seed}" for model in ("forest", "gin", "plstm") for seed in (0, 1)
+        f"{model}-seed{seed}" for model in ("forest", "gin", "plstm-and-forest", "plstm") for seed in (0, 1)
     ]
     records = {path.stem: json.loads(path.read_text()) for path in files}
     assert records["gin-seed0"]["result"]["network"] == "GIN"
@@ -66,6 +70,8 @@ def test_a_table_is_made_kept_and_continued(place, make):
     tests = [records[f"plstm-seed{seed}"]["result"]["test"] for seed in (0, 1)]
     assert f"| PLSTM | {np.mean(tests):.3f} ± {np.std(tests, ddof=1):.3f} |" in first
     assert "| Morgan fingerprint, 300 trees |" in first
+    both = [records[f"plstm-and-forest-seed{seed}"]["result"]["test"] for seed in (0, 1)]
+    assert f"| PLSTM and forest | {np.mean(both):.3f} ±" in first
     assert "| training mean | 4.482 ± 0.000 |" in first
     assert f"Made with commit {records['gin-seed0']['environment']['commit']}, plstm-graph" in first
 
@@ -80,24 +86,60 @@ def test_a_table_is_made_kept_and_continued(place, make):
     again = json.loads(lost.read_text())["result"]
     for key in ("val", "test", "epochs"):
         assert again[key] == records["plstm-seed1"]["result"][key]
-    [last] = place.glob("runs/freesolv/plstm-seed1-*/*/version_1/metrics.csv")
-    assert "train/loss" not in pd.read_csv(
-        last
-    )  # went on from the last checkpoint, and there was no more to do
+    # It went on from the last checkpoint, had no more to do, and stayed in its folder.
+    [last] = place.glob("runs/moleculenet/freesolv/plstm-seed1-*/**/metrics.csv")
+    assert "train/loss" not in pd.read_csv(last)
+    assert "train/loss" in pd.read_csv(last.with_name("metrics_0.csv"))
     second = (place / "out" / "freesolv" / "table.md").read_text()
-    assert second.splitlines()[:9] == first.splitlines()[:9]
+    assert second.splitlines()[:10] == first.splitlines()[:10]
     with pytest.raises(InputError, match="was made with other settings"):
         make("--model.learning_rate", "0.01")
+    # Without predictions there is nothing to take the mean of.
+    (place / "out" / "freesolv" / "plstm-and-forest-seed0.json").unlink()
+    [kept] = place.glob("runs/moleculenet/freesolv/forest-seed0-*/predictions.npz")
+    kept.rename(kept.with_name("moved.npz"))
+    with pytest.raises(
+        InputError, match=r"predictions\.npz is missing, though freesolv/forest-seed0 is kept"
+    ):
+        make()
+
+
+def test_a_run_is_scored_on_what_its_network_predicts(place, make):
+    """Kept scores are those of kept predictions, and a mean's those of the mean of both."""
+    module = freesolv(place / "cache")
+    truth = module.test_targets.flatten().numpy()
+    predictions = {}
+    for model in ("plstm", "forest"):
+        [file] = place.glob(f"runs/moleculenet/freesolv/{model}-seed1-*/predictions.npz")
+        predictions[model] = np.load(file)["test"].flatten()
+    predictions["plstm-and-forest"] = sum(predictions.values()) / 2
+    for model, predicted in predictions.items():
+        record = json.loads((place / "out" / "freesolv" / f"{model}-seed1.json").read_text())
+        rmse = np.sqrt(np.mean((predicted - truth) ** 2))
+        assert record["result"]["test"] == pytest.approx(rmse, rel=1e-5)
+        assert record["scores"]["test"]["rmse"] == pytest.approx(rmse, rel=1e-5)
+        assert record["scores"]["test"]["mae"] == pytest.approx(np.abs(predicted - truth).mean(), rel=1e-5)
+        assert record["scores"]["validation"]["rmse"] == pytest.approx(record["result"]["val"], rel=1e-5)
+
+
+def configured(job: Job, capsys) -> dict:
+    """All settings that ``fit`` would train with."""
+    arguments = ["fit", *job.command(), "--print_config"]
+    with torch_as_before(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["table"])
+        with pytest.raises(SystemExit):
+            GraphCLI(arguments)
+    return yaml.safe_load(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_row_is_the_network_that_it_says(name, capsys):
+def test_every_row_is_the_network_that_it_says(name, capsys, tmp_path):
     """What a row changes is an argument of its network, and differs from the preset."""
-    arguments = command(Run("freesolv", name, 3, None), Path("data"), Path("cache"), MODELS[name].options)
-    with pytest.raises(SystemExit):
-        GraphCLI(["fit", *arguments, "--print_config"])
-    network = yaml.safe_load(capsys.readouterr().out)["model"]["network"]
+    job = Job(Run("freesolv", name, 3, None, "moleculenet"), Path("data"), Path("cache"), tmp_path)
+    settings = configured(job, capsys)
+    network = settings["model"]["network"]
     preset = read_preset("freesolv")["model"]["network"]["init_args"]
+    assert settings["seed_everything"] == 3
     assert network["class_path"].rpartition(".")[2] == MODELS[name].network
     for argument, text in MODELS[name].changes.items():
         assert network["init_args"][argument] == yaml.safe_load(text)
@@ -106,17 +148,99 @@ def test_every_row_is_the_network_that_it_says(name, capsys):
             assert network["init_args"][argument] == value
 
 
+RECIPE = read_preset("table")
+BRANCHED = {"branches": [{"class_path": "plstm_graph.models.CircularFingerprint", "init_args": {"size": 64}}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "branches"),
+    [
+        ("plstm", "PLSTM", 1),
+        ("plstm-p", "PLSTM", 1),
+        ("plstm-no-fingerprint", "PLSTM", 0),
+        ("gine", "GINE", 0),
+        ("gine-fingerprint", "GINE", 1),
+    ],
+)
+def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_path, monkeypatch):
+    """All that both networks take is the preset's, but for what the row's name leaves out."""
+    recipe = json.loads(json.dumps(RECIPE))
+    recipe["model"]["network"]["init_args"] |= BRANCHED
+    monkeypatch.setattr(suites, "read_preset", lambda _: json.loads(json.dumps(recipe)))
+    run = Run("dili", name, 4, None, "tdc")
+    settings = configured(Job(run, tmp_path / "data", tmp_path, tmp_path, {"batch_size": 7}), capsys)
+    made = settings["model"]["network"]
+    assert made["class_path"].rpartition(".")[2] == network
+    assert len(made["init_args"]["branches"]) == branches
+    for argument in ("hidden_channels", "num_layers", "dropout", "readout", "jk", "walk_length"):
+        given = recipe["model"]["network"]["init_args"]
+        assert argument not in given or made["init_args"][argument] == given[argument]
+    assert settings["model"]["learning_rate"] == recipe["model"]["learning_rate"]
+    data = settings["data"]["init_args"]
+    assert settings["data"]["class_path"].rpartition(".")[2] == "TDC"
+    assert (data["dataset_name"], data["split_seed"], data["batch_size"]) == ("dili", 4, 7)
+    assert data["root"] == str(tmp_path / "data" / "tdc_admet")
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (["--suite", "tu", "--models", "plstm,foo"], "'foo' is no model of this table: plstm, plstm-p"),
         (["--suite", "tu", "--cross-validate"], "--cross-validate is for --suite ogb"),
-        (["--suite", "tu", "--datasets", "esol"], "'esol' is no data set of this table: mutag, nci1"),
+        (["--suite", "ogb", "--datasets", "esol"], "'esol' is no data set of this table: molesol, molfr"),
+        (["--suite", "tdc", "--models", "plstm-and-foo"], "'foo' is no model of this table"),
+        (["--suite", "tdc", "--data.split_seed", "1"], "The table sets --data.split_seed itself"),
+        (["--suite", "tu", "--data.fold=1"], "The table sets --data.fold itself"),
+        (["--suite", "tu", "--data.root", "x"], "The table sets --data.root itself; pass --root."),
+        (["--suite", "tu", "--model.network=GIN"], "The table sets --model.network itself; pass --models."),
+        (["--suite", "tdc", "stray"], "'stray' belongs to no option"),
+        (["--suite", "tdc", "--data.batch_size"], "--data.batch_size needs one value"),
     ],
 )
-def test_unknown_names_get_one_sentence(arguments, part):
+def test_what_the_table_does_not_take_gets_one_sentence(arguments, part):
     with pytest.raises(InputError, match=re.escape(part)):
         table.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--trainer.max_epoks", "3"], "unrecognized arguments: --trainer.max_epoks 3"),
+        (["--model.network.init_args.head_dim", "0"], "head_dim"),
+        (["--models", "gine", "--model.network.init_args.heads", "2"], "Option 'heads' is not accepted"),
+        (["--data.foo", "3"], "foo"),
+        (
+            ["--models", "chemprop", "--chemprop", "nothing/here"],
+            "pass chemprop's executable with --chemprop",
+        ),
+        (["--datasets", "sider", "--root", "nowhere"], "there, pass --root, or"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_run(arguments, part, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "side_by_side", None)
+    monkeypatch.setattr(sys, "argv", ["table"])
+    given = ["--suite", "moleculenet", "--datasets", "freesolv", "--models", "plstm", "--seeds", "1"]
+    given += ["--out", tmp_path, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache", *arguments]
+    with torch_as_before(), pytest.raises(InputError, match=re.escape(part)):
+        table.main(list(map(str, given)))
+
+
+def test_options_of_the_data_reach_every_row(tmp_path):
+    options = table.parse(["--suite", "ogb", "--datasets", "molesol", "--data.fold=2", "--models", "plstm"])
+    jobs = table.jobs_of(options)
+    assert {job.run.model for job in jobs} == {"plstm", "forest"}
+    assert [job.data().fold for job in jobs] == [2] * len(jobs)
+    assert all("'fold': 2" in str(job.settings) for job in jobs)
+
+
+def test_any_tu_set_takes_the_preset_of_mutag_by_its_name():
+    options = table.parse(["--suite", "tu", "--datasets", "ENZYMES,NCI1"])
+    enzymes, nci1 = (Run(name, "gin", 0, 3, "tu") for name in options.datasets)
+    assert enzymes.preset({})["data"]["init_args"]["dataset_name"] == "ENZYMES"
+    assert enzymes.preset({})["model"] == read_preset("mutag")["model"]
+    assert nci1.preset({}) == read_preset("nci1")
+    fair = Run("ENZYMES", "plstm", 0, 3, "tu-fair").preset({})["data"]["init_args"]
+    assert fair["folds"] == "fair"
 
 
 def test_the_command_ends_with_the_sentence():
@@ -127,9 +251,16 @@ def test_the_command_ends_with_the_sentence():
     assert result.stderr.count("\n") == 1
 
 
+def freesolv(cache: Path) -> FreeSolv:
+    module = FreeSolv(cache=cache)
+    module.prepare_data()
+    module.setup()
+    return module
+
+
 def test_the_forest_is_scikit_learns_on_the_training_rows(place):
-    module = FreeSolv(cache=place / "cache")
-    result = fit_forest(module, seed=1)
+    module = freesolv(place / "cache")
+    result, _ = fit_forest(module, seed=1)
     bits, targets = fingerprints(module.dataset.smiles), module.dataset.tensors["y"].flatten().numpy()
     train, test = module.rows.train.numpy(), module.rows.test.numpy()
     forest = RandomForestRegressor(300, min_samples_leaf=2, random_state=1).fit(bits[train], targets[train])
@@ -137,15 +268,35 @@ def test_the_forest_is_scikit_learns_on_the_training_rows(place):
     assert result.test == pytest.approx(wanted, rel=1e-5)
 
 
+def test_counts_and_descriptors_are_scikit_learns_too(place):
+    module = freesolv(place / "cache")
+    train, test = module.rows.train[:80], module.rows.test
+    module.rows = module.rows._replace(train=train)
+    smiles, targets = module.dataset.smiles, module.dataset.tensors["y"].flatten()
+    seen, unseen = ([smiles[row] for row in rows] for rows in (train.tolist(), test.tolist()))
+    counts, others = map(count_fingerprints, (seen, unseen))
+    result, predictions = fit_forest(module, seed=1, counts=True)
+    assert result.network == "Count fingerprint, 500 trees"
+    forest = RandomForestRegressor(500, max_features=1 / 3, random_state=1).fit(counts, targets[train])
+    assert predictions["test"][:, 0].numpy() == pytest.approx(forest.predict(others))
+    _, predictions = fit_boosting(module, seed=0)
+    described = [
+        np.hstack([part, rdkit_descriptors(list(map(read_smiles, molecules)), descriptor_names())])
+        for part, molecules in ((counts, seen), (others, unseen))
+    ]
+    trees = HistGradientBoostingRegressor(early_stopping=False).fit(described[0], targets[train])
+    assert predictions["test"][:, 0].numpy() == pytest.approx(trees.predict(described[1]))
+
+
 def test_a_forest_has_the_fold_of_its_run():
-    assert data_of(Run("mutag", FOREST, seed=0, fold=3), Path("data"), Path("cache")).fold == 3
+    assert Job(Run("mutag", FOREST, 0, 3, "tu"), *map(Path, ("data", "cache", "run"))).data().fold == 3
 
 
 @pytest.mark.parametrize(("dataset", "orientation"), [("molhiv", None), ("molfreesolv", "center")])
 def test_a_forest_reads_the_graphs_that_were_prepared_for_the_network(dataset, orientation):
     """molhiv's preset draws its roots, and the graphs of such a network are prepared without DAGs."""
-    run = Run(dataset, FOREST, seed=0, fold=None)
-    assert data_of(run, Path("data"), Path("cache")).orientation == orientation
+    job = Job(Run(dataset, FOREST, 0, None, "ogb"), *map(Path, ("data", "cache", "run")))
+    assert job.data().orientation == orientation
 
 
 def test_graphs_that_are_no_molecules_have_a_forest_on_their_environments(place):
@@ -163,15 +314,16 @@ def test_graphs_that_are_no_molecules_have_a_forest_on_their_environments(place)
     for name, lines in (("A", edges), ("graph_indicator", graph_of), ("graph_labels", classes)):
         (folder / f"SHAPES_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
     (folder / "SHAPES_node_labels.txt").write_text("0\n" * len(graph_of))
-    result = fit_forest(TU("SHAPES", root=place / "tu", cache=place / "cache"), seed=0)
+    module = TU("SHAPES", root=place / "tu", cache=place / "cache")
+    module.prepare_data()
+    module.setup()
+    result, _ = fit_forest(module, seed=0)
     assert (result.network, result.metric) == ("Circular fingerprint, 300 trees", "accuracy")
     assert (result.val, result.test, result.baseline) == (1.0, 1.0, 0.5)
 
 
 def test_the_mean_with_a_forest_is_of_both_predictions(place):
-    module = FreeSolv(cache=place / "cache")
-    module.prepare_data()
-    module.setup()
+    module = freesolv(place / "cache")
     tasks = []
     for seed in range(2):
         torch.manual_seed(seed)
@@ -185,7 +337,7 @@ def test_the_mean_with_a_forest_is_of_both_predictions(place):
             torch.cat([task(smiles_to_data(module.dataset.smiles[row])) for row in test]) for task in tasks
         ]
     forests = [forest_predictions(module, features, seed)[test] for seed in range(2)]
-    assert found["forest", 1] == pytest.approx(fit_forest(module, seed=1).test, rel=1e-6)
+    assert found["forest", 1] == pytest.approx(fit_forest(module, seed=1)[0].test, rel=1e-6)
     wanted = {"forest, mean of 2": sum(forests) / 2, "PLSTM, mean of 2": sum(networks) / 2}
     wanted["PLSTM and forest, mean of 2"] = sum(forests + networks) / 4
     wanted = {(label, None): predictions for label, predictions in wanted.items()}
@@ -199,7 +351,7 @@ def test_the_mean_with_a_forest_is_of_both_predictions(place):
     assert MODELS[model_of(GraphTask(PLSTM(branches=[CircularFingerprint()])))].label == "PLSTM + fingerprint"
     stranger = torch.nn.Linear(1, 1)
     stranger.out_channels = 1
-    with pytest.raises(InputError, match=r"A Linear is no network of benchmarks\.accuracy.table"):
+    with pytest.raises(InputError, match=r"A Linear is no network of benchmarks\.accuracy\.suites"):
         model_of(GraphTask(stranger))
 
 
@@ -233,8 +385,8 @@ def test_chemprop_is_given_the_tables_own_rows(tmp_path):
     program = tmp_path / "chemprop"
     program.write_text(PROGRAM.format(python=sys.executable))
     program.chmod(0o755)
-    module = FreeSolv(cache=tmp_path / "cache")
-    results = [fit_chemprop(module, seed, program, tmp_path / f"run{seed}") for seed in (0, 1)]
+    module = freesolv(tmp_path / "cache")
+    results = [fit_chemprop(module, seed, program, tmp_path / f"run{seed}")[0] for seed in (0, 1)]
     targets = module.dataset.tensors["y"].double().flatten()
     errors = targets[module.rows.test] - targets[module.rows.train].mean()
     for seed, result in enumerate(results):
@@ -245,4 +397,4 @@ def test_chemprop_is_given_the_tables_own_rows(tmp_path):
 
 def test_a_missing_chemprop_is_asked_for(tmp_path):
     with pytest.raises(InputError, match="pass chemprop's executable with --chemprop"):
-        fit_chemprop(FreeSolv(cache=tmp_path / "cache"), 0, tmp_path / "missing", tmp_path / "run")
+        fit_chemprop(freesolv(tmp_path / "cache"), 0, tmp_path / "missing", tmp_path / "run")

@@ -452,7 +452,7 @@ def test_whole_scaffolds_validate(tmp_path):
     path = tmp_path / "table.csv"
     rings = ["c1ccccc1", "C1CCCCC1", "c1ccncc1", "c1ccsc1", "C1CCOC1"]
     rows = [
-        (f"{'C' * (row % 4 + 1)}{rings[row % 5]}", row / 2, "test" if row > 25 else "train")
+        (f"{'C' * (row % 4 + 1)}{rings[row % 5]}", row / 2, "test" if row > 24 else "train")
         for row in range(30)
     ]
     pd.DataFrame(rows, columns=["smiles", "y", "set"]).to_csv(path, index=False)

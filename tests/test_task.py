@@ -2,8 +2,10 @@ import math
 import re
 
 import lightning.pytorch as lightning
+import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tasks import training_loss
 from torch import nn
@@ -13,7 +15,7 @@ from torch_geometric.loader import DataLoader
 from plstm_graph.checkpoint import FORMAT, read_checkpoint
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import PerTask
+from plstm_graph.metrics import PerTask, regression_metrics
 from plstm_graph.models import GIN, GINE, PLSTM
 from plstm_graph.task import GraphTask
 
@@ -129,6 +131,43 @@ def test_regression_metrics_are_averaged_over_tasks():
     values = metrics.compute()
     assert values["test/rmse"].item() == pytest.approx((math.sqrt((1 + 9) / 2) + 5) / 2)
     assert values["test/mae"].item() == pytest.approx((2 + 5) / 2)
+
+
+def test_spearman_is_scipys_averaged_over_tasks():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(9, (200, 3), generator=generator).float()  # with ties
+    preds = targets + 4 * torch.randn(200, 3, generator=generator)
+    preds[:, 1] = preds[:, 1].round()
+    targets[torch.rand(200, 3, generator=generator) < 0.2] = math.nan
+    metric = regression_metrics()["spearman"]
+    for part in range(0, 200, 50):
+        metric.update(preds[part : part + 50], targets[part : part + 50])
+    known = [~column.isnan() for column in targets.T]
+    wanted = [spearmanr(p[k], t[k])[0] for p, t, k in zip(preds.T, targets.T, known, strict=True)]
+    assert metric.compute().item() == pytest.approx(np.mean(wanted), abs=1e-6)
+
+
+def test_spearman_of_constants_is_0_and_of_nan_is_nan():
+    targets = torch.arange(7.0)[:, None]
+    spearman = lambda preds, targets: regression_metrics()(preds, targets)["spearman"].item()  # noqa: E731
+    assert spearman(torch.full((7, 1), 0.1), targets) == 0
+    assert spearman(targets, torch.full((7, 1), 0.1)) == 0
+    assert spearman(-targets.exp(), targets) == pytest.approx(-1, abs=1e-6)
+    assert math.isnan(spearman(targets.log() * math.nan, targets))
+    baseline = GraphTask(Constant(0.0)).baseline_metrics(targets, targets)  # the training mean
+    assert baseline["test/spearman"] == 0
+
+
+@pytest.mark.parametrize(
+    ("val", "monitor"),
+    [([[1], [2]], ("val/spearman", "max")), ([[1], [1]], ("val/loss", "min"))],
+)
+def test_the_highest_rank_correlation_selects_epochs_if_there_are_ranks(val, monitor):
+    module = GraphTask(Constant(0.0), metric="spearman")
+    warnings = module.heed_labels(torch.tensor([[0.0], [1.0]]), torch.tensor(val).float())
+    assert module.monitor == monitor
+    assert all("has one value in the validation graphs, which leaves spearman" in text for text in warnings)
+    assert len(warnings) == (monitor[1] == "min")
 
 
 def test_a_metric_without_labels_is_nan():

@@ -35,7 +35,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import log_loss, roc_auc_score, root_mean_squared_error
 from torchmetrics.functional.classification import binary_calibration_error
 
-from benchmarks.accuracy.table import FOLDERS, commit, keep, known
+from benchmarks.accuracy.running import commit, keep, known
+from benchmarks.accuracy.suites import FOLDERS
 from benchmarks.measure import RESULTS, ROOT, environment
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import MoleculeNet

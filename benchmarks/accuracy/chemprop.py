@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.accuracy.outcome import outcome
+from benchmarks.accuracy.forest import known_columns
+from benchmarks.accuracy.outcome import Predictions, outcome, rows_of
 from plstm_graph.commands.fit import Result
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
@@ -19,11 +20,13 @@ from plstm_graph.errors import InputError
 EPOCHS = 50
 
 
-def fit_chemprop(module: GraphDataModule, seed: int, program: Path, folder: Path) -> Result:
+def fit_chemprop(
+    module: GraphDataModule, seed: int, program: Path, folder: Path
+) -> tuple[Result, Predictions]:
     """Train chemprop with its defaults, and score the epoch it selects as networks are scored.
 
     Args:
-        module: Molecules, of which chemprop is given SMILES, targets and parts.
+        module: Molecules that are set up; chemprop is given their SMILES, targets and parts.
         seed: Of its weights and batches.
         program: The executable ``chemprop``, version 2.
         folder: For its tables, checkpoint and log.
@@ -31,8 +34,6 @@ def fit_chemprop(module: GraphDataModule, seed: int, program: Path, folder: Path
     Raises:
         InputError: The program is missing, or ends with an error.
     """
-    module.prepare_data()
-    module.setup("fit")
     # Columns are numbered: a target's own name might be that of another column.
     names = [f"target{number}" for number in range(module.num_tasks)]
     molecules = pd.DataFrame(module.dataset.tensors["y"].double().numpy(), columns=names)
@@ -50,9 +51,12 @@ def fit_chemprop(module: GraphDataModule, seed: int, program: Path, folder: Path
     seconds = time.monotonic() - started
     predict = ["predict", "--test-path", table, "--smiles-columns", "smiles"]
     _run(program, folder, *predict, "--model-paths", model, "--preds-path", predicted)
-    predictions = torch.tensor(pd.read_csv(predicted)[names].to_numpy("float64"))
+    every = torch.tensor(pd.read_csv(predicted)[names].to_numpy("float64"))
+    predictions = {part: every[rows] for part, rows in rows_of(module).items()}
     network = f"chemprop {_run(program, folder, '--version').split()[-1]}"
-    return outcome(module, network, predictions, epochs=EPOCHS, seconds=seconds)
+    if known_columns(module).shape[1]:
+        network += ", structures alone"  # its program is not given what else is known
+    return outcome(module, network, predictions, epochs=EPOCHS, seconds=seconds), predictions
 
 
 def _run(program: Path, folder: Path, *arguments: object) -> str:

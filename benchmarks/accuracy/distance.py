@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GINEConv, GPSConv, global_add_pool
 
 from benchmarks.accuracy.image_networks import GridPLSTM, ViT
-from benchmarks.accuracy.table import data_module
+from benchmarks.accuracy.suites import data_module
 from benchmarks.measure import RESULTS, environment
 from plstm_graph.commands.pool import side_by_side
 from plstm_graph.commands.presets import read_preset

@@ -43,7 +43,8 @@ from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
 
-from benchmarks.accuracy.table import data_module, keep_all, known
+from benchmarks.accuracy.running import keep_all, known
+from benchmarks.accuracy.suites import data_module
 from benchmarks.measure import RESULTS
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS

@@ -1,4 +1,4 @@
-"""The floor of every table: a random forest on fingerprints."""
+"""What tables have beside networks: a random forest on fingerprints, and boosted trees on descriptors too."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import time
 import warnings
 
 import numpy as np
+import rdkit
 import torch
 from numpy.typing import NDArray
 from rdkit.Chem import rdFingerprintGenerator
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
-from benchmarks.accuracy.outcome import outcome
+from benchmarks.accuracy.outcome import Predictions, outcome, rows_of
 from plstm_graph.chem import read_smiles
+from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
 from plstm_graph.commands import forest
 from plstm_graph.commands.fit import Result
+from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.datasets import GraphDataModule
+from plstm_graph.datasets.descriptors import RDKIT
+from plstm_graph.datasets.files import whole_file
 from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.errors import InputError
 from plstm_graph.models import Graphs
@@ -50,20 +57,64 @@ def features_of(graphs: PackedGraphs) -> NDArray[np.generic]:
     return environment_counts(batch, COUNTS, radius=3).numpy()
 
 
-def fit_forest(module: GraphDataModule, seed: int) -> Result:
+def known_columns(module: GraphDataModule) -> NDArray[np.float32]:
+    """What is known of molecules beside their structure, [molecules, columns]; RDKit can tell the rest."""
+    chosen = [n for n, name in enumerate(module.descriptor_names) if not name.startswith(RDKIT)]
+    values = module.dataset.tensors.get("descriptors")
+    return np.empty((len(module.dataset), 0)) if values is None else values[:, chosen].numpy()
+
+
+def descriptors_of(module: GraphDataModule) -> NDArray[np.float32]:
+    """RDKit's 2D descriptors of molecules, [molecules, descriptors], kept beside the prepared graphs."""
+    file = module.prepared_file.with_suffix(f".rdkit-{rdkit.__version__}.npy")
+    if not file.is_file():
+        molecules = list(map(read_smiles, module.dataset.smiles))
+        with whole_file(file, "wb") as opened:
+            np.save(opened, rdkit_descriptors(molecules, descriptor_names()))
+    return np.load(file)
+
+
+def fit_forest(module: GraphDataModule, seed: int, counts: bool = False) -> tuple[Result, Predictions]:
     """Train a forest for each task on its labelled graphs, and score it as networks are scored.
 
     Args:
-        module: Molecules, whose fingerprints are taken from their SMILES, or other graphs.
+        module: Molecules, whose fingerprints are taken from their SMILES, or other graphs; set up.
         seed: Of the forests.
+        counts: Whether it reads counts of environments and columns of the data, and has the settings of the
+            verb ``train``; otherwise it is that of the older results.
     """
-    module.prepare_data()
-    module.setup("fit")
     started = time.monotonic()
-    predictions = forest_predictions(module, features_of(module.dataset), seed)
-    seconds = time.monotonic() - started
+    if counts:
+        features = np.hstack([count_fingerprints(module.dataset.smiles), known_columns(module)])
+        settings = forest.usual_forest(module, seed)
+        every = forest.forest_predictions(module, features, **settings)
+        return _outcome(module, f"Count fingerprint, {settings['n_estimators']} trees", every, started)
+    every = forest_predictions(module, features_of(module.dataset), seed)
     kind = "Circular" if module.dataset.smiles is None else "Morgan"
-    return outcome(module, f"{kind} fingerprint, {TREES} trees", predictions, epochs=0, seconds=seconds)
+    return _outcome(module, f"{kind} fingerprint, {TREES} trees", every, started)
+
+
+def fit_boosting(module: GraphDataModule, seed: int) -> tuple[Result, Predictions]:
+    """Train scikit-learn's gradient boosting with its defaults, never stopped early, likewise.
+
+    It reads counts of environments, RDKit's 2D descriptors and columns of the data.
+    """
+    descriptors = descriptors_of(module)
+    started = time.monotonic()
+    parts = [count_fingerprints(module.dataset.smiles), descriptors, known_columns(module)]
+    settings = {"early_stopping": False, "random_state": seed}
+    models = HistGradientBoostingRegressor(**settings), HistGradientBoostingClassifier(**settings)
+    with threadpool_limits(1):  # as everything in a table; its threads would spin beside those of other runs
+        every = forest.fitted_predictions(module, np.hstack(parts), *models)
+    return _outcome(module, "Gradient boosting, counts and descriptors", every, started)
+
+
+def _outcome(
+    module: GraphDataModule, label: str, every: torch.Tensor, started: float
+) -> tuple[Result, Predictions]:
+    seconds = time.monotonic() - started
+    predictions = {part: every[rows] for part, rows in rows_of(module).items()}
+    return outcome(module, label, predictions, epochs=0, seconds=seconds), predictions
 
 
 def forest_predictions(module: GraphDataModule, features: NDArray[np.generic], seed: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has i
 import numpy as np
 import pandas as pd
 
-from benchmarks.accuracy.table import keep_all, known
+from benchmarks.accuracy.running import keep_all, known
 from benchmarks.measure import RESULTS
 from plstm_graph.commands.pool import fit, side_by_side
 from plstm_graph.commands.presets import with_configuration_files

@@ -25,24 +25,22 @@ from tempfile import TemporaryDirectory
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
 
-import pandas as pd
 import torch
 import yaml
 from torchmetrics.functional import mean_squared_error, pearson_corrcoef
 
-from benchmarks.accuracy.table import keep_all, known
+from benchmarks.accuracy.running import keep_all, known
 from benchmarks.measure import RESULTS
 from plstm_graph.commands.pool import fit
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import spread
-from plstm_graph.datasets import CSV
+from plstm_graph.datasets import Lipids
 from plstm_graph.errors import InputError
 from plstm_graph.predictor import Predictor
 
 OUTCOMES = RESULTS / "lipids"
 _NETWORK = {"hidden_channels": 32, "num_layers": 1, "heads": 4, "scan_every": 1}
 _FINGERPRINTS = [{"hidden": 0.2}, {"hidden": 0.2, "columns": 1, "radius": 4}]
-_SMILES, _TARGET, _PART = "IL_SMILES", "Experiment_value", "part of the split"
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,7 @@ class Run:
         return f"{'with' if self.columns else 'without'}-seed{self.seed}"
 
 
-def read(root: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The lipids with their part, and the names of the further columns."""
-    tables = []
-    for part in ("train", "val", "test"):
-        ours, further = (pd.read_csv(root / "lnpdb" / f"{part}{end}.csv") for end in ("", "_extra_x"))
-        tables.append(pd.concat([ours, further], axis=1).assign(**{_PART: part}))
-    return pd.concat(tables), list(further)
-
-
-def settings_of(run: Run, epochs: int, rate: float, table: Path, columns: list[str], cache: Path) -> dict:
+def settings_of(run: Run, epochs: int, rate: float, root: Path, cache: Path) -> dict:
     """The configuration of ``fit``."""
     config = read_preset("table") | {"seed_everything": run.seed}
     config["trainer"]["max_epochs"] = epochs
@@ -74,10 +63,8 @@ def settings_of(run: Run, epochs: int, rate: float, table: Path, columns: list[s
     kind = "plstm_graph.models.CircularFingerprint"
     branches = [{"class_path": kind, "init_args": arguments} for arguments in _FINGERPRINTS]
     config["model"]["network"]["init_args"] |= _NETWORK | {"branches": branches}
-    data = {"path": str(table), "smiles_column": _SMILES, "target_columns": [_TARGET], "task": "regression"}
-    data |= {"split": _PART, "batch_size": 64, "cache": str(cache)}
-    data |= {"descriptor_columns": columns} if run.columns else {}
-    config["data"]["init_args"] |= data
+    data = {"root": str(root / "lnpdb"), "formulation": run.columns, "batch_size": 64, "cache": str(cache)}
+    config["data"] = {"class_path": "Lipids", "init_args": data}
     return config
 
 
@@ -88,9 +75,8 @@ def train(run: Run, config: dict, folder: Path) -> dict[str, float]:
     file.write_text(yaml.safe_dump(config))
     fit(["--config", str(file), "--trainer.default_root_dir", str(folder)])
     [best] = folder.rglob("best-*.ckpt")
-    module = CSV(
-        **config["data"]["init_args"], walk_length=config["model"]["network"]["init_args"]["walk_length"]
-    )
+    walk_length = config["model"]["network"]["init_args"]["walk_length"]
+    module = Lipids(**config["data"]["init_args"], walk_length=walk_length)
     module.prepare_data()
     module.setup()
     predictor, scores = Predictor.from_checkpoint(best).eval(), {}
@@ -127,12 +113,8 @@ def main(argv: Sequence[str]) -> int:
     waiting = [run for run in runs if not known(files[run], settings)]
     with TemporaryDirectory() as place:
         folder, calls = Path(place), {}
-        if waiting:
-            table, columns = read(given.root)
-            table.to_csv(folder / "lipids.csv", index=False)
         for run in waiting:
-            shared = folder / "lipids.csv", columns, given.cache.absolute()
-            config = settings_of(run, given.epochs, given.rate, *shared)
+            config = settings_of(run, given.epochs, given.rate, given.root, given.cache)
             calls[run] = partial(train, run, config, folder / run.name)
         keep_all(calls, files, settings, given.jobs)
     print("| columns | validation RMSE | Pearson | test RMSE | Pearson |\n|---|---|---|---|---|")

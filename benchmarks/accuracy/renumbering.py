@@ -24,7 +24,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from benchmarks.accuracy.outcome import score
-from benchmarks.accuracy.table import data_module
+from benchmarks.accuracy.suites import data_module
 from benchmarks.measure import RESULTS, environment, write_results
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import GraphDataModule

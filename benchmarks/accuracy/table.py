@@ -1,24 +1,34 @@
-"""Train several networks on a suite of data sets and write one table.
+"""Train models on a suite of data sets and write tables of them, beside the best that was published.
 
-    python -m benchmarks.accuracy.table --suite tu --models plstm,gin,gcn,gat,mpnn --root path/to/data
-    python -m benchmarks.accuracy.table --suite ogb --datasets molesol,mollipo --seeds 3 --root path/to/data
-    python -m benchmarks.accuracy.table --suite tu --datasets nci1 --models plstm,plstm-p,plstm-d ...
+    python -m benchmarks.accuracy.table --suite tdc --models plstm,gine,plstm-and-forest --root path/to/data
+    python -m benchmarks.accuracy.table --suite tu --datasets nci1,ENZYMES --models plstm,plstm-p,gin ...
+    python -m benchmarks.accuracy.table --suite ogb --datasets molesol,mollipo --seeds 3 ...
+    python -m benchmarks.accuracy.table --suite tdc --print        # what is kept, nothing is trained
 
-``--root`` holds ``ogb/``, ``moleculenet/`` and ``tu/``. Every data set has its preset, whose
-network is PLSTM; other networks take width, depth, dropout, norms and readout from it, but have no walk
-encodings and read the last block out alone. ``gin-sum`` and so on read the sums of every block out, as GIN
-was published, ``gin-encoded`` and so on have all that the preset says, which leaves the scan as the only
-difference, and ``plstm-...`` are PLSTM without one of its parts. ``...-fingerprint`` read circular
-fingerprints out beside the nodes, for OGB's features. ``chemprop`` is that package's default network,
-trained by its own program from an environment of its own (``--chemprop``). Further options are those of
-``fit`` and hold for all runs of this package's networks.
+``--root`` holds ``tdc_admet/``, ``moleculeace/``, ``lrgb/``, ``lnpdb/``, ``tu/``, ``ogb/`` and
+``moleculenet/``. All sets of ``tdc``, ``moleculeace``, ``peptides``, ``lipids`` and ``tu-fair`` have one
+recipe: a preset, of which the suite replaces the data. ``plstm`` is its own network, ``gine`` and so on have
+all of it but scans and fingerprint, ``plstm-no-fingerprint`` and ``gine-fingerprint`` what they are called
+after. A run's seed draws the validation rows of ``tdc`` and ``moleculeace`` too.
+
+Sets of ``tu``, ``ogb`` and ``moleculenet`` have presets of their own, whose network is PLSTM; other networks
+take width, depth, dropout, norms and readout from it, but have no walk encodings and read the last block out
+alone. ``gin-sum`` and so on read the sums of every block out, as GIN was published, ``gin-encoded`` and so on
+have all that the preset says, which leaves the scan as the only difference, and ``...-fingerprint`` read
+circular fingerprints out beside the nodes, for OGB's features. ``plstm-...`` are PLSTM without one of its
+parts, in every suite. TU sets without a preset take that of MUTAG.
+
+``forest`` is a random forest on fingerprints, part of every table; ``boosting`` reads descriptors too;
+``chemprop`` is that package's default network, trained by its own program from an environment of its own
+(``--chemprop``). ``plstm-and-forest`` is the mean of what the two predict, and so on. Further options are
+those of ``fit``: of the data (``--data.batch_size 64``) for all runs, others for this package's networks.
 
 Each run is tested once, at the epoch that validation selects, of equally good ones the last, or at its last
-where the preset says so (``test_epoch``). TU sets are run on ten folds, which all networks share, and OGB's,
-with ``--cross-validate``, on five of their training molecules, parted by scaffold. Every table has a random
-forest on fingerprints as its floor. A run's outcome is a JSON file in the folder of its data set under
-``--out``, next to a table of all models that were run there. Runs that have theirs are not repeated, and a
-run that was killed goes on from its last epoch.
+where the preset says so (``test_epoch``). TU sets are run on ten folds, which all models share, and OGB's,
+with ``--cross-validate``, on five of their training molecules, parted by scaffold. A run's outcome is a JSON
+file in the folder of its data set under ``--out``, next to a table of all models that were run there, and its
+predictions are under ``--runs``. Runs that have their outcome are not repeated, and a run that was killed
+goes on from its last epoch.
 """
 
 from __future__ import annotations
@@ -28,284 +38,72 @@ import dataclasses
 import hashlib
 import json
 import os
-import subprocess
+import shutil
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from pkgutil import resolve_name
-from statistics import mean
 from typing import Any
 
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, track
+import yaml
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from benchmarks.accuracy.chemprop import fit_chemprop
-from benchmarks.accuracy.forest import fit_forest
-from benchmarks.measure import RESULTS, ROOT, environment
-from plstm_graph import datasets
-from plstm_graph.checkpoint import NETWORKS, argument_names
-from plstm_graph.commands.fit import Result
-from plstm_graph.commands.pool import fit, side_by_side
-from plstm_graph.commands.presets import read_preset, with_configuration_files
-from plstm_graph.commands.report import spread
-from plstm_graph.dag import Preparation
-from plstm_graph.datasets import GraphDataModule
+from benchmarks.accuracy.running import PREDICTIONS, Job, commit, keep, known
+from benchmarks.accuracy.suites import (
+    CHEMPROP,
+    FOREST,
+    JOINED,
+    SUITES,
+    Run,
+    folds_of,
+    label_of,
+    models_of,
+    others_of,
+)
+from benchmarks.accuracy.summary import REFERENCES, SUMMARY, TABLE, markdown, summary, tables_of
+from benchmarks.measure import RESULTS, environment
+from plstm_graph.commands.pool import check, side_by_side, unchanged
 from plstm_graph.datasets.files import whole_file
-from plstm_graph.datasets.splits import SCAFFOLD_FOLDS
-from plstm_graph.datasets.tu import FOLDS as TU_FOLDS
 from plstm_graph.errors import InputError
-from plstm_graph.models import LocalNetwork
 
-SUITES = {
-    "tu": ("mutag", "nci1", "proteins"),
-    "ogb": (
-        *("molesol", "molfreesolv", "mollipo", "molbace", "molbbbp", "molclintox", "molsider", "moltox21"),
-        *("moltoxcast", "molhiv", "molmuv", "molpcba"),
-    ),
-    "moleculenet": ("esol", "freesolv", "lipophilicity", "sider", "tox21", "hiv"),
+#: Options of ``fit`` that the table sets itself, and its own in their place.
+_OURS = {
+    "--config": "--suite",
+    "--seed_everything": "--seeds",
+    "--ckpt_path": "--runs",
+    "--trainer.default_root_dir": "--runs",
+    "--trainer.logger": "--runs",
+    "--model": "--models",
+    "--model.network": "--models",
+    "--data": "--suite",
+    "--data.root": "--root",
+    "--data.cache": "--cache",
+    "--data.dataset_name": "--datasets",
+    "--data.orientation": "--model.network.orientation",
+    "--data.walk_length": "--model.network.walk_length",
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """A row of the table: a network, and what it has other than the preset says."""
-
-    label: str
-    network: str
-    changes: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def options(self) -> list[str]:
-        """The changes as options of ``plstm-graph fit``."""
-        return [f"--model.network.init_args.{name}={value}" for name, value in self.changes.items()]
-
-
-_LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, LocalNetwork)]
-_PLAIN = {"walk_length": "0", "jk": "last"}
-_SUMS = _PLAIN | {"jk": "cat", "readout": "sum"}
-_BRANCHES = read_preset("molhiv_fingerprint")["model"]["network"]["init_args"]["branches"]
-_FINGERPRINT = {"branches": json.dumps(_BRANCHES)}
-#: PLSTM without its parts, one by one; other networks plain, with sums of every block, and with all that
-#: presets give PLSTM beside its scans.
-MODELS = (
-    {"plstm": Model("PLSTM", "PLSTM")}
-    | {
-        f"plstm-{name}": Model(f"PLSTM, {label}", "PLSTM", changes)
-        for name, label, changes in (
-            ("p", "P-mode alone", {"mode": "P"}),
-            ("d", "D-mode alone", {"mode": "D"}),
-            ("alternate", "P- and D-mode in turn", {"mode": "alternate"}),
-            ("one-way", "one direction", {"bidirectional": "false"}),
-            ("center", "from the centre", {"orientation": "center", "roots": "0"}),
-            ("bfs", "from an end", {"orientation": "bfs", "roots": "0"}),
-            ("canonical", "canonical order", {"orientation": "canonical", "roots": "0"}),
-            ("index", "index order", {"orientation": "index", "roots": "0"}),
-            ("no-local", "no message passing", {"local": "false", "scan_every": "1"}),
-            ("no-walks", "no walk encodings", {"walk_length": "0"}),
-            ("plain", "no walk encodings, last block read out", _PLAIN),
-        )
-    }
-    | {"plstm-fingerprint": Model("PLSTM + fingerprint", "PLSTM", _FINGERPRINT)}
-    | {name.lower(): Model(name, name, _PLAIN) for name in _LOCAL}
-    | {f"{name.lower()}-sum": Model(f"{name}, sums of every block", name, _SUMS) for name in _LOCAL}
-    | {
-        f"{name.lower()}-fingerprint": Model(f"{name} + fingerprint", name, _PLAIN | _FINGERPRINT)
-        for name in _LOCAL
-    }
-    | {f"{name.lower()}-encoded": Model(f"{name}, as PLSTM", name) for name in _LOCAL}
-)
-FOREST, CHEMPROP = "forest", "chemprop"
-#: Where each kind of data module has its files below ``--root``.
-FOLDERS = {"OGB": "ogb", "MoleculeNet": "moleculenet", "TU": "tu"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One model on one data set with one seed, and on one fold if there are folds."""
-
-    dataset: str
-    model: str
-    seed: int
-    fold: int | None
-
-    @property
-    def name(self) -> str:
-        fold = "" if self.fold is None else f"-fold{self.fold}"
-        return f"{self.dataset}/{self.model}-seed{self.seed}{fold}"
-
-    @property
-    def preset(self) -> dict[str, Any]:
-        return read_preset(self.dataset)
-
-
-def train(run: Run, root: Path, cache: Path, folder: Path, overrides: list[str], chemprop: Path) -> Result:
-    """Train a run in its folder, from its last checkpoint if there is one."""
-    if run.model not in MODELS:
-        module = data_of(run, root, cache)
-        if run.model == FOREST:
-            return fit_forest(module, run.seed)
-        return fit_chemprop(module, run.seed, chemprop, folder)
-    checkpoints = list(folder.glob("*/version_*/checkpoints/last.ckpt"))
-    resume = ["--ckpt_path", str(checkpoints[0])] if checkpoints else []
-    arguments = command(run, root, cache, overrides)
-    return fit([*arguments, "--trainer.default_root_dir", str(folder), *resume])
-
-
-def place(data_class: str, root: Path) -> dict[str, Path]:
-    """The argument of a data module that says where its files are; the built-in ones need none."""
-    return {"root": root / FOLDERS[data_class]} if data_class in FOLDERS else {}
-
-
-def data_module(preset: dict[str, Any], root: Path, **changes: object) -> GraphDataModule:
-    """The data of a preset, prepared for its network, with other arguments in place of some of these."""
-    data, network = preset["data"], preset["model"]["network"]
-    known = NETWORKS.get(network["class_path"])
-    prepared = known.preparation(network["init_args"]) if known else Preparation()
-    settings = data["init_args"] | place(data["class_path"], root) | prepared._asdict() | changes
-    name = data["class_path"]
-    return (resolve_name(name) if "." in name else getattr(datasets, name))(**settings)
-
-
-def data_of(run: Run, root: Path, cache: Path) -> GraphDataModule:
-    """A run's data, split as the run has it."""
-    fold = {} if run.fold is None else {"fold": run.fold}
-    return data_module(run.preset, root, cache=cache, **fold)
-
-
-def command(run: Run, root: Path, cache: Path, overrides: list[str]) -> list[str]:
-    """Arguments of ``plstm-graph fit``."""
-    data_class = run.preset["data"]["class_path"]
-    arguments = [*with_configuration_files(["--config", run.dataset]), "--seed_everything", str(run.seed)]
-    arguments += ["--model.network", MODELS[run.model].network]
-    if run.fold is not None:
-        arguments += ["--data.fold", str(run.fold)]
-    for key, folder in (place(data_class, root) | {"cache": cache}).items():
-        arguments += [f"--data.{key}", str(folder)]
-    return [*arguments, *overrides]
-
-
-def settings_of(run: Run, options: list[str]) -> dict[str, Any]:
-    """All that decides on a run's outcome, of which a preset may say more.
-
-    Where the files lie is no setting: results may be copied to another machine.
-    """
-    preset = run.preset
-    if run.model not in MODELS:
-        return {"data": preset["data"]}  # all that forest and chemprop take of it
-    network = MODELS[run.model].network
-    taken = argument_names(NETWORKS[network])
-    arguments = preset["model"]["network"]["init_args"]
-    preset["model"]["network"] = {
-        "class_path": network,
-        "init_args": {name: value for name, value in arguments.items() if name in taken},
-    }
-    return {"preset": preset, "options": options}
-
-
-def commit() -> str:
-    """The commit that is checked out, with a plus sign if files were changed since."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
-
-
-def known(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether a run's outcome was written down before.
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
 
     Raises:
-        InputError: It was made with other settings.
+        InputError: A name that the suite does not have, or an option that the table sets itself.
     """
-    if not path.is_file():
-        return False
-    if json.loads(path.read_text())["settings"] != settings:
-        raise InputError(
-            f"{path} was made with other settings; delete it, or choose another folder with --out."
-        )
-    return True
-
-
-def keep(path: Path, setting: dict[str, Any], run: Any, settings: dict[str, Any], result: Any) -> None:
-    """Write a run's outcome down, for :func:`known` to find.
-
-    Args:
-        setting: what the run was made with and on, which does not decide on its outcome as settings do.
-        run: a dataclass.
-    """
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    record = {"made": made, "environment": setting, "run": dataclasses.asdict(run)}
-    record |= {"settings": settings, "result": result}
-    with whole_file(path) as file:
-        file.write(json.dumps(record, indent=1) + "\n")
-
-
-def keep_all(
-    calls: Mapping[Any, Callable[[], Any]], files: Mapping[Any, Path], settings: dict[str, Any], jobs: int
-) -> None:
-    """Make runs side by side in single-threaded processes, and write each outcome down as it comes.
-
-    Args:
-        calls: what makes a run, by the run.
-        files: its file, likewise.
-        settings: settings of all.
-        jobs: number of runs at a time.
-    """
-    runs = list(calls)
-    setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": jobs}
-    for number, result in track(side_by_side(list(calls.values()), jobs), "Runs", total=len(calls)):
-        keep(files[runs[number]], setting, runs[number], settings, result)
-
-
-def markdown(dataset: str, records: Sequence[dict[str, Any]]) -> str:
-    """A table of all models that were run on a data set, and what the figures were made with."""
-    grouped: dict[str, list[Result]] = defaultdict(list)
-    for record in records:
-        grouped[record["run"]["model"]].append(Result(**record["result"]))
-    order = [*MODELS, CHEMPROP, FOREST]
-    first = Result(**records[0]["result"])
-    lines = [
-        f"# {dataset}: {', '.join(filter(None, (first.metric, first.unit)))}",
-        "",
-        "| model | test | validation | runs | parameters | epochs | seconds a run |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for model, runs in sorted(grouped.items(), key=lambda item: order.index(item[0])):
-        cells = [
-            MODELS[model].label if model in MODELS else runs[0].network,
-            spread([run.test for run in runs]),
-            spread([run.val for run in runs]),
-            str(len(runs)),
-            f"{runs[0].parameters:,}" if runs[0].parameters else "",
-            f"{mean(run.epochs for run in runs):.0f}" if runs[0].epochs else "",
-            f"{mean(run.seconds for run in runs):.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    baselines = spread([run.baseline for run in max(grouped.values(), key=len)])
-    lines.append(f"| training mean | {baselines} | | | | | |")
-    made = {
-        f"commit {setting['commit']}, "
-        + ", ".join(f"{package} {version}" for package, version in setting["versions"].items())
-        for setting in (record["environment"] for record in records)
-    }
-    return "\n".join([*lines, "", *(f"Made with {text}." for text in sorted(made))]) + "\n"
-
-
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     description, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         "python -m benchmarks.accuracy.table",
         description=description,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--suite", choices=SUITES, required=True)
-    parser.add_argument("--models", default="plstm,gin", help=f"of {','.join((*MODELS, CHEMPROP))}")
-    parser.add_argument("--datasets", help="some of the suite's presets")
-    parser.add_argument("--seeds", type=int, default=None, help="from 0; by default 3, with folds 1")
+    parser.add_argument("--models", default="plstm,gin", help="names, with commas; a wrong one lists them")
+    parser.add_argument("--datasets", help="some of the suite's sets; any of TU's by TU Dortmund's name")
+    parser.add_argument("--seeds", type=int, help="number of seeds, from 0; by default 5, 3, or 1 with folds")
+    parser.add_argument(
+        "--print", action="store_true", help="write tables of what is kept, and train nothing"
+    )
     parser.add_argument(
         "--cross-validate",
         action="store_true",
@@ -314,69 +112,186 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    parser.add_argument("--references", type=Path, help="published scores; by default ROOT/references")
     parser.add_argument("--out", type=Path, help="by default benchmarks/results/SUITE")
-    parser.add_argument("--runs", type=Path, default=Path("runs/table"), help="checkpoints and logs")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/table"), help="checkpoints, logs, predictions"
+    )
     parser.add_argument("--chemprop", type=Path, default=Path("chemprop"), help="its program, version 2")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
-    options, overrides = parser.parse_known_args(argv)
-    options.models = options.models.split(",")
-    options.datasets = options.datasets.split(",") if options.datasets else list(SUITES[options.suite])
-    for what, chosen, allowed in (
-        ("model", options.models, MODELS if options.suite == "tu" else (*MODELS, CHEMPROP)),
-        ("data set", options.datasets, SUITES[options.suite]),
-    ):
-        for name in chosen:
-            if name not in allowed:
-                raise InputError(f"{name!r} is no {what} of this table: {', '.join(allowed)}.")
+    options, further = parser.parse_known_args(argv)
+    suite = SUITES[options.suite]
     if options.cross_validate and options.suite != "ogb":
         raise InputError("--cross-validate is for --suite ogb.")
-    folds = SCAFFOLD_FOLDS if options.cross_validate else TU_FOLDS if options.suite == "tu" else 0
-    options.folds = list(range(folds)) or [None]
-    options.seeds = options.seeds or (1 if folds else 3)
-    folder = options.suite + "_cross_validated" * options.cross_validate
-    options.out = options.out or RESULTS / folder
-    return options, overrides
+    names = options.datasets.split(",") if options.datasets else suite.sets
+    options.datasets = [suite.called(name) for name in names]
+    options.models = [*dict.fromkeys([*options.models.split(","), FOREST])]
+    allowed = [*models_of(options.suite), *others_of(options.suite)]
+    for model in options.models:
+        for part in model.split(JOINED):
+            if part not in allowed:
+                raise InputError(f"{part!r} is no model of this table: {', '.join(allowed)}.")
+    options.folds = folds_of(options.suite, options.cross_validate)
+    options.seeds = options.seeds or (1 if options.cross_validate else suite.seeds)
+    options.out = options.out or RESULTS / (options.suite + "_cross_validated" * options.cross_validate)
+    options.references = options.references or options.root / "references"
+    options.changes, options.further = split_options(further)
+    for name in ("fold" if options.folds[0] is not None else "", "split_seed" if suite.seed_splits else ""):
+        if name in options.changes:
+            raise InputError(f"The table sets --data.{name} itself: every run has its own.")
+    return options
 
 
-def main(argv: Sequence[str]) -> None:
-    options, overrides = parse(argv)
-    runs = [
-        Run(dataset, model, seed, fold)
-        for dataset in options.datasets
-        for seed in range(options.seeds)
-        for fold in options.folds
-        for model in (*options.models, FOREST)
+def split_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Arguments of the data, and all other options of ``fit``.
+
+    Raises:
+        InputError: An option that the table sets itself, or one without a value.
+    """
+    groups: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            groups.append([])
+        elif not groups:
+            raise InputError(f"{argument!r} belongs to no option.")
+        groups[-1].append(argument)
+    changes, others = {}, []
+    for first, *values in groups:
+        name, equals, value = first.partition("=")
+        plain = name.replace(".init_args", "").removesuffix(".class_path")
+        if plain in _OURS:
+            raise InputError(f"The table sets {name} itself; pass {_OURS[plain]}.")
+        if plain.startswith("--data."):
+            given = [value] if equals else values
+            if len(given) != 1:
+                raise InputError(f"{name} needs one value.")
+            changes[plain.removeprefix("--data.")] = yaml.safe_load(given[0])
+        else:
+            others += [first, *values]
+    return changes, others
+
+
+def jobs_of(options: argparse.Namespace) -> list[Job]:
+    """All runs, those whose predictions are joined before those that join them."""
+    singles = [part for model in options.models for part in model.split(JOINED)]
+    joined = [model for model in options.models if JOINED in model]
+    jobs = []
+    for models in (dict.fromkeys(singles), joined):
+        for dataset in options.datasets:
+            for seed in range(options.seeds):
+                for fold in options.folds:
+                    for model in models:
+                        jobs.append(job_of(options, Run(dataset, model, seed, fold, options.suite)))
+    return jobs
+
+
+def job_of(options: argparse.Namespace, run: Run) -> Job:
+    """A run, with all that the command line says."""
+    settings = run.settings(options.changes, options.further)
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+    folder = (options.runs / options.suite / f"{run.name}-{digest}").resolve()
+    given = (options.root, options.cache, folder, options.changes, options.further, options.chemprop)
+    return Job(run, *given)
+
+
+def refuse(waiting: Sequence[Job]) -> None:
+    """Refuse before anything is trained what could not be: each model is built, all data are looked for.
+
+    Raises:
+        InputError: An option that does not fit, or a file that is missing.
+    """
+    with unchanged():
+        for job in {job.run.model: job for job in reversed(waiting) if job.run.network}.values():
+            check(job.command())
+    for job in waiting:
+        if job.run.model == CHEMPROP and not shutil.which(job.chemprop):
+            raise InputError(f"{job.chemprop} is no program; pass chemprop's executable with --chemprop.")
+    for job in {job.run.dataset: job for job in waiting}.values():
+        _ = job.data().prepared_file  # whose name is made of all that is read
+
+
+def joined(options: argparse.Namespace, job: Job) -> tuple[Any, Any]:
+    """Score the mean of what two runs or more predict.
+
+    Raises:
+        InputError: Predictions of one of them are not in the folder of runs.
+    """
+    parts = [
+        job_of(options, dataclasses.replace(job.run, model=model)) for model in job.run.model.split(JOINED)
     ]
-    calls, waiting = [], []
-    for run in runs:
-        arguments = [*MODELS[run.model].options, *overrides] if run.model in MODELS else []
-        settings = settings_of(run, arguments)
-        path = options.out / f"{run.name}.json"
-        if known(path, settings):
-            continue
-        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
-        folder = options.runs / f"{run.name}-{digest}"
-        calls.append(partial(train, run, options.root, options.cache, folder, arguments, options.chemprop))
-        waiting.append((run, path, settings))
+    files = [part.folder / PREDICTIONS for part in parts]
+    for part, file in zip(parts, files, strict=True):
+        if not file.is_file():
+            raise InputError(
+                f"{file} is missing, though {part.run.name} is kept: delete its JSON file to have it run "
+                "again, or pass the folder that it was run in as --runs."
+            )
+    records = [json.loads((options.out / f"{part.run.name}.json").read_text()) for part in parts]
+    return job.join(files, sum(record["result"]["seconds"] for record in records))
+
+
+def outcomes(options: argparse.Namespace, waiting: Sequence[Job]) -> Iterator[tuple[Job, tuple[Any, Any]]]:
+    """Runs as they end, and then those that join them."""
+    singles = [job for job in waiting if JOINED not in job.run.model]
+    for number, found in side_by_side([job.fit for job in singles], options.jobs) if singles else ():
+        yield singles[number], found
+    for job in waiting:
+        if JOINED in job.run.model:
+            yield job, joined(options, job)
+
+
+def make(options: argparse.Namespace) -> None:
+    """Make and keep the runs that are not there yet."""
+    jobs = jobs_of(options)
+    waiting = [job for job in jobs if not known(options.out / f"{job.run.name}.json", job.settings)]
+    refuse(waiting)
     setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        bar = progress.add_task("Runs", total=len(runs), completed=len(runs) - len(calls))
-        for number, result in side_by_side(calls, options.jobs):
-            run, path, settings = waiting[number]
-            keep(path, setting, run, settings, dataclasses.asdict(result))
+        bar = progress.add_task("Runs", total=len(jobs), completed=len(jobs) - len(waiting))
+        for job, (result, scores) in outcomes(options, waiting):
+            run, further = job.run, {"scores": scores}
+            if run.network or JOINED in run.model:
+                further["label"] = label_of(run.suite, run.model)
+            path = options.out / f"{run.name}.json"
+            keep(path, setting, run, job.settings, dataclasses.asdict(result), **further)
             progress.console.print(
                 f"{run.name}: validation {result.metric} {result.val:.4f}, test {result.test:.4f}, "
                 f"{result.seconds:.0f} s",
                 soft_wrap=True,
             )
             progress.advance(bar)
-    for dataset in options.datasets:
-        folder = options.out / dataset
-        table = markdown(dataset, [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))])
-        with whole_file(folder / "table.md") as file:
-            file.write(table)
-        print(table)
+
+
+def write_tables(options: argparse.Namespace) -> None:
+    """Write and print tables of everything that is kept of a suite."""
+    published = options.references / (SUITES[options.suite].references or "none")
+    if published.is_file() and options.out.is_dir():
+        shutil.copyfile(published, options.out / REFERENCES)
+    for dataset, pair in tables_of(options.out).items():
+        text = markdown(dataset, *pair)
+        with whole_file(options.out / dataset / TABLE) as file:
+            file.write(text)
+        if dataset in options.datasets:
+            print(text)
+    text = summary(options.out)
+    if options.out.is_dir():
+        with whole_file(options.out / SUMMARY) as file:
+            file.write(text)
+    print(text)
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parse(argv)
+    if not options.print:
+        try:
+            make(options)
+        except InputError as error:
+            text = str(error)
+            for theirs in ("--data.root", "--data.cache"):
+                text = text.replace(theirs, _OURS[theirs])
+            raise InputError(text) from error
+    write_tables(options)
 
 
 if __name__ == "__main__":

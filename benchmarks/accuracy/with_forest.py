@@ -17,14 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from benchmarks.accuracy.forest import features_of, forest_predictions
-from benchmarks.accuracy.outcome import score
-from benchmarks.accuracy.table import MODELS, data_module
+from benchmarks.accuracy.outcome import Predictions, mean_of, network_predictions, rows_of, score
+from benchmarks.accuracy.suites import MODELS, data_module
 from benchmarks.measure import RESULTS, environment, write_results
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import print_table, spread
@@ -32,16 +29,7 @@ from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
 
-#: Values or probabilities [molecules, T] float64 of the "validation" and the "test" molecules.
-Predictions = dict[str, Tensor]
-
 OUTCOMES = RESULTS / "with_forest"
-
-
-@torch.inference_mode()
-def network_predictions(task: GraphTask, loader: DataLoader) -> Tensor:
-    """Values or probabilities [molecules, T] float64 of a loader's molecules."""
-    return torch.cat([task(batch) for batch in track(loader, "Predicting", transient=True)]).double()
 
 
 def model_of(task: GraphTask) -> str:
@@ -53,13 +41,8 @@ def model_of(task: GraphTask) -> str:
     beside = len(getattr(task.network, "branches", ())) > 1
     model = type(task.network).__name__.lower() + "-fingerprint" * beside
     if model not in MODELS:
-        raise InputError(f"A {type(task.network).__name__} is no network of benchmarks.accuracy.table.")
+        raise InputError(f"A {type(task.network).__name__} is no network of benchmarks.accuracy.suites.")
     return model
-
-
-def rows_of(module: GraphDataModule) -> dict[str, Tensor]:
-    """The rows of the parts that are predicted."""
-    return {"validation": module.rows.val, "test": module.rows.test}
 
 
 def predictions_of(task: GraphTask, module: GraphDataModule, forest: Tensor) -> dict[str, Predictions]:
@@ -75,11 +58,6 @@ def predictions_of(task: GraphTask, module: GraphDataModule, forest: Tensor) -> 
         "forest": forest_alone,
         f"{label} and forest": mean_of([network, forest_alone]),
     }
-
-
-def mean_of(predictions: Sequence[Predictions]) -> Predictions:
-    """The mean of several predictions of the same molecules."""
-    return {part: torch.stack([one[part] for one in predictions]).mean(0) for part in predictions[0]}
 
 
 def scores_of(module: GraphDataModule, predictions: Predictions) -> dict[str, float]:

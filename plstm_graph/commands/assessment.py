@@ -12,15 +12,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from torch import Tensor
 
-from plstm_graph.commands.forest import count_fingerprints, forest_predictions
+from plstm_graph.commands.forest import count_fingerprints, forest_predictions, usual_forest
 from plstm_graph.commands.report import print_table, spread
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.files import whole_file, write_rows
 from plstm_graph.ensemble import Ensemble
 from plstm_graph.metrics import mean_prediction, metrics_of
-
-#: The forest; no tree draws more rows than this, so that one of many rows does not take hours.
-_TREES, _DRAWN = 500, 10_000
 
 _PANELS = 7  #: targets that the picture has room for
 
@@ -73,15 +70,8 @@ def _predict(module: CSV, ensemble: Ensemble) -> Tensor:
 
 def _forest(module: CSV) -> Tensor:
     """Values or probabilities of the test rows by a random forest, [rows, T] float64."""
-    predictions = forest_predictions(
-        module,
-        count_fingerprints(module.dataset.smiles or []),
-        n_estimators=_TREES,
-        max_features=1 / 3 if module.task == "regression" else "sqrt",
-        max_samples=_DRAWN if len(module.rows.train) > _DRAWN else None,
-        random_state=0,
-        n_jobs=-1,
-    )
+    features = count_fingerprints(module.dataset.smiles or [])
+    predictions = forest_predictions(module, features, n_jobs=-1, **usual_forest(module))
     return predictions[module.rows.test]
 
 

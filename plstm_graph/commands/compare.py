@@ -12,7 +12,7 @@ from rich.progress import Progress
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fit, side_by_side
 from plstm_graph.commands.presets import with_configuration_files
-from plstm_graph.commands.report import print_table, spread
+from plstm_graph.commands.report import baseline_name, print_table, spread
 
 
 def compare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -54,6 +54,8 @@ def _print(results: dict[str, list[Result]]) -> None:
             }
         )
     first = next(iter(results.values()))
-    rows.append(dict.fromkeys(rows[0], "") | {"": "training mean", "test": f"{first[0].baseline:.3f}"})
+    rows.append(
+        dict.fromkeys(rows[0], "") | {"": baseline_name(first[0].metric), "test": f"{first[0].baseline:.3f}"}
+    )
     measure = " in ".join(filter(None, (first[0].metric, first[0].unit)))
     print_table(f"{measure}, mean and deviation of {len(first)} seeds", rows)

@@ -40,12 +40,13 @@ from plstm_graph.commands.configuration import (
 from plstm_graph.commands.launch import own_environment
 from plstm_graph.commands.options import PROGRAM
 from plstm_graph.commands.presets import classes_first
-from plstm_graph.commands.report import LearningCurve, print_table, spread
+from plstm_graph.commands.report import LearningCurve, baseline_name, print_table, spread
 from plstm_graph.commands.resumption import MovableCheckpoint, SeedEpochs, WholeFiles
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
+from plstm_graph.metrics import ERRORS
 from plstm_graph.models import GraphNetwork
 from plstm_graph.ranges import MANY, check_range
 from plstm_graph.reference import keep_reference
@@ -283,7 +284,7 @@ class GraphCLI(LightningCLI):
         if timers and limit is not None:
             raise InputError("--trainer.max_time is a Timer of its own: leave that of trainer.callbacks out.")
         self.timer = timers[0] if timers else Timer(limit)  # counts on when a run is resumed
-        unit = "" if monitor.endswith("/loss") else self.model.unit
+        unit = self.model.unit if monitor.rpartition("/")[2] in ERRORS else ""
         self.curve = LearningCurve(monitor, ", ".join(filter(None, (self._measure, unit))))
         callbacks: list[Callback] = [SeedEpochs(), *([] if timers else [self.timer]), self.curve]
         patience = self._get(self.config, "patience")
@@ -370,7 +371,7 @@ class GraphCLI(LightningCLI):
             dataset=self.datamodule.name,
             network=type(self.model.network).__name__,
             metric=metric,
-            unit=self.model.unit,
+            unit=self.model.unit if metric in ERRORS else "",
             val=math.nan if val is None or self.model.monitor[0] != f"val/{metric}" else val,
             test=test[f"test/{metric}"],
             baseline=float(baseline.get(f"test/{metric}", math.nan)),
@@ -382,7 +383,7 @@ class GraphCLI(LightningCLI):
             {
                 "test": name.removeprefix("test/"),
                 self.result.network: spread([test[name]]),
-                "training mean": spread([float(value)]),
+                baseline_name(metric): spread([float(value)]),
             }
             for name, value in baseline.items()
         ]

@@ -6,10 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rdkit.Chem import rdFingerprintGenerator
+from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from plstm_graph.chem import read_smiles
 from plstm_graph.datasets import GraphDataModule
+
+_TREES, _DRAWN = 500, 10_000
 
 
 def count_fingerprints(smiles: list[str]) -> NDArray[np.uint32]:
@@ -18,15 +21,43 @@ def count_fingerprints(smiles: list[str]) -> NDArray[np.uint32]:
     return np.stack([generator.GetCountFingerprintAsNumPy(read_smiles(text)) for text in smiles])
 
 
+def usual_forest(module: GraphDataModule, seed: int = 0) -> dict[str, Any]:
+    """Settings of a forest: 500 trees, a third of the features at every split, of classes their root.
+
+    No tree draws more than 10,000 rows, so that one of many rows does not take hours.
+    """
+    return {
+        "n_estimators": _TREES,
+        "max_features": 1 / 3 if module.task == "regression" else "sqrt",
+        "max_samples": _DRAWN if len(module.rows.train) > _DRAWN else None,
+        "random_state": seed,
+    }
+
+
 def forest_predictions(
     module: GraphDataModule, features: NDArray[np.generic], **settings: Any
 ) -> torch.Tensor:
-    """Train a forest for each target on its labelled training rows, and predict for all rows.
+    """Values or probabilities of all rows by a forest, see :func:`fitted_predictions`.
 
     Args:
         module: Data that are set up.
         features: [graphs, size].
         **settings: Arguments of scikit-learn's forests.
+    """
+    forests = RandomForestRegressor(**settings), RandomForestClassifier(**settings)
+    return fitted_predictions(module, features, *forests)
+
+
+def fitted_predictions(
+    module: GraphDataModule, features: NDArray[np.generic], regressor: Any, classifier: Any
+) -> torch.Tensor:
+    """Fit a model for each target to its labelled training rows, and predict for all rows.
+
+    Args:
+        module: Data that are set up.
+        features: [graphs, size].
+        regressor: One of scikit-learn's, which is cloned.
+        classifier: Likewise.
 
     Returns:
         Values or probabilities, [graphs, T] float64.
@@ -34,8 +65,9 @@ def forest_predictions(
     targets = module.dataset.tensors["y"].double()
     train = module.rows.train.numpy()
     classes = {"regression": [], "classification": [1], "multiclass": list(range(module.num_tasks))}
+    model = regressor if module.task == "regression" else classifier
     predictions = [
-        _predict(features, column.numpy(), train, classes[module.task], settings)
+        _predict(features, column.numpy(), train, classes[module.task], clone(model))
         for column in targets.unbind(1)
     ]
     return torch.tensor(np.concatenate(predictions, 1))
@@ -46,13 +78,12 @@ def _predict(
     targets: NDArray[np.float64],
     train: NDArray[np.int64],
     classes: list[int],
-    settings: dict[str, Any],
+    model: Any,
 ) -> NDArray[np.float64]:
     """Probabilities of the classes, or values if there are none, of all graphs: [graphs, classes or 1]."""
     rows = train[~np.isnan(targets[train])]
+    model.fit(features[rows], targets[rows])
     if not classes:
-        values = RandomForestRegressor(**settings).fit(features[rows], targets[rows]).predict(features)
-        return values[:, None]
-    forest = RandomForestClassifier(**settings).fit(features[rows], targets[rows])
-    shares = dict(zip(forest.classes_, forest.predict_proba(features).T, strict=True))
+        return np.asarray(model.predict(features))[:, None]
+    shares = dict(zip(model.classes_, model.predict_proba(features).T, strict=True))
     return np.stack([shares.get(number, np.zeros(len(features))) for number in classes], 1)

@@ -51,7 +51,8 @@ usage: {program} {verb} --config PRESET [options]
 
 what to train on
   --config NAME|FILE        a preset or a configuration file; several are merged, the last wins
-  --data CLASS              CSV, OGB, MoleculeNet, TU, FreeSolv, Solubility, or a class of your own
+  --data CLASS              CSV, OGB, MoleculeNet, TU, TDC, MoleculeACE, PeptidesFunc, Lipids, FreeSolv,
+                            Solubility, or a class of your own
   --data.path FILE          CSV: the table
   --data.smiles_column NAME, --data.target_columns NAME|'[NAME, ...]'
                             CSV: which columns (default: smiles, and all of numbers)
@@ -61,7 +62,7 @@ what to train on
   --data.split SPLIT        CSV: scaffold, random, or a column of train, val and test
   --data.separator CHARACTER, --data.encoding NAME
                             CSV: between cells, and of text (default: found, utf-8)
-  --data.root FOLDER        OGB, MoleculeNet, TU: where the files lie
+  --data.root FOLDER        public sets: where the files lie
   --data.fold NUMBER        OGB, TU: one of the folds
   --data.batch_size NUMBER
 

@@ -25,7 +25,7 @@ from plstm_graph.errors import InputError
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-    from plstm_graph.commands.fit import Result
+    from plstm_graph.commands.fit import GraphCLI, Result
 
 T = TypeVar("T")
 
@@ -108,6 +108,11 @@ def fit(arguments: Sequence[str], epoch_ended: Callable[[], object] = bool) -> R
         arguments: Options of ``fit``.
         epoch_ended: Called after every epoch.
     """
+    return fitted(arguments, epoch_ended).result
+
+
+def fitted(arguments: Sequence[str], epoch_ended: Callable[[], object] = bool) -> GraphCLI:
+    """Likewise, and return the command, with its data and the network that was tested."""
     from lightning.pytorch.callbacks import LambdaCallback
 
     from plstm_graph.commands.fit import GraphCLI
@@ -122,7 +127,26 @@ def fit(arguments: Sequence[str], epoch_ended: Callable[[], object] = bool) -> R
     sys.argv = sys.argv[:1]  # LightningCLI warns when it is given arguments twice
     quiet = ["--threads", "1", "--trainer.enable_progress_bar", "false"]
     with contextlib.redirect_stdout(io.StringIO()):
-        return Watched(["fit", *arguments, *quiet]).result
+        return Watched(["fit", *arguments, *quiet])
+
+
+def check(arguments: Sequence[str]) -> None:
+    """Build what ``fit`` would train, and train nothing.
+
+    Raises:
+        InputError: There is no such option, it takes no such value, or values do not fit together.
+    """
+    from plstm_graph.commands.fit import GraphCLI
+
+    class Untrained(GraphCLI):
+        def instantiate_trainer(self, **_: Any) -> Any:
+            return None
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            pass
+
+    sys.argv = sys.argv[:1]
+    Untrained(["fit", *arguments])
 
 
 def read_options(arguments: Sequence[str]) -> dict[str, Any]:

@@ -75,3 +75,8 @@ def spread(values: Sequence[float]) -> str:
     if any(map(isnan, values)):
         return "undefined"
     return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def baseline_name(metric: str) -> str:
+    """What predicts without a look at the inputs: of classes it is the most frequent one."""
+    return "majority class" if metric == "accuracy" else "training mean"
