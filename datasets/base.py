@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Subset
+from torch_geometric.data import Batch
 
 from plstm_graph.chem.descriptors import descriptor_names
 from plstm_graph.datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
@@ -25,6 +26,9 @@ from plstm_graph.errors import InputError
 from plstm_graph.metrics import SELECTING
 from plstm_graph.ranges import MANY, WIDE, check_range
 from plstm_graph.task import Task
+
+#: Training graphs that are cut at once where no loader does it.
+_SLAB = 1024
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:
@@ -129,6 +133,11 @@ class GraphDataModule(LightningDataModule, ABC):
     def train_targets(self) -> Tensor:
         """Targets of the training rows, float32 [rows, tasks]."""
         return self.dataset.tensors["y"][self.rows.train]
+
+    @property
+    def train_graphs(self) -> Iterator[Batch]:
+        """The training graphs in the order of their rows, some at a time."""
+        return map(self.dataset.__getitems__, self.rows.train.split(_SLAB))
 
     @property
     def train_descriptors(self) -> Tensor | None:

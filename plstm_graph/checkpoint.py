@@ -8,7 +8,18 @@ import torch
 from torch import nn
 
 from plstm_graph.errors import InputError
-from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, PLSTM, Branch, CircularFingerprint, GraphNetwork
+from plstm_graph.models import (
+    GAT,
+    GCN,
+    GIN,
+    GINE,
+    MPNN,
+    PLSTM,
+    Branch,
+    CircularFingerprint,
+    GaussianProcess,
+    GraphNetwork,
+)
 
 #: Networks that a checkpoint may name.
 NETWORKS: dict[str, type[GraphNetwork]] = {
@@ -16,7 +27,9 @@ NETWORKS: dict[str, type[GraphNetwork]] = {
 }
 
 #: Branches that a checkpoint may name.
-BRANCHES: dict[str, type[Branch]] = {branch.__name__: branch for branch in (CircularFingerprint,)}
+BRANCHES: dict[str, type[Branch]] = {
+    branch.__name__: branch for branch in (CircularFingerprint, GaussianProcess)
+}
 
 #: Changes when an older release could not build what a newer one writes down, or the other way round.
 FORMAT = 3

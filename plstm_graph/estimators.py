@@ -90,8 +90,8 @@ class _Estimator(TransformerMixin, BaseEstimator):
             settings |= {"path": str(folder / "X.parquet"), "unreadable": "refuse"}
             pd.concat([targets, others], axis=1).to_parquet(settings["path"], index=False)
             config = configure(folder, settings, seed, self.max_epochs, options)
-            rows = len(read_table(folder, config, "fit").rows.train)
-            train_networks(folder, config, rows, self.ensemble_size, jobs, not self.verbose)
+            module = read_table(folder, config, "fit")
+            train_networks(folder, config, module, self.ensemble_size, jobs, not self.verbose)
             self.checkpoints_ = self._read(folder)
         self.target_names_ = list(targets)
         return self

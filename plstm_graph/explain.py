@@ -1,5 +1,6 @@
 """Contributions of atoms and bonds to a prediction, and the gating matrices of a network."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +11,8 @@ from plstm_graph.chem import smiles_to_data
 from plstm_graph.conv import GatingMatrix, PLSTMConv
 from plstm_graph.errors import InputError
 from plstm_graph.models import GraphNetwork
+from plstm_graph.models.gradients import path_gradients
 from plstm_graph.predictor import Predictor
-
-#: Points at which gradients are taken on the way from the reference molecule.
-_STEPS = 32
 
 
 class EncodedNetwork(nn.Module):
@@ -101,7 +100,12 @@ def contributions(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor]:
 
     They sum to the difference between the prediction and the reference's, up to the error of the midpoint
     rule, about a hundredth. Classification is explained by the log-odds, a choice of classes by their logits,
-    regression in the targets' unit.
+    regression in the targets' unit. Descriptors belong to the molecule: the reference has the same.
+
+    The prediction is the mean over branches, and so are contributions. Those above are of the nodes' branch;
+    the others share theirs out by :meth:`~plstm_graph.models.Branch.contributions`: integrated gradients of
+    environments and pairs of atoms, equally among their atoms. What was learned by normal scores is shared
+    out by scores, and scaled by how far both predictions are apart.
 
     Args:
         predictor: a :class:`~plstm_graph.task.GraphTask` or another, with a network for OGB's features, in
@@ -112,33 +116,57 @@ def contributions(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor]:
         [N, T] for atoms and [C, T] for columns, of which every bond has two.
 
     Raises:
-        InputError: the network does not take OGB's features, or has branches beside its nodes.
+        InputError: the network does not take OGB's features, or has a branch that cannot be shared out.
 
     Complexity: 32 passes forward and T·32 backward. Source: Sundararajan et al., arXiv 1703.01365.
     """
     network = predictor.network
     batch = data if isinstance(data, Batch) else Batch.from_data_list([data])
-    model = EncodedNetwork(network, batch)
+    chain, alkane = smiles_to_data("CCC"), batch.clone()
+    alkane.x = chain.x[1].expand_as(batch.x)
+    alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
     with torch.no_grad():
-        ends = _encode(network, batch)
-        chain, alkane = smiles_to_data("CCC"), batch.clone()
-        alkane.x = chain.x[1].expand_as(batch.x)
-        alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
-        starts = _encode(network, alkane)
-    std = predictor.target_std
-    scale = std if predictor.task == "regression" else torch.ones_like(std)
+        ends, starts = _encode(network, batch), _encode(network, alkane)
+        embedding = network.embed(batch)
+    branches: list[Any] = list(network.branches)
+    widths = [branch.parts * branch.channels for branch in branches]
+    parts = embedding.split([*widths, embedding.size(1) - sum(widths)], dim=1)
+    graphs, reference, dags = network.graphs(batch), network.graphs(alkane), network.dags(batch)
+
+    def predict(number: int, part: Tensor) -> Tensor:
+        """What a branch predicts, and a constant of the others."""
+        return len(branches) * network.predict(
+            torch.cat([*parts[:number], part, *parts[number + 1 :]], dim=1)
+        )
+
+    def predict_by_nodes(x: Tensor, edge_attr: Tensor) -> Tensor:
+        encoded = graphs._replace(x=x, edge_attr=edge_attr)
+        passes = [network.run_blocks(encoded._replace(dag=dag)) for dag in dags]
+        return predict(0, branches[0](graphs, passes))
+
     totals = [end.new_zeros(end.size(0), network.out_channels) for end in ends]
-    for step in range(_STEPS):
-        share = (step + 0.5) / _STEPS
-        points = [torch.lerp(a, b, share).requires_grad_() for a, b in zip(starts, ends, strict=True)]
-        output = model(points[0], batch.edge_index, points[1]) * scale
-        for target in range(network.out_channels):
-            gradients = torch.autograd.grad(
-                output[:, target].sum(), points, retain_graph=target + 1 < network.out_channels
-            )
-            for total, gradient, a, b in zip(totals, gradients, starts, ends, strict=True):
-                total[:, target] += (gradient * (b - a)).sum(1) / _STEPS
-    return totals[0], totals[1]
+    for number, branch in enumerate(branches[1:], 1):
+        totals[0] += branch.contributions(graphs, reference, partial(predict, number))
+    for target, gradients in path_gradients(predict_by_nodes, starts, ends):
+        for total, gradient, a, b in zip(totals, gradients, starts, ends, strict=True):
+            total[:, target] += (gradient * (b - a)).sum(1)
+    with torch.no_grad():
+        scale = _scale(predictor, network(alkane), network.predict(embedding)) / len(branches)
+    return totals[0] * scale[graphs.batch], totals[1] * scale[graphs.batch[graphs.edge_index[0]]]
+
+
+def _scale(predictor: Predictor, starts: Tensor, ends: Tensor) -> Tensor:
+    """What the difference of a network's outputs [B, T] is multiplied by to be that of predictions."""
+    if predictor.task != "regression":
+        return torch.ones_like(starts)
+    if predictor.normal_scores is None:
+        return predictor.target_std.expand_as(starts)
+    scores = torch.stack([starts, ends]) * predictor.target_std + predictor.target_mean
+    low, high = scores.aminmax(dim=0)
+    close = 1e-3 * (high - low < 1e-3)  # of almost equal scores, the slope around both
+    low, high = low - close, high + close
+    gained = predictor.normal_scores.inverse(high) - predictor.normal_scores.inverse(low)
+    return predictor.target_std * gained / (high - low)
 
 
 def _encode(network: GraphNetwork, batch: Data) -> tuple[Tensor, Tensor]:

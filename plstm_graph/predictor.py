@@ -10,8 +10,12 @@ from torch_geometric.data import Data
 from plstm_graph.checkpoint import build_network, read_checkpoint
 from plstm_graph.errors import InputError
 from plstm_graph.models import GraphNetwork
+from plstm_graph.normal_scores import NormalScores
 
 Task = Literal["regression", "classification", "multiclass"]
+
+#: Metrics for which targets are learned by their :class:`~plstm_graph.normal_scores.NormalScores`.
+BY_ORDER = ("mae", "spearman")
 
 
 class Predictor(nn.Module):
@@ -24,6 +28,7 @@ class Predictor(nn.Module):
         target_names: Names of the T targets or classes.
         unit: Unit of the targets, for reports.
         descriptor_names: Names of the descriptors that the network reads beside a graph.
+        metric: Score that the network is to be good at, as :class:`~plstm_graph.task.GraphTask` has it.
 
     Raises:
         InputError: An unknown task, or names that are not as many as the network's descriptors.
@@ -39,6 +44,7 @@ class Predictor(nn.Module):
         target_names: list[str] | None = None,
         unit: str = "",
         descriptor_names: list[str] | None = None,
+        metric: str | None = None,
     ) -> None:
         super().__init__()
         if task not in get_args(Task):
@@ -53,6 +59,7 @@ class Predictor(nn.Module):
         self.descriptor_names = descriptor_names
         self.register_buffer("target_mean", torch.zeros(network.out_channels))
         self.register_buffer("target_std", torch.ones(network.out_channels))
+        self.normal_scores = NormalScores(network.out_channels) if metric in BY_ORDER else None
 
     def forward(self, batch: Data) -> Tensor:
         """Predict in the targets' unit (regression) or as probabilities.
@@ -77,7 +84,8 @@ class Predictor(nn.Module):
             return output.sigmoid()
         if self.task == "multiclass":
             return output.softmax(1)
-        return output * self.target_std + self.target_mean
+        output = output * self.target_std + self.target_mean
+        return output if self.normal_scores is None else self.normal_scores.inverse(output)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path | IO[bytes]) -> Self:
@@ -96,7 +104,7 @@ class Predictor(nn.Module):
         """Build from what :func:`~plstm_graph.checkpoint.read_checkpoint` has read."""
         arguments = checkpoint["hyper_parameters"]
         network = build_network(arguments["network"])
-        kept = ("task", "target_names", "unit", "descriptor_names")
+        kept = ("task", "target_names", "unit", "descriptor_names", "metric")
         predictor = cls(network, **{name: arguments[name] for name in kept})
         weights = checkpoint["state_dict"]
         predictor.load_state_dict({name: weights[name] for name in predictor.state_dict() if name in weights})

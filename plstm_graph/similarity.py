@@ -74,3 +74,40 @@ def _search(queries, query_sizes, known, known_sizes, similarity, index):
                         similarity[i, k], index[i, k] = similarity[i, k - 1], index[i, k - 1]
                         k -= 1
                     similarity[i, k], index[i, k] = found, j
+
+
+def count_common(
+    query_ptr: NDArray[np.int64],
+    query_tokens: NDArray[np.int64],
+    holder_ptr: NDArray[np.int64],
+    holders: NDArray[np.int32],
+    *,
+    number: int,
+) -> NDArray[np.int32]:
+    """How many tokens every query has in common with every known set: [queries, number].
+
+    Args:
+        query_ptr: [queries + 1], where the tokens of every query begin.
+        query_tokens: those that known sets have, numbered from 0, each once in a query.
+        holder_ptr: [tokens + 1], where the holders of every token begin.
+        holders: the known sets that have it.
+        number: of known sets.
+
+    Complexity: O(queries · number + holders of all tokens of all queries), on torch's threads.
+    """
+    common = np.zeros((len(query_ptr) - 1, number), np.int32)
+
+    def run(first: int, last: int) -> None:
+        _count_common(query_ptr[first : last + 1], query_tokens, holder_ptr, holders, common[first:last])
+
+    run_over_ranges(run, np.full(len(common), float(number)))
+    return common
+
+
+@structure
+def _count_common(query_ptr, query_tokens, holder_ptr, holders, common):
+    for i in range(len(common)):
+        for t in range(query_ptr[i], query_ptr[i + 1]):
+            token = query_tokens[t]
+            for h in range(holder_ptr[token], holder_ptr[token + 1]):
+                common[i, holders[h]] += 1

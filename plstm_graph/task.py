@@ -1,7 +1,7 @@
 """Training a network on molecular properties: loss, metrics, optimiser and schedule."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
@@ -45,7 +45,8 @@ class GraphTask(Predictor, LightningModule):
 
     A missing label is NaN and takes no part in loss or metrics. Regression minimises the squared
     error of standardised targets :math:`(y - \mu) / \sigma`, with mean and deviation of the
-    training targets, which travel in the checkpoint; predictions and metrics are in the targets'
+    training targets, which travel in the checkpoint, or, for the metrics ``"mae"`` and ``"spearman"``, of
+    their :class:`~plstm_graph.normal_scores.NormalScores`; predictions and metrics are in the targets'
     own unit. Classification minimises binary cross-entropy, multiclass cross-entropy among the classes,
     and both predict probabilities. If the network has several heads, the sum of their losses is minimised
     and their mean is logged.
@@ -121,7 +122,7 @@ class GraphTask(Predictor, LightningModule):
             mixup=mixup,
         )
         check_range(0, 1, warmup=warmup)
-        super().__init__(network, task, target_names, unit, descriptor_names)
+        super().__init__(network, task, target_names, unit, descriptor_names, metric)
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": describe_network(network)})
         self.learning_rate = learning_rate
@@ -223,11 +224,17 @@ class GraphTask(Predictor, LightningModule):
         Raises:
             InputError: Nothing fits.
         """
-        state = {name: w for name, w in self.network.state_dict().items() if not name.startswith(_NEW)}
+        state = {
+            name: weight
+            for name, weight in self.network.state_dict().items()
+            if isinstance(weight, Tensor) and not name.startswith(_NEW)
+        }
         others = {
             name.removeprefix("network."): weight
             for name, weight in checkpoint["state_dict"].items()
-            if name.startswith("network.") and not name.startswith(_NEW, len("network."))
+            if isinstance(weight, Tensor)
+            and name.startswith("network.")
+            and not name.startswith(_NEW, len("network."))
         }
         taken = {n: weight for n, weight in others.items() if n in state and state[n].shape == weight.shape}
         if not taken:
@@ -264,6 +271,10 @@ class GraphTask(Predictor, LightningModule):
         self._check_known(_distinct(targets))
         if self.target_scale_known:
             return
+        if self.normal_scores is not None:
+            self.normal_scores.fit(targets)
+            self.target_scale_known.fill_(True)
+            return
         targets = targets.double()
         mean = targets.nanmean(0)
         std = (targets - mean).square().nanmean(0).sqrt()
@@ -294,10 +305,14 @@ class GraphTask(Predictor, LightningModule):
         elif self.task == "multiclass":
             loss = F.cross_entropy(output[labelled.squeeze(1)], targets[labelled].long())
         else:
-            standardised = (targets - self.target_mean) / self.target_std
-            loss = F.mse_loss(output[labelled], standardised[labelled])
+            loss = F.mse_loss(output[labelled], self._standardise(targets)[labelled])
         # The mean over no label at all is NaN; this batch then has nothing to teach.
         return loss if labelled.any() else output.sum() * 0.0
+
+    def _standardise(self, targets: Tensor) -> Tensor:
+        if self.normal_scores is not None:
+            return self.normal_scores(targets)
+        return (targets - self.target_mean) / self.target_std
 
     def _targets(self, batch: Data) -> Tensor:
         if not isinstance(batch.y, Tensor):
@@ -345,6 +360,14 @@ class GraphTask(Predictor, LightningModule):
         else:
             targets = torch.cat([self._targets(batch).cpu() for batch in batches])
         self.fit_target_scale(targets)
+        self._fit_branches(getattr(datamodule, "train_graphs", batches) or (), targets)
+
+    def _fit_branches(self, batches: Iterable[Data], targets: Tensor) -> None:
+        """Have branches learn what has a closed form from graphs and their targets [n, T]."""
+        if self.task == "regression":
+            targets = self._standardise(targets.to(self.target_mean)).cpu()
+        if hasattr(self.network, "fit_branches"):
+            self.network.fit_branches(batches, targets, self.task)
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with that of the second task if there is one."""
@@ -464,7 +487,10 @@ class GraphTask(Predictor, LightningModule):
             return f"{trained} with the descriptors {_listed(read[0])}, this run has {_listed(read[1])}"
         weights, others = self.state_dict(), checkpoint.get("state_dict", {})
         for name in weights.keys() | others.keys():
-            was, now = (list(part[name].shape) if name in part else None for part in (others, weights))
+            was, now = (
+                list(part[name].shape) if isinstance(part.get(name), Tensor) else None
+                for part in (others, weights)
+            )
             if was != now and (self.strict_loading or None not in (was, now)):
                 return f"{trained} with another network, whose {name} has shape {was} and not {now}"
         return None

@@ -27,7 +27,7 @@ from plstm_graph.dag import ToLineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.explain import EncodedNetwork, contributions, gating_matrices
 from plstm_graph.kernels import gating_matrix
-from plstm_graph.models import GINE
+from plstm_graph.models import GINE, Branch, CircularFingerprint, GaussianProcess, Graphs
 from plstm_graph.task import GraphTask
 
 
@@ -226,7 +226,9 @@ def test_masks_and_messages_of_ones_own_are_refused_if_they_do_not_fit():
 
 @pytest.mark.parametrize("walk_length", [0, 8])
 def test_contributions_sum_to_the_difference_from_the_alkane(batch, walk_length, monkeypatch):
-    monkeypatch.setattr("plstm_graph.explain._STEPS", 128)  # of the midpoint rule, whose error shrinks
+    monkeypatch.setattr(
+        "plstm_graph.models.gradients.STEPS", 128
+    )  # of the midpoint rule, whose error shrinks
     torch.manual_seed(0)
     network = PLSTM(hidden_channels=32, readout="sum", out_channels=2, walk_length=walk_length)
     task = GraphTask(network).double().eval()
@@ -245,6 +247,120 @@ def test_contributions_sum_to_the_difference_from_the_alkane(batch, walk_length,
     assert difference.abs().max() > 0.5
     single, _ = contributions(task, batch[3])
     torch.testing.assert_close(single, atoms[batch.batch == 3])
+
+
+def alkane_of(batch):
+    chain, alkane = smiles_to_data("CCC"), batch.clone()
+    alkane.x = chain.x[1].expand_as(batch.x)
+    alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
+    return alkane
+
+
+def of_branches(batch, branches, task="regression", outputs=2, descriptors=0, **arguments):
+    """A network with branches, fitted to the molecules' sizes and whether they hold oxygen."""
+    torch.manual_seed(0)
+    sizes = {"hidden_channels": 16, "num_layers": 2, "out_channels": outputs, "descriptors": descriptors}
+    network = PLSTM(**sizes, branches=branches)
+    oxygen = torch.tensor(["O" in smiles for smiles in batch.smiles]).float()
+    targets = oxygen[:, None] if task == "multiclass" else torch.stack([oxygen, 1 - oxygen], dim=1)
+    targets = targets + batch.ptr.diff()[:, None] / 10 if task == "regression" else targets
+    network.fit_branches([batch], targets, task)
+    return GraphTask(network, task, **arguments).eval()
+
+
+def summed(batch, atoms, bonds):
+    """Contributions to every molecule."""
+    total = atoms.new_zeros(batch.num_graphs, atoms.size(1)).index_add(0, batch.batch, atoms)
+    return total.index_add(0, batch.batch[batch.edge_index[0]], bonds)
+
+
+BRANCHES = {
+    "fingerprint": lambda: [CircularFingerprint(128, channels=16)],
+    "process": lambda: [GaussianProcess()],
+    "mix": lambda: [CircularFingerprint(64, radius=3, columns=1, hashes=1), GaussianProcess(1, 3)],
+}
+
+
+@pytest.mark.parametrize(
+    ("branches", "task", "outputs"),
+    [
+        ("fingerprint", "regression", 2),
+        ("process", "regression", 2),
+        ("process", "classification", 2),
+        ("mix", "regression", 2),
+        ("mix", "multiclass", 3),
+    ],
+)
+def test_contributions_of_branches_sum_and_do_not_depend_on_the_numbering(batch, branches, task, outputs):
+    explained = of_branches(batch, BRANCHES[branches](), task, outputs).double()
+    explained.target_std.fill_(2.0)
+    network = explained.network
+    for number, weight in enumerate(network.predictors.parameters()):
+        weight.data *= 10.0 * (number > 3)  # without the nodes' head
+    scale = 2.0 if task == "regression" else 1.0
+    atoms, bonds = contributions(explained, batch)
+    assert not bonds.any()  # the nodes' branch is silenced
+    difference = (network(batch) - network(alkane_of(batch))) * scale
+    torch.testing.assert_close(summed(batch, atoms, bonds), difference, rtol=1e-3, atol=1e-3)
+    assert difference.abs().max() > 0.1
+
+    graphs = []
+    for smiles in batch.smiles:
+        mol = Chem.MolFromSmiles(smiles)
+        graphs.append(mol_to_data(Chem.RenumberAtoms(mol, list(range(mol.GetNumAtoms()))[::-1])))
+    other, _ = contributions(explained, Batch.from_data_list(graphs))
+    back = torch.cat([torch.arange(last - 1, first - 1, -1) for first, last in itertools.pairwise(batch.ptr)])
+    torch.testing.assert_close(other[back], atoms, rtol=1e-6, atol=1e-6)
+    single, _ = contributions(explained, batch[3])
+    torch.testing.assert_close(single, atoms[batch.batch == 3], rtol=1e-6, atol=1e-6)
+
+
+def test_all_branches_and_the_scale_of_their_targets_count(batch):
+    """Beside descriptors; also of targets learned by normal scores, whose scale is another everywhere."""
+    batch.descriptors = torch.randn(batch.num_graphs, 1)
+    for metric in ("rmse", "mae"):
+        task = of_branches(batch, BRANCHES["mix"](), descriptors=1, metric=metric)
+        task.target_mean.fill_(0.3)
+        task.target_std.fill_(2.0)
+        if task.normal_scores is not None:
+            task.normal_scores.fit(torch.randn(100, 2).exp())
+        atoms, bonds = contributions(task, batch)
+        assert bonds.any()
+        difference = task(batch) - task(alkane_of(batch))
+        torch.testing.assert_close(summed(batch, atoms, bonds), difference, rtol=0.01, atol=0.01)
+        assert difference.abs().max() > 0.3
+
+
+def test_a_process_of_one_molecule_gives_what_is_like_it():
+    """Of ethanol in the place of propane, by what it has in common with ethanol: itself all, propane C-C."""
+    process = GaussianProcess(radius=0, distance=1)
+    process.heads(0, 1, 1, 0.0)
+    ethanol, propane = (Batch.from_data_list([smiles_to_data(smiles)]) for smiles in ("CCO", "CCC"))
+    ethanol.x[:2] = propane.x[1]  # as an alkane's
+    process.fit([Graphs.from_data(ethanol)], torch.tensor([[1.0]]), "regression")
+    process._memory |= {"weights": torch.tensor([[1.0]]), "scale": torch.tensor([1.0])}
+    process.eval()
+    alkane = alkane_of(ethanol)
+    found = process.contributions(Graphs.from_data(ethanol), Graphs.from_data(alkane), torch.clone)
+    # Kernels 1 and 2 / 4 of nodes, of which oxygen has the difference; 1 and 1 / 3 of pairs.
+    torch.testing.assert_close(found[:, 0].tolist(), [0.0, 1 / 6, 1 / 4 + 1 / 6])
+    assert not process.contributions(*[Graphs.from_data(alkane)] * 2, torch.clone).any()
+
+
+def test_an_alkane_has_no_contributions(batch):
+    task = of_branches(batch, BRANCHES["mix"]())
+    assert all(not part.any() for part in contributions(task, alkane_of(batch)))
+
+
+def test_branches_of_ones_own_say_what_atoms_have(batch):
+    class Sizes(Branch):
+        channels = 1
+
+        def forward(self, graphs, passes):
+            return torch.bincount(graphs.batch, minlength=graphs.num_graphs)[:, None].float()
+
+    with pytest.raises(InputError, match="Sizes has no contributions of atoms; explain a network that was"):
+        contributions(of_branches(batch, [Sizes()]), batch)
 
 
 #: Skeletons with two places, and what stands there: carbonyls, and groups that share an atom or a bond with

@@ -16,7 +16,7 @@ from torch_geometric.data import Batch
 
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.main import main
-from plstm_graph.explain import EncodedNetwork, contributions
+from plstm_graph.explain import contributions
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
 
@@ -39,7 +39,7 @@ def solvation(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def toxicity(tmp_path_factory) -> Path:
-    """Of two targets, whose names are hard to make file names of."""
+    """With branches, of two targets, whose names are hard to make file names of."""
     folder = tmp_path_factory.mktemp("toxicity")
     smiles = [f"{'C' * length}{end}" for length in range(1, 9) for end in ("O", "N", "Cl")]
     labels = np.arange(len(smiles)) % 3 == 0
@@ -47,7 +47,10 @@ def toxicity(tmp_path_factory) -> Path:
     frame.to_csv(folder / "train.csv", index=False)
     data = ["--data", "CSV", "--data.path", folder / "train.csv", "--data.task", "classification"]
     data += ["--data.target_columns", "['NR/AR', 'NR AR']", "--data.split", "random"]
-    return trained(folder, "--model.network", "PLSTM", *data)
+    network = ["--model.network", "PLSTM"]
+    for branch in ("CircularFingerprint", "GaussianProcess"):
+        network += ["--model.network.init_args.branches+", branch]
+    return trained(folder, *network, *data)
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +77,12 @@ def explain(monkeypatch, capsys, tmp_path):
 def gained(checkpoint: Path, smiles: str) -> torch.Tensor:
     """What the network gives for a molecule beyond what it gives for the alkane of the same shape."""
     task = GraphTask.load_from_checkpoint(checkpoint).eval()
-    network, batch = task.network, Batch.from_data_list([smiles_to_data(smiles)])
-    atoms, bonds = network.encode(Batch.from_data_list([smiles_to_data("CCC")]))
-    x, edge_attr = network.encode(batch)
+    batch, chain = Batch.from_data_list([smiles_to_data(smiles)]), smiles_to_data("CCC")
+    alkane = batch.clone()
+    alkane.x, alkane.edge_attr = chain.x[1].expand_as(batch.x), chain.edge_attr[0].expand_as(batch.edge_attr)
     with torch.no_grad():
-        outputs = [
-            EncodedNetwork(network, batch)(a, batch.edge_index, b)
-            for a, b in ((x, edge_attr), (atoms[1].expand_as(x), bonds[0].expand_as(edge_attr)))
-        ]
-    scale = task.target_std if task.task == "regression" else 1.0
-    return ((outputs[0] - outputs[1]) * scale).squeeze(0)
+        difference = task.network(batch) - task.network(alkane)
+    return (difference * (task.target_std if task.task == "regression" else 1.0)).squeeze(0)
 
 
 def test_the_command_explains_a_table(solvation, table, tmp_path):

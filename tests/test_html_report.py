@@ -163,8 +163,10 @@ def test_the_page_shows_what_predict_writes_and_the_nearest_training_molecules(p
 
 
 def test_every_molecule_is_drawn_with_the_contributions_that_explain_draws(predict, run, tmp_path):
-    model = checkpoint(tmp_path / "a.ckpt", ["first", "second"])
+    fingerprint = CircularFingerprint(size=64, channels=8)
+    model = checkpoint(tmp_path / "a.ckpt", ["first", "second"], branches=[fingerprint])
     page = predict(pd.DataFrame({"smiles": ROWS}), model)
+    assert "Red atoms and bonds raise the prediction" in page.words
     explained = ["-i", tmp_path / "table.csv", "--model-paths", model, "-o", tmp_path / "folder"]
     report = tmp_path / "folder" / "report.html"
     code, _, err = run("explain", *explained, "--report", report)
@@ -183,12 +185,15 @@ def test_every_molecule_is_drawn_with_the_contributions_that_explain_draws(predi
     assert "contribution to first" not in text
 
 
-def test_networks_with_branches_show_structures_and_say_why(predict, tmp_path):
+def test_networks_whose_branches_contribute_nothing_show_structures_and_say_why(
+    predict, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(CircularFingerprint, "contributions")
     fingerprint = CircularFingerprint(size=64, channels=8)
     page = predict(
         pd.DataFrame({"smiles": ROWS}), checkpoint(tmp_path / "a.ckpt", ["y"], branches=[fingerprint])
     )
-    assert "CircularFingerprint has no gradients with respect to atoms and bonds" in page.words
+    assert "CircularFingerprint has no contributions of atoms" in page.words
     assert "Red atoms" not in page.words
     assert len([button for button in page.of("button") if button.get("aria-label") == "Enlarge"]) == 4
     assert "class='atom'" not in page.text

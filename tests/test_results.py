@@ -64,6 +64,7 @@ CALLS = [
     (calibration.main, ["--datasets", "lipo", "--splits", "random", "--epochs", "4"]),
     (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "scaffold", "--seeds", "2"]),
     (calibration.main, ["--datasets", "lipo", "--splits", "scaffold", "--seeds", "1", "--epochs", "4"]),
+    (calibration.main, ["--datasets", "hiv", "--seeds", "1", "--ensemble-size", "1", "--epochs", "3"]),
 ]
 
 

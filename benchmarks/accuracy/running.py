@@ -32,6 +32,7 @@ from benchmarks.accuracy.suites import BOOSTING, FOREST, SUITES, Run, data_modul
 from benchmarks.measure import ROOT, environment
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fitted, side_by_side
+from plstm_graph.commands.train import BY_ROWS, suit_rows
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.errors import InputError
@@ -82,6 +83,10 @@ class Job:
         """Arguments of ``plstm-graph fit``, most of them in a file."""
         settings = self.settings
         config, data = settings["preset"], settings["preset"]["data"]
+        if SUITES[self.run.suite].preset == "table":  # as the verb train trains
+            config["trainer"]["max_epochs"] = BY_ROWS
+            module = self.prepared()
+            suit_rows(config, len(module.rows.train), module.num_tasks)
         places = place(data["class_path"], self.root) | {"cache": self.cache}
         data["init_args"] |= self.run.part | {name: str(path) for name, path in places.items()}
         # One folder for all of a run, however often it is killed.

@@ -25,12 +25,14 @@ from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
-from plstm_graph.models import PLSTM
+from plstm_graph.models import PLSTM, GaussianProcess
+from plstm_graph.models.gaussian_process import affordable
 
 #: Graphs that a network sees in training, as far as these are no fewer or more epochs than that.
 _SEEN, _FEWEST, _MOST = 20_000, 15, 100
 
-_BY_ROWS = -1  #: number of epochs that stands for one by the number of rows
+#: Number of epochs that stands for one by the number of rows.
+BY_ROWS = -1
 
 _CONFIGURATION, CHECKPOINT = "config.yaml", "model_{}.ckpt"
 
@@ -67,7 +69,7 @@ def train(options: argparse.Namespace, further: Sequence[str] = ()) -> None:
         settings |= {"path": str(options.data_path.resolve()), "task": module.task}
         if module.task != "multiclass":  # whose names are those of the classes
             settings["target_columns"] = module.target_names
-        logs = train_networks(folder, config, len(module.rows.train), number, os.cpu_count() or 1)
+        logs = train_networks(folder, config, module, number, os.cpu_count() or 1)
         assess(module, [folder / CHECKPOINT.format(place) for place in range(number)], logs, folder)
         for listed in (folder / "cache").glob("*.unreadable.csv"):
             listed.rename(folder / "unreadable.csv")
@@ -115,7 +117,7 @@ def configure(
         InputError: ``fit`` has no such option, or it takes no such value.
     """
     config = read_preset("table") | {"seed_everything": seed}
-    config["trainer"] |= {"max_epochs": epochs or _BY_ROWS, "devices": 1}
+    config["trainer"] |= {"max_epochs": epochs or BY_ROWS, "devices": 1}
     config["data"]["init_args"] |= {name: value for name, value in settings.items() if value is not None}
     return read_options(["--config", _write(config, folder), *options]) if options else config
 
@@ -157,24 +159,39 @@ def _count(file: Path) -> None:
         opened.write(b".")
 
 
+def suit_rows(config: dict[str, Any], rows: int, targets: int) -> None:
+    """Give a configuration whose epochs are :data:`BY_ROWS` those for a number of training rows.
+
+    A Gaussian process among the network's branches is left out where it would take too long.
+    """
+    if config["trainer"].get("max_epochs") == BY_ROWS:
+        config["trainer"]["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
+    arguments = config["model"]["network"].get("init_args", {})
+    if not affordable(rows, targets):
+        arguments["branches"] = [
+            branch
+            for branch in arguments.get("branches") or []
+            if branch["class_path"].rpartition(".")[2] != GaussianProcess.__name__
+        ]
+
+
 def train_networks(
-    folder: Path, config: dict[str, Any], rows: int, number: int, jobs: int, quiet: bool = False
+    folder: Path, config: dict[str, Any], module: CSV, number: int, jobs: int, quiet: bool = False
 ) -> list[pd.DataFrame]:
     """Train networks, put their checkpoints and their configuration into a folder and return their logs.
 
     Args:
         folder: Where :func:`read_table` has prepared the table.
         config: The configuration.
-        rows: Number of training rows.
+        module: The table.
         number: Number of networks.
         jobs: How many run at a time, in processes of their own; 1 trains in this one.
         quiet: Whether to show nothing.
     """
     trainer, seed = config["trainer"], config.get("seed_everything", 0)  # what is left out is a default
     check_seed(seed + number - 1, "The seed of the last network")
+    suit_rows(config, len(module.rows.train), module.num_tasks)
     epochs = trainer.get("max_epochs", 100)
-    if epochs == _BY_ROWS:
-        epochs = trainer["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
     calls, runs = [], [folder / "runs" / str(seed + place) for place in range(number)]
     for run in runs:
         run.mkdir(parents=True)

@@ -122,3 +122,39 @@ def distance_from(roots, adj_ptr, adj):
     for root in roots:
         _breadth_first(root, adj_ptr, adj, distance, queue)
     return distance
+
+
+@structure
+def pairs_within(farthest, adj_ptr, adj):
+    """Pairs of nodes that are joined by at most ``farthest`` bonds, each once: first, second, distance [P].
+
+    Args:
+        farthest: in bonds.
+        adj_ptr, adj: [N+1], [A] int64, undirected neighbour lists (CSR).
+
+    Complexity: O(N + searched bonds): of a molecule of n atoms O(n²) at most.
+    """
+    num_nodes = len(adj_ptr) - 1
+    seen = np.full(num_nodes, -1, np.int64)
+    distance = np.empty(num_nodes, np.int64)
+    queue = np.empty(num_nodes, np.int64)
+    pairs = np.empty((4 * num_nodes + 1, 3), np.int64)
+    count = 0
+    for root in range(num_nodes):
+        seen[root], distance[root], queue[0] = root, 0, root
+        head, tail = 0, 1
+        while head < tail and distance[queue[head]] < farthest:
+            node = queue[head]
+            head += 1
+            for a in range(adj_ptr[node], adj_ptr[node + 1]):
+                other = adj[a]
+                if seen[other] == root:
+                    continue
+                seen[other], distance[other], queue[tail] = root, distance[node] + 1, other
+                tail += 1
+                if other > root:
+                    if count == len(pairs):
+                        pairs = np.concatenate((pairs, np.empty_like(pairs)))
+                    pairs[count, 0], pairs[count, 1], pairs[count, 2] = root, other, distance[other]
+                    count += 1
+    return pairs[:count, 0], pairs[:count, 1], pairs[:count, 2]

@@ -1,7 +1,7 @@
 """Branches: how a graph becomes an embedding, from which a head of its own predicts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch_geometric.nn.resolver import aggregation_resolver
 
 from plstm_graph.errors import InputError
 from plstm_graph.models.block import ReadoutNorm, make_norm
+from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.graphs import Graphs
 
 #: Number of heavy atoms of a usual molecule.
@@ -28,16 +29,55 @@ class Branch(nn.Module, ABC):
 
     channels: int  #: width of an embedding
     parts: int = 1  #: number of embeddings side by side
+    learns: bool = True  #: whether its heads are trained by gradients
 
     @abstractmethod
     def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]]) -> Tensor:
         """Embed graphs: [num_graphs, parts · channels].
 
         Args:
-            graphs: with features as the data have them, before any encoder.
+            graphs: with features as the data have them, before any encoder, and standardised descriptors.
             passes: a pass over the blocks for every DAG: nodes [N, hidden_channels] as the encoder leaves
                 them, then as every block does.
         """
+
+    def heads(self, beside: int, hidden_channels: int, out_channels: int, dropout: float) -> list[nn.Module]:
+        """A head for each embedding, which reads this many descriptors' channels beside it."""
+        return [
+            nn.Sequential(
+                nn.Linear(self.channels + beside, hidden_channels),
+                nn.GELU(),
+                Dropout(dropout),
+                nn.Linear(hidden_channels, out_channels),
+            )
+            for _ in range(self.parts)
+        ]
+
+    def fit(self, batches: Iterable[Graphs], targets: Tensor, task: str) -> None:
+        """Learn what has a closed form from the training graphs, before training begins; by default nothing.
+
+        Args:
+            batches: n graphs, batch by batch, with standardised descriptors.
+            targets: [n, T], NaN where missing: standardised, or 0 and 1, or [n, 1] of classes.
+            task: ``"regression"``, ``"classification"`` or ``"multiclass"``.
+        """
+
+    def contributions(self, graphs: Graphs, reference: Graphs, predict: Callable[[Tensor], Tensor]) -> Tensor:
+        """Share out among nodes by how much the prediction differs from that for a reference: [N, T].
+
+        Args:
+            graphs: with features as the data have them.
+            reference: the same graphs with other features.
+            predict: from embeddings [num_graphs, parts · channels] to the mean over this branch's heads
+                [num_graphs, T] and a constant.
+
+        Raises:
+            InputError: the branch cannot be shared out, which is the default.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no contributions of atoms; explain a network that was trained "
+            "without it."
+        )
 
 
 class NodeReadout(Branch):

@@ -64,10 +64,14 @@ class DescriptorEncoder(nn.Module):
         Raises:
             InputError: there are none, or not that many.
         """
-        values = self.check(values).to(self.mean)
-        missing = values.isnan()
-        scaled = ((values - self.mean) * self.scale).clamp(-_CLIP, _CLIP).masked_fill(missing, 0.0)
+        scaled = self.standardise(values)
+        missing = self.check(values).isnan()
         return _SCALE * F.gelu(self.lin(torch.cat([scaled, missing.to(scaled)], dim=1)))
+
+    def standardise(self, values: Tensor | None) -> Tensor:
+        """z of descriptors [num_graphs, D]; :class:`InputError` as in the call."""
+        values = self.check(values).to(self.mean)
+        return ((values - self.mean) * self.scale).clamp(-_CLIP, _CLIP).nan_to_num(0.0)
 
     def check(self, values: Tensor | None) -> Tensor:
         """Return the descriptors of a batch, if they are as many as the network reads.

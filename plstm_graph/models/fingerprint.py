@@ -1,14 +1,18 @@
 """Circular fingerprints: which environments a graph's nodes have, hashed, counted and read out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plstm_graph.dag.adjacency import neighbour_lists
+from plstm_graph.dag.distance import pairs_within
 from plstm_graph.dag.refinement import mix
 from plstm_graph.models.branch import Branch
 from plstm_graph.models.dropout import Dropout
+from plstm_graph.models.gradients import path_gradients
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.ranges import MANY, WIDE, check_range
 
@@ -20,7 +24,7 @@ _TASK_SIZE, _TASK_RADIUS = 1024, 2
 _SCALE = 0.25
 
 #: The 64-bit FNV prime, which keeps values apart that are hashed together.
-_STEP = 1099511628211
+STEP = 1099511628211
 
 
 class CircularFingerprint(Branch):
@@ -87,15 +91,43 @@ class CircularFingerprint(Branch):
 
     def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]] = ()) -> Tensor:
         """Embed graphs [num_graphs, hashes · channels] by their features before any encoder."""
+        return self._read_out(_count(colours, graphs, self.size) for colours in self._colours(graphs))
+
+    def contributions(self, graphs: Graphs, reference: Graphs, predict: Callable[[Tensor], Tensor]) -> Tensor:
+        r"""Share out among nodes, equally among those of an environment: [N, T].
+
+        By integrated gradients of counts: with :math:`s_k` the mean of :math:`\partial f / \partial c_k` on
+        the straight way from the reference's counts to the graph's, an environment gets
+        :math:`s_k - s_{k'}`, where k counts it in the graph, and k' what is there in the reference.
+        """
+        colours = [torch.stack(self._colours(part)) for part in (reference, graphs)]
+        starts, ends = (
+            torch.stack([_count(hashed, graphs, self.size) for hashed in part]) for part in colours
+        )
+        first = torch.arange(self.hashes, device=starts.device)[:, None, None] * graphs.num_graphs
+        old, new = ((first + graphs.batch) * self.size + part.remainder(self.size) for part in colours)
+        shares: dict[int, Tensor] = {}
+        for target, [slopes] in path_gradients(
+            lambda counts: predict(self._read_out(counts)), [starts], [ends]
+        ):
+            gained = (slopes.flatten()[new] - slopes.flatten()[old]).sum(0)
+            shares[target] = shares.get(target, 0) + gained
+        return share_within(torch.stack(list(shares.values()), dim=2), graphs.edge_index)
+
+    def _colours(self, graphs: Graphs) -> list[Tensor]:
+        """Colours of the nodes [radius + 1, N] for every hash function."""
         edge_attr = None if graphs.edge_attr is None else graphs.edge_attr[:, : self.columns]
         graphs = graphs._replace(x=graphs.x[:, : self.columns], edge_attr=edge_attr)
-        colours = environments(graphs, self.radius)
-        dtype, readouts = next(self.lins.parameters()).dtype, []
-        for lin in self.lins:
-            counts = _count(colours, graphs, self.size)
-            readouts.append(F.gelu(lin(self.hide(_SCALE * counts.log1p().to(dtype)))))
-            colours = mix(colours)  # as many different ones as before, in other counts
-        return torch.cat(readouts, dim=1)
+        colours = [environments(graphs, self.radius)]
+        while len(colours) < self.hashes:
+            colours.append(mix(colours[-1]))  # as many different ones as before, in other counts
+        return colours
+
+    def _read_out(self, counts: Iterable[Tensor]) -> Tensor:
+        """Embed graphs by their counts [num_graphs, size] for every hash function."""
+        dtype = next(self.lins.parameters()).dtype
+        scaled = (self.hide(_SCALE * part.log1p().to(dtype)) for part in counts)
+        return torch.cat([F.gelu(lin(part)) for lin, part in zip(self.lins, scaled, strict=True)], dim=1)
 
 
 class FingerprintTask(nn.Module):
@@ -142,19 +174,58 @@ def _count(colours: Tensor, graphs: Graphs, size: int) -> Tensor:
 def environments(graphs: Graphs, radius: int) -> Tensor:
     """Colours of the nodes for the radii 0 to ``radius``, int64 [radius + 1, N]."""
     source, target = graphs.edge_index
-    colour = _hash_rows(graphs.x)
-    edge = torch.zeros_like(source) if graphs.edge_attr is None else _hash_rows(graphs.edge_attr)
+    colour = hash_rows(graphs.x)
+    edge = torch.zeros_like(source) if graphs.edge_attr is None else hash_rows(graphs.edge_attr)
     colours = [colour]
     for _ in range(radius):
-        neighbours = torch.zeros_like(colour).index_add(0, target, mix(colour[source] * _STEP + edge))
-        colour = mix(colour * _STEP + neighbours)
+        neighbours = torch.zeros_like(colour).index_add(0, target, mix(colour[source] * STEP + edge))
+        colour = mix(colour * STEP + neighbours)
         colours.append(colour)
     return torch.stack(colours)
 
 
-def _hash_rows(features: Tensor) -> Tensor:
+def occurrences(colours: Tensor, graph: Tensor) -> Tensor:
+    """Tell equal colours of a graph apart by numbering them, so that a set of tokens says what counts say.
+
+    Args:
+        colours: int64 [M].
+        graph: the graph of each, int64 [M].
+
+    Returns:
+        int64 [M]; equal colours are numbered in their order.
+    """
+    order = colours.argsort(stable=True)
+    order = order[graph[order].argsort(stable=True)]
+    key = torch.stack([graph[order], colours[order]])
+    begins = torch.ones_like(order, dtype=torch.bool)
+    begins[1:] = (key[:, 1:] != key[:, :-1]).any(0)
+    place = torch.arange(len(order), device=order.device)
+    number = torch.empty_like(order).scatter_(0, order, place - place.where(begins, 0).cummax(0).values)
+    return mix(colours * STEP + number)
+
+
+def node_pairs(edge_index: Tensor, number: int, farthest: int) -> list[Tensor]:
+    """Pairs of nodes at most ``farthest`` edges apart, each once: first, second, distance [P]."""
+    row, col = edge_index.cpu().numpy()
+    ptr, nbr, *_ = neighbour_lists(row, col, number, np.zeros(len(row)))
+    return [torch.from_numpy(part).to(edge_index.device) for part in pairs_within(farthest, ptr, nbr)]
+
+
+def share_within(shares: Tensor, edge_index: Tensor) -> Tensor:
+    """Share out what environments have, [radius + 1, N, T], equally among the nodes within: [N, T]."""
+    first, second, distance = node_pairs(edge_index, shares.size(1), len(shares) - 1)
+    centre, other, distance = torch.cat([first, second]), torch.cat([second, first]), distance.repeat(2)
+    total = torch.zeros_like(shares[0])
+    for radius, share in enumerate(shares):
+        near = distance <= radius
+        share = share / (1 + torch.bincount(centre[near], minlength=len(share)))[:, None]
+        total += share.index_add(0, other[near], share[centre[near]])
+    return total
+
+
+def hash_rows(features: Tensor) -> Tensor:
     """One number for every row of integers, or of floating-point numbers as they are in float32."""
     if features.is_floating_point():
         features = (features.float() + 0.0).view(torch.int32)  # the sum makes -0 the 0 that it equals
     columns = torch.arange(1, features.size(1) + 1, device=features.device)
-    return mix((features.long() + 1) * _STEP + mix(columns)).sum(1)
+    return mix((features.long() + 1) * STEP + mix(columns)).sum(1)

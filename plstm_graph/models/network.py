@@ -1,6 +1,7 @@
 """GraphNetwork: an encoder, residual blocks, and branches that each predict."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,7 +13,6 @@ from plstm_graph.errors import InputError
 from plstm_graph.models.block import Norm, ReadoutNorm, ResidualBlock
 from plstm_graph.models.branch import Branch, NodeReadout
 from plstm_graph.models.descriptors import DescriptorEncoder
-from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.encoder import GraphEncoder
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.ranges import WIDE, check_range
@@ -101,19 +101,17 @@ class GraphNetwork(nn.Module):
         nodes = NodeReadout(hidden_channels, readout, readout_norm or norm, layers)
         read_out: list[Branch] = [nodes, *branches]
         self.branches = nn.ModuleList(read_out)
-        self.descriptor_encoder = DescriptorEncoder(descriptors, hidden_channels) if descriptors else None
+        self.descriptor_encoder = None
+        if descriptors:
+            self.descriptor_encoder = DescriptorEncoder(descriptors, hidden_channels)
         beside = hidden_channels if descriptors else 0
         self.predictors = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(branch.channels + beside, hidden_channels),
-                nn.GELU(),
-                Dropout(dropout),
-                nn.Linear(hidden_channels, out_channels),
-            )
+            head
             for branch in read_out
-            for _ in range(branch.parts)
+            for head in branch.heads(beside, hidden_channels, out_channels, dropout)
         )
         self._parts = [branch.parts for branch in read_out]
+        self._learning = [branch.learns for branch in read_out for _ in range(branch.parts)]
         self._widths = [*(branch.channels for branch in read_out for _ in range(branch.parts)), beside]
         #: Width of what the nodes are read out to.
         self.node_channels = nodes.channels
@@ -145,7 +143,11 @@ class GraphNetwork(nn.Module):
         return self.read_out(graphs, graphs._replace(x=x, edge_attr=edge_attr), self.dags(data))
 
     def outputs(self, embedding: Tensor) -> list[Tensor]:
-        """Apply each head to its part of embeddings [B, embedding_channels]: [B, out_channels] each."""
+        """What the heads that learn make of embeddings [B, embedding_channels]: [B, out_channels] each."""
+        return list(compress(self._outputs(embedding), self._learning))
+
+    def _outputs(self, embedding: Tensor) -> list[Tensor]:
+        """Apply each head to its part of embeddings."""
         *parts, beside = embedding.split(self._widths, dim=1)
         if self.descriptors:
             parts = [torch.cat([part, beside], dim=1) for part in parts]
@@ -153,7 +155,7 @@ class GraphNetwork(nn.Module):
 
     def predict(self, embedding: Tensor) -> Tensor:
         """Predict [B, out_channels] from embeddings [B, embedding_channels]."""
-        outputs = torch.stack(self.outputs(embedding))
+        outputs = torch.stack(self._outputs(embedding))
         return torch.stack([part.mean(0) for part in outputs.split(self._parts)]).mean(0)
 
     def graphs(self, data: Data) -> Graphs:
@@ -173,10 +175,23 @@ class GraphNetwork(nn.Module):
             dags: one for each pass, see :meth:`dags`.
         """
         passes = [self.run_blocks(encoded._replace(dag=dag)) for dag in dags]
-        parts = [branch(graphs, passes) for branch in self.branches]
+        known = self._standardised(graphs)
+        parts = [branch(known, passes) for branch in self.branches]
         if self.descriptor_encoder is not None:
             parts.append(self.descriptor_encoder(graphs.descriptors))
         return torch.cat(parts, dim=1)
+
+    def fit_branches(self, batches: Iterable[Data], targets: Tensor, task: str) -> None:
+        """Have branches learn what has a closed form, see :meth:`~plstm_graph.models.Branch.fit`."""
+        for branch in self.branches:
+            if isinstance(branch, Branch) and not branch.learns:
+                branch.fit((self._standardised(self.graphs(batch)) for batch in batches), targets, task)
+
+    def _standardised(self, graphs: Graphs) -> Graphs:
+        """With descriptors as branches read them."""
+        if self.descriptor_encoder is None:
+            return graphs
+        return graphs._replace(descriptors=self.descriptor_encoder.standardise(graphs.descriptors))
 
     def run_blocks(self, graphs: Graphs) -> list[Tensor]:
         """Nodes [N, hidden_channels] as the encoder and every block leave them.

@@ -1,0 +1,342 @@
+"""A branch that predicts by which training graphs a graph is like, fitted in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.utils import scatter
+
+from plstm_graph.dag.refinement import mix
+from plstm_graph.errors import InputError
+from plstm_graph.models.branch import Branch
+from plstm_graph.models.fingerprint import (
+    STEP,
+    environments,
+    hash_rows,
+    node_pairs,
+    occurrences,
+    share_within,
+)
+from plstm_graph.models.graphs import Graphs
+from plstm_graph.ranges import MANY, check_range
+from plstm_graph.similarity import count_common
+
+#: Training graphs that are taken at most, and targets of so many: what is solved are as many linear
+#: equations, which are others for targets that are missing elsewhere.
+LIMIT, _TARGETS = 10_000, 10
+
+#: Training graphs by which the noise is chosen, and its range as a share of the signal.
+_CHOOSING, _NOISE = 2_000, (1e-3, 10.0)
+
+
+def affordable(graphs: int, targets: int) -> bool:
+    """Whether a Gaussian process is fitted in minutes: 10,000 training graphs at most, of ten targets."""
+    return graphs <= LIMIT and targets * graphs**3 <= _TARGETS * LIMIT**3
+
+
+class _Memory(dict[str, Tensor]):
+    """What was fitted; copies of a network share it, such as averages of weights, which begin before that."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class GaussianProcess(Branch):
+    r"""It predicts by similar training graphs, and learns in closed form, before any gradient.
+
+    A graph's tokens are its circular environments, and its pairs of nodes with their distance; equal ones
+    are numbered. With A and B the tokens of two graphs, of either kind,
+
+    .. math::
+        k(A, B) = \frac{|A \cap B|}{|A \cup B|} \qquad
+        f(x) = \bar y + \sum_i \alpha_i \, k(x, x_i) \qquad
+        \alpha = (K + \sigma^2 I)^{-1} (y - \bar y)
+
+    with K the mean of both kinds' kernels over the training graphs :math:`x_i`; for counts, these are MinMax
+    kernels. If graphs have D descriptors that vary, standardised to z, :math:`\exp(-|z - z'|^2 / 2D)` is a
+    third. The noise :math:`\sigma^2` maximises the marginal likelihood. Of classes, f becomes
+    log-odds a f + b, where a and b minimise the log loss of what the other training graphs predict for each.
+
+    It has no gradient, and is the same in all networks of an ensemble.
+
+    Args:
+        radius: radius of the largest environment, in edges.
+        distance: of the farthest pair of nodes, in edges.
+
+    Raises:
+        InputError: a number that is out of its range.
+
+    Complexity: for n training graphs, O(n³) once, and O(n · tokens) for a graph.
+    Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), 5.4.2 for leaving out;
+    Ralaivola et al., Graph kernels for chemical informatics (Neural Networks 2005).
+    """
+
+    learns = False
+
+    def __init__(self, radius: int = 3, distance: int = 10) -> None:
+        super().__init__()
+        check_range(0, MANY, **{"radius of a Gaussian process": radius})
+        check_range(1, MANY, **{"distance of a Gaussian process": distance})
+        self.radius = radius
+        self.distance = distance
+        self._memory = _Memory()
+
+    def heads(self, beside: int, hidden_channels: int, out_channels: int, dropout: float) -> list[nn.Module]:
+        """One that takes what was predicted."""
+        self.channels = out_channels
+        return [_First(out_channels)]
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Graphs], targets: Tensor, task: str) -> None:
+        """Take the training graphs and their targets.
+
+        Args:
+            batches: the n graphs.
+            targets: [n, T], NaN where missing: standardised, or 0 and 1, or [n, 1] of classes.
+            task: ``"regression"``, ``"classification"`` or ``"multiclass"``.
+
+        Raises:
+            InputError: it would take too long, see :func:`affordable`.
+        """
+        if not affordable(*targets.shape):
+            raise InputError(
+                f"A Gaussian process of {len(targets):,} training graphs and {targets.size(1)} targets would "
+                "take too long; leave it out of the network's branches."
+            )
+        values = targets.double().cpu()
+        if task == "multiclass":
+            values = (
+                F.one_hot(values[:, 0].nan_to_num().long(), self.channels)
+                .double()
+                .masked_fill(values.isnan(), torch.nan)
+            )
+        self._memory.clear()
+        tokens, known_descriptors = [], []
+        for graphs in batches:
+            tokens.append(self._tokens(graphs))
+            known_descriptors += [] if graphs.descriptors is None else [graphs.descriptors.cpu()]
+        for kind in range(2):
+            self._remember(kind, [part[kind] for part in tokens])
+        beside: list[Tensor | None] = [None] * len(tokens)
+        if known_descriptors:
+            self._memory["descriptors"] = torch.cat(known_descriptors)
+            beside = [*known_descriptors]
+        kernel = torch.cat([self._kernel(*part) for part in zip(tokens, beside, strict=True)]).double()
+        del tokens
+        mean = values.nanmean(0)
+        std = (values - mean).square().nanmean(0).sqrt()
+        scaled = (values - mean) / torch.where(std > 0, std, 1.0)
+        weights, left_out = torch.zeros_like(values), torch.full_like(values, torch.nan)
+        known = ~values.isnan()
+        for pattern in known.unique(dim=1).T:
+            columns = (known == pattern[:, None]).all(0)
+            rows = pattern.nonzero()[:, 0]
+            alpha, own = _solve(kernel[rows][:, rows], scaled[rows][:, columns])
+            weights[rows[:, None], columns] = alpha
+            left_out[rows[:, None], columns] = scaled[rows][:, columns] - own
+        scale, shift = std, mean
+        if task != "regression":
+            scale, shift = _odds(left_out, values, task)
+        self._memory |= {"weights": weights.float(), "scale": scale.float(), "shift": shift.float()}
+
+    def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]] = ()) -> Tensor:
+        """Predict [num_graphs, T], standardised or as log-odds; zeros in training and before it is fitted."""
+        memory = self._memory
+        if self.training or not memory:
+            return torch.zeros(graphs.num_graphs, self.channels, device=graphs.x.device)
+        kernel = self._kernel(self._tokens(graphs), graphs.descriptors)
+        values = kernel @ memory["weights"] * memory["scale"] + memory["shift"]
+        return values.to(graphs.x.device)
+
+    @torch.no_grad()
+    def contributions(self, graphs: Graphs, reference: Graphs, predict: Callable[[Tensor], Tensor]) -> Tensor:
+        r"""Share out among nodes, equally among those of an environment or a pair: [N, T].
+
+        A graph and its reference have equally many tokens, A and R. On the straight way from R to A,
+        :math:`k(\cdot, B)` depends on how much is shared alone, so that its integrated gradient has a closed
+        form: an environment or pair, of which the token is a in A and r in R, gets
+
+        .. math::
+            \frac{|A| + |B|}{|A \cup B| \, |R \cup B|} \big([a \in B] - [r \in B]\big)
+
+        What is equal in both gets nothing. Of the rest, equal ones of a graph share equally: which is which
+        is arbitrary.
+
+        Complexity: O(n · tokens) for a graph.
+        """
+        from scipy.sparse import csr_array
+
+        memory, total = self._memory, torch.zeros(len(graphs.x), self.channels, dtype=torch.double)
+        if self.training or not memory:
+            return total.to(graphs.x.device)
+        weights = (memory["weights"] * memory["scale"]).double() / (2 + ("descriptors" in memory))
+        batch, edge_index = graphs.batch.cpu(), graphs.edge_index.cpu()
+        tokens = zip(self._coloured(graphs), self._coloured(reference), strict=True)
+        for kind, ((new, first, second), (old, *_)) in enumerate(tokens):
+            order = (new != old).argsort(stable=True)  # what is equal in both is numbered alike
+            order = order[batch[first[order]].argsort(stable=True)]
+            graph, ends = batch[first[order]], (new[order], old[order])
+            places = [self._place(kind, occurrences(colours, graph)).numpy() for colours in ends]
+            ptr, holders, sizes = (memory[f"{name}{kind}"] for name in ("ptr", "holders", "sizes"))
+            ptr = F.pad(ptr, (0, 1), value=len(holders))  # nobody has what is not known
+            known = csr_array((np.ones(len(holders)), holders, ptr), (len(ptr) - 1, len(sizes)))
+            gained = [total.new_empty(len(order), self.channels) for _ in ends]
+            start = 0
+            for count in torch.bincount(graph).tolist():
+                rows = slice(start, start := start + count)
+                held = [known[place[rows]] for place in places]
+                unions = [count + sizes - torch.from_numpy(part.sum(0)) for part in held]
+                slopes = weights * ((count + sizes) / (unions[0] * unions[1]).clamp(min=1))[:, None]
+                for share, part in zip(gained, held, strict=True):
+                    share[rows] = torch.from_numpy(part @ slopes.numpy())
+            for share, colours in zip(gained, ends, strict=True):
+                equal = mix(colours * STEP + 2 * graph + (ends[0] != ends[1])).unique(return_inverse=True)[1]
+                share[:] = scatter(share, equal, reduce="mean")[equal]
+            shares = torch.empty_like(gained[0]).index_copy_(0, order, gained[0] - gained[1])
+            if kind == 0:
+                total += share_within(shares.view(self.radius + 1, *total.shape), edge_index)
+            else:
+                total.index_add_(0, first, shares / 2).index_add_(0, second, shares / 2)
+        return total.to(graphs.x.device)
+
+    def _tokens(self, graphs: Graphs) -> list[tuple[Tensor, Tensor]]:
+        """Tokens [M] of both kinds, graph by graph, and where those of every graph begin [B + 1]."""
+        found, batch = [], graphs.batch.cpu()
+        for colours, first, _ in self._coloured(graphs):
+            graph = batch[first]
+            order = graph.argsort(stable=True)
+            counts = torch.bincount(graph, minlength=graphs.num_graphs)
+            found.append((occurrences(colours, graph)[order], F.pad(counts.cumsum(0), (1, 0))))
+        return found
+
+    def _coloured(self, graphs: Graphs) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Colours [M] of both kinds, and the nodes of each: both, or twice an environment's centre."""
+        graphs = graphs._replace(
+            **{
+                key: value.cpu()
+                for key, value in graphs._asdict().items()
+                if key in ("x", "edge_index", "edge_attr", "batch") and value is not None
+            }
+        )
+        colours = environments(graphs, self.radius)
+        first, second, distance = node_pairs(graphs.edge_index, len(graphs.x), self.distance)
+        node, centre = hash_rows(graphs.x), torch.arange(len(graphs.x)).repeat(len(colours))
+        pairs = mix(node[first] + node[second]) * STEP + distance
+        return [(colours.flatten(), centre, centre), (mix(pairs), first, second)]
+
+    def _remember(self, kind: int, parts: list[tuple[Tensor, Tensor]]) -> None:
+        """Keep which training graphs hold each token of a kind."""
+        sizes = torch.cat([ptr.diff() for _, ptr in parts])
+        tokens, place = torch.cat([tokens for tokens, _ in parts]).unique(return_inverse=True)
+        order = place.argsort(stable=True)
+        holders = torch.repeat_interleave(torch.arange(len(sizes)), sizes)[order]
+        self._memory |= {
+            f"tokens{kind}": tokens,
+            f"holders{kind}": holders.int(),
+            f"ptr{kind}": F.pad(torch.bincount(place, minlength=len(tokens)).cumsum(0), (1, 0)),
+            f"sizes{kind}": sizes,
+        }
+
+    def _place(self, kind: int, tokens: Tensor) -> Tensor:
+        """Numbers of tokens among those of the training graphs, which are as many as that where not known."""
+        known = self._memory[f"tokens{kind}"]
+        place = torch.searchsorted(known, tokens)
+        return place.where(F.pad(known, (0, 1))[place] == tokens, len(known))
+
+    def _kernel(self, parts: list[tuple[Tensor, Tensor]], descriptors: Tensor | None) -> Tensor:
+        """Mean of the kernels of graphs with these tokens and all training graphs: [B, n] float32."""
+        kernels = []
+        for kind, (tokens, ptr) in enumerate(parts):
+            known, holder_ptr, holders, sizes = (
+                self._memory[f"{name}{kind}"] for name in ("tokens", "ptr", "holders", "sizes")
+            )
+            place = self._place(kind, tokens)
+            there = place < len(known)
+            kept = F.pad(there.cumsum(0), (1, 0))[ptr]
+            arrays = [part.numpy() for part in (kept, place[there], holder_ptr, holders)]
+            shared = torch.from_numpy(count_common(*arrays, number=len(sizes)))
+            every = ptr.diff()[:, None] + sizes - shared
+            # Of graphs without pairs, such as methane, all are alike.
+            kernels.append(torch.where(every > 0, shared / every.clamp(min=1), 1.0).float())
+        if descriptors is not None:
+            others = self._memory["descriptors"]
+            varying = (others != others[0]).any(0).sum().clamp(min=1)
+            kernels.append((-torch.cdist(descriptors.cpu(), others).square() / (2 * varying)).exp())
+        return torch.stack(kernels).mean(0)
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """What was fitted, for the network's state."""
+        return dict(self._memory)
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Take what was fitted."""
+        self._memory = _Memory(state)
+
+
+class _First(nn.Module):
+    """The first channels, which are predictions; descriptors may come behind them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return embedding[:, : self.channels]
+
+
+def _solve(kernel: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [n, T], and by how much each value [n, T] misses what the others predict for it."""
+    noise = _noise(kernel, values)
+    factor = torch.linalg.cholesky(kernel + noise * torch.eye(len(kernel), dtype=kernel.dtype))
+    inverse = torch.cholesky_inverse(factor)
+    weights = inverse @ values
+    return weights, weights / inverse.diagonal()[:, None]
+
+
+def _noise(kernel: Tensor, values: Tensor) -> float:
+    """The noise that makes the values of at most 2,000 graphs likeliest, together with the best signal."""
+    from scipy.optimize import minimize_scalar  # takes half a second
+
+    rows = torch.linspace(0, len(kernel) - 1, min(len(kernel), _CHOOSING)).long()
+    scales, vectors = torch.linalg.eigh(kernel[rows][:, rows])
+    scales, parts = scales.clamp(min=0), (vectors.T @ values[rows]).square()
+
+    def loss(logarithm: float) -> float:
+        total = scales + np.exp(logarithm)
+        signal = (parts / total[:, None]).mean(0).clamp(min=1e-12)
+        return float(signal.log().mean() + total.log().mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(_NOISE), method="bounded").x))
+
+
+def _odds(values: Tensor, targets: Tensor, task: str) -> tuple[Tensor, Tensor]:
+    """Scale and shift [T] that make log-odds of values [n, T], by labels [n, T] smoothed as Platt did."""
+    known = ~targets.isnan()
+    labels = targets.nan_to_num()
+    counts = torch.stack([(known & (labels == number)).sum(0) for number in (0, 1)])
+    smoothed = torch.where(labels > 0, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
+    values = values.nan_to_num()
+    scale = torch.ones(1 if task == "multiclass" else values.size(1), dtype=values.dtype, requires_grad=True)
+    shift = torch.zeros(values.size(1), dtype=values.dtype, requires_grad=True)
+    solver = torch.optim.LBFGS([scale, shift], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        odds = values * scale + shift
+        if task == "multiclass":
+            rows = known[:, 0]
+            total = F.cross_entropy(odds[rows], labels[rows])
+        else:
+            total = F.binary_cross_entropy_with_logits(odds[known], smoothed[known])
+        total = total + 1e-4 * (scale.square().sum() + shift.square().sum())
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        solver.step(loss)
+    return scale.detach().expand_as(shift), shift.detach()

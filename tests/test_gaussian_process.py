@@ -1,0 +1,180 @@
+"""Gaussian processes on what graphs have in common, against brute force and closed forms."""
+
+import copy
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from torch_geometric.data import Batch
+
+from plstm_graph import PLSTM
+from plstm_graph.chem import smiles_to_data
+from plstm_graph.errors import InputError
+from plstm_graph.models import GaussianProcess, Graphs, gaussian_process
+from plstm_graph.models.fingerprint import environments
+from plstm_graph.predictor import Predictor
+from plstm_graph.task import GraphTask
+
+SMILES = ["CCO", "CCCO", "c1ccccc1O", "CC(=O)O", "CCN", "CCCCCC", "C1CC1N", "c1ccncc1", "CC(C)=O", "CCOCC"]
+VALUES = torch.tensor([0.3, 0.5, -1.2, 0.8, 0.1, -1.5, 0.4, -0.2, 0.9, -0.1])[:, None]
+
+
+def graphs_of(smiles, **more):
+    return Graphs.from_data(Batch.from_data_list([smiles_to_data(one) for one in smiles]))._replace(**more)
+
+
+def fitted(smiles=SMILES, values=VALUES, task="regression", outputs=1, **arguments):
+    process = GaussianProcess(**arguments)
+    process.heads(0, 8, outputs, 0.0)
+    process.fit([graphs_of(smiles[:4]), graphs_of(smiles[4:])], values, task)
+    return process.eval()
+
+
+def kernel_of(process, graphs):
+    return process._kernel(process._tokens(graphs), graphs.descriptors)
+
+
+def min_max(first, second):
+    return sum((first & second).values()) / sum((first | second).values())
+
+
+def counts_of(smiles, radius, distance):
+    """Environments, and pairs of atoms with their distance, counted one by one."""
+    graphs, mol = graphs_of([smiles]), Chem.MolFromSmiles(smiles)
+    features, bonds = [tuple(row) for row in graphs.x.tolist()], Chem.GetDistanceMatrix(mol)
+    pairs = Counter(
+        (frozenset(Counter((features[a], features[b])).items()), bonds[a, b])
+        for a, b in combinations(range(len(features)), 2)
+        if bonds[a, b] <= distance
+    )
+    return Counter(environments(graphs, radius).flatten().tolist()), pairs
+
+
+def test_kernel_is_that_of_counts():
+    process = fitted(radius=2, distance=3)
+    kernel = kernel_of(process, graphs_of(SMILES))
+    counts = [counts_of(smiles, 2, 3) for smiles in SMILES]
+    expected = [[np.mean([*map(min_max, one, other)]) for other in counts] for one in counts]
+    torch.testing.assert_close(kernel.double(), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_it_solves_the_equations_of_a_gaussian_process():
+    process = fitted()
+    kernel = kernel_of(process, graphs_of(SMILES)).double().numpy()
+    scaled = ((VALUES - VALUES.mean()) / VALUES.std(correction=0)).double()
+    noise = gaussian_process._noise(torch.from_numpy(kernel), scaled)
+    values, z = np.linalg.solve(kernel + noise * np.eye(10), scaled.numpy()), scaled.numpy()
+
+    def evidence(noise):
+        covariance = kernel + noise * np.eye(10)
+        return 10 * np.log(z.T @ np.linalg.solve(covariance, z)) + np.linalg.slogdet(covariance)[1]
+
+    assert all(evidence(noise) <= evidence(factor * noise) + 1e-6 for factor in (0.7, 0.95, 1.05, 1.4))
+    smiles = ["CCCCO", "c1ccccc1N"]
+    expected = kernel_of(process, graphs_of(smiles)).double().numpy() @ values
+    expected = expected * VALUES.std(correction=0).item() + VALUES.mean().item()
+    np.testing.assert_allclose(process(graphs_of(smiles)).numpy(), expected, atol=1e-5)
+
+
+def test_errors_of_what_is_left_out_are_those_of_another_fit():
+    kernel = kernel_of(fitted(), graphs_of(SMILES)).double()
+    values, noise = VALUES.double(), gaussian_process._noise(kernel, VALUES.double())
+    _, errors = gaussian_process._solve(kernel, values)
+    for row in range(10):
+        others = [other for other in range(10) if other != row]
+        weights = torch.linalg.solve(kernel[others][:, others] + noise * torch.eye(9), values[others])
+        torch.testing.assert_close(errors[row], values[row] - kernel[row, others] @ weights)
+
+
+def test_neither_numbering_nor_company_matters():
+    process, smiles = fitted(), "CC(=O)Nc1ccc(O)cc1"
+    mol = Chem.MolFromSmiles(smiles)
+    order = np.random.default_rng(0).permutation(mol.GetNumAtoms()).tolist()
+    other = Chem.MolToSmiles(Chem.RenumberAtoms(mol, order), canonical=False)
+    alone = process(graphs_of([smiles]))
+    assert other != smiles
+    assert torch.equal(process(graphs_of([other])), alone)
+    assert torch.equal(process(graphs_of(["C", smiles, "CCN"]))[1:2], alone)
+    assert torch.isfinite(process(graphs_of(["C"]))).all()  # no pair of atoms at all
+
+
+def test_missing_values_take_no_part():
+    values = torch.cat([VALUES, VALUES.flip(0)], 1)
+    values[[1, 6], 1] = torch.nan
+    known = [row for row in range(10) if row not in (1, 6)]
+    both = fitted(values=values, outputs=2)(graphs_of(["CCCN", "CCS"]))
+    alone = fitted([SMILES[row] for row in known], VALUES.flip(0)[known])(graphs_of(["CCCN", "CCS"]))
+    torch.testing.assert_close(both[:, 1:], alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(both[:, :1], fitted()(graphs_of(["CCCN", "CCS"])), atol=1e-4, rtol=0)
+
+
+def test_descriptors_are_a_third_kernel():
+    descriptors = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    descriptors[:, 2] = 0.0  # says nothing
+    process = GaussianProcess()
+    process.heads(0, 8, 1, 0.0)
+    process.fit([graphs_of(SMILES, descriptors=descriptors)], VALUES, "regression")
+    two, three = fitted(), kernel_of(process, graphs_of(SMILES, descriptors=descriptors))
+    beside = torch.exp(-torch.cdist(descriptors, descriptors).square() / 4)
+    expected = (2 * kernel_of(two, graphs_of(SMILES)) + beside) / 3
+    torch.testing.assert_close(three, expected, atol=1e-5, rtol=0)
+
+
+def test_classes_become_log_odds():
+    labels = (VALUES > 0).float()
+    labels = torch.cat([labels, 1 - labels, torch.ones_like(labels)], 1)
+    labels[0, 0] = torch.nan
+    odds = fitted(values=labels, task="classification", outputs=3)(graphs_of(SMILES))
+    assert (odds[:, 1].argsort() == (-odds[:, 1]).argsort(descending=True)).all()
+    assert odds[1, 0] > odds[2, 0]
+    assert odds[1, 1] < odds[2, 1]
+    assert (odds[:, 2].sigmoid() > 0.8).all()
+    assert torch.isfinite(odds).all()
+    classes = torch.tensor([0.0, 0, 1, 2, 0, 1, 2, 1, 2, 0])[:, None]
+    shares = fitted(values=classes, task="multiclass", outputs=3)(graphs_of(SMILES)).softmax(1)
+    assert (shares.argmax(1) == classes[:, 0]).float().mean() > 0.5
+    # Log-odds are fitted: in the mean, classes are as likely as they are frequent.
+    assert abs(shares.mean(0)[0] - 0.4) < 0.15
+
+
+def test_more_graphs_than_can_be_solved_for_are_refused(monkeypatch):
+    monkeypatch.setattr(gaussian_process, "LIMIT", 9)
+    with pytest.raises(InputError, match="of 10 training graphs and 1 targets would take too long"):
+        fitted()
+
+
+def test_a_network_predicts_the_mean_over_its_branches_and_trains_the_others():
+    batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
+    network = PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()])
+    average = copy.deepcopy(network).eval()
+    network.fit_branches([batch], VALUES, "regression")
+    network.eval()
+    with torch.no_grad():
+        nodes, process = network._outputs(network.embed(batch))
+        torch.testing.assert_close(network(batch), (nodes + process) / 2)
+        torch.testing.assert_close(process, fitted()(graphs_of(SMILES)))
+        torch.testing.assert_close(average(batch), network(batch))  # a copy of before knows it too
+        [learning] = network.outputs(network.embed(batch))
+    assert torch.equal(learning, nodes)
+    network.train()
+    [output] = network.outputs(network.embed(batch))
+    output.sum().backward()  # a head of the nodes
+
+
+def test_a_checkpoint_knows_the_training_graphs(tmp_path):
+    batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
+    task = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess(radius=1)]), "regression")
+    task.fit_target_scale(VALUES)
+    task._fit_branches([batch], VALUES)
+    checkpoint = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    task.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "task.ckpt")
+    loaded = Predictor.from_checkpoint(tmp_path / "task.ckpt").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(batch), task.eval()(batch))
+    other = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess(radius=1)]), "regression")
+    other.start_from(checkpoint)
+    assert not other.network.branches[1].get_extra_state()  # it belongs to its own targets

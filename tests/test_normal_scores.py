@@ -1,0 +1,53 @@
+"""Normal scores of targets: ranks, there and back."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm, rankdata
+
+from plstm_graph import PLSTM
+from plstm_graph.normal_scores import NormalScores
+from plstm_graph.task import GraphTask
+
+
+def fitted(targets):
+    scores = NormalScores(targets.size(1))
+    scores.fit(targets)
+    return scores
+
+
+def test_scores_are_those_of_mean_ranks():
+    values = torch.tensor([3.0, 1.0, 700.0, 1.0, 5.0, 0.01])[:, None]
+    expected = norm.ppf((rankdata(values[:, 0]) - 0.5) / 6)
+    np.testing.assert_allclose(fitted(values)(values)[:, 0].numpy(), expected, atol=1e-6)
+
+
+def test_skewed_targets_have_normal_scores_and_come_back():
+    values = torch.randn(5000, 2, generator=torch.Generator().manual_seed(0)).mul(2).exp()
+    values[::3, 1] = torch.nan
+    scores = fitted(values)
+    found = scores(values)
+    known = found[~values[:, 1].isnan(), 1]
+    assert abs(known.mean()) < 0.02
+    assert abs(known.std() - 1) < 0.02
+    assert found[::3, 1].isnan().all()
+    inside = (values[:, 0] > 0.02) & (values[:, 0] < 50)
+    torch.testing.assert_close(scores.inverse(found)[inside, 0], values[inside, 0], rtol=1e-3, atol=1e-3)
+    order = torch.linspace(-3, 3, 500)[:, None].expand(-1, 2)
+    assert (scores.inverse(order).diff(dim=0) >= 0).all()
+    assert scores.inverse(torch.full((1, 2), 99.0))[0, 0] == values[:, 0].max()
+
+
+def test_one_value_is_predicted_where_there_is_no_other():
+    scores = fitted(torch.full((4, 1), 7.0))
+    assert scores.inverse(torch.zeros(1, 1)).item() == pytest.approx(7.0, abs=0.01)
+
+
+def test_tasks_of_these_metrics_learn_scores():
+    values = torch.linspace(1.0, 20.0, 100)[:, None].exp2()
+    for metric, error in (("mae", 1e-3), ("spearman", 1e-3), ("rmse", 1.0)):
+        task = GraphTask(PLSTM(1, 8, 1, heads=1), "regression", metric=metric)
+        task.fit_target_scale(values)
+        output = task._standardise(values)
+        torch.testing.assert_close(task._finish(output), values, rtol=0, atol=error)
+        assert (abs(output.median()) < 0.1) == (metric != "rmse")
