@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -157,9 +158,9 @@ BRANCHED = {"branches": [{"class_path": "plstm_graph.models.CircularFingerprint"
     [
         ("plstm", "PLSTM", 1),
         ("plstm-p", "PLSTM", 1),
-        ("plstm-no-fingerprint", "PLSTM", 0),
-        ("gine", "GINE", 0),
-        ("gine-fingerprint", "GINE", 1),
+        ("plstm-nodes", "PLSTM", 0),
+        ("gine", "GINE", 1),
+        ("gine-nodes", "GINE", 0),
     ],
 )
 def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_path, monkeypatch):
@@ -167,6 +168,8 @@ def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_pa
     recipe = json.loads(json.dumps(RECIPE))
     recipe["model"]["network"]["init_args"] |= BRANCHED
     monkeypatch.setattr(suites, "read_preset", lambda _: json.loads(json.dumps(recipe)))
+    module = SimpleNamespace(rows=SimpleNamespace(train=range(400)), num_tasks=1)
+    monkeypatch.setattr(Job, "prepared", lambda _: module)
     run = Run("dili", name, 4, None, "tdc")
     settings = configured(Job(run, tmp_path / "data", tmp_path, tmp_path, {"batch_size": 7}), capsys)
     made = settings["model"]["network"]
@@ -175,6 +178,7 @@ def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_pa
     for argument in ("hidden_channels", "num_layers", "dropout", "readout", "jk", "walk_length"):
         given = recipe["model"]["network"]["init_args"]
         assert argument not in given or made["init_args"][argument] == given[argument]
+    assert settings["trainer"]["max_epochs"] == 50  # the verb train's for 400 rows
     assert settings["model"]["learning_rate"] == recipe["model"]["learning_rate"]
     data = settings["data"]["init_args"]
     assert settings["data"]["class_path"].rpartition(".")[2] == "TDC"
@@ -365,6 +369,7 @@ def test_fingerprints_of_unreadable_smiles_are_empty():
 PROGRAM = """#!{python}
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 import pandas as pd
 sys.argv.append("")
 given = dict(zip(sys.argv[2::2], sys.argv[3::2]))

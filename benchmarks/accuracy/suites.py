@@ -189,21 +189,17 @@ MODELS = (
 def models_of(name: str) -> dict[str, Model]:
     """This package's networks by the names they have in a suite.
 
-    Where all sets have one recipe, other networks have all of it but its scans and fingerprints, and these
-    too if they are named after them.
+    Where all sets have one recipe, other networks have all of it but its scans; rows of nodes alone lack its
+    branches.
     """
     suite = SUITES[name]
     if suite.own:
         return MODELS
-    bare = {network.lower(): Model(f"{network}, same recipe", network, bare=True) for network in _LOCAL}
+    models = _PLSTM | {network.lower(): Model(f"{network}, same recipe", network) for network in _LOCAL}
     if not read_preset(suite.preset)["model"]["network"]["init_args"].get("branches"):
-        return _PLSTM | bare
-    whole = {f"{n.lower()}-fingerprint": Model(f"{n} + fingerprint, same recipe", n) for n in _LOCAL}
-    ours = {
-        "plstm": Model("PLSTM + fingerprint", "PLSTM"),
-        "plstm-no-fingerprint": Model("PLSTM", "PLSTM", bare=True),
-    }
-    return _PLSTM | ours | bare | whole
+        return models
+    nodes = ("PLSTM", *_LOCAL)
+    return models | {f"{n.lower()}-nodes": Model(f"{n}, nodes alone", n, bare=True) for n in nodes}
 
 
 def others_of(name: str) -> list[str]:
