@@ -360,14 +360,19 @@ class GraphTask(Predictor, LightningModule):
         else:
             targets = torch.cat([self._targets(batch).cpu() for batch in batches])
         self.fit_target_scale(targets)
-        self._fit_branches(getattr(datamodule, "train_graphs", batches) or (), targets)
+        self._fit_branches(getattr(datamodule, "train_graphs", None) or batches)
 
-    def _fit_branches(self, batches: Iterable[Data], targets: Tensor) -> None:
-        """Have branches learn what has a closed form from graphs and their targets [n, T]."""
-        if self.task == "regression":
-            targets = self._standardise(targets.to(self.target_mean)).cpu()
+    def _fit_branches(self, batches: Iterable[Data]) -> None:
+        """Have branches learn what has a closed form from batches in any order."""
+
+        def learned(batch: Data) -> Tensor:
+            targets = self._targets(batch)
+            if self.task == "regression":
+                targets = self._standardise(targets.to(self.target_mean))
+            return targets.cpu()
+
         if hasattr(self.network, "fit_branches"):
-            self.network.fit_branches(batches, targets, self.task)
+            self.network.fit_branches(batches, learned, self.task)
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with that of the second task if there is one."""

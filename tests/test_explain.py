@@ -264,7 +264,7 @@ def of_branches(batch, branches, task="regression", outputs=2, descriptors=0, **
     oxygen = torch.tensor(["O" in smiles for smiles in batch.smiles]).float()
     targets = oxygen[:, None] if task == "multiclass" else torch.stack([oxygen, 1 - oxygen], dim=1)
     targets = targets + batch.ptr.diff()[:, None] / 10 if task == "regression" else targets
-    network.fit_branches([batch], targets, task)
+    network.fit_branches([batch], lambda _: targets, task)
     return GraphTask(network, task, **arguments).eval()
 
 
@@ -337,7 +337,7 @@ def test_a_process_of_one_molecule_gives_what_is_like_it():
     process.heads(0, 1, 1, 0.0)
     ethanol, propane = (Batch.from_data_list([smiles_to_data(smiles)]) for smiles in ("CCO", "CCC"))
     ethanol.x[:2] = propane.x[1]  # as an alkane's
-    process.fit([Graphs.from_data(ethanol)], torch.tensor([[1.0]]), "regression")
+    process.fit([(Graphs.from_data(ethanol), torch.tensor([[1.0]]))], "regression")
     process._memory |= {"weights": torch.tensor([[1.0]]), "scale": torch.tensor([1.0])}
     process.eval()
     alkane = alkane_of(ethanol)

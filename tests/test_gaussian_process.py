@@ -29,7 +29,7 @@ def graphs_of(smiles, **more):
 def fitted(smiles=SMILES, values=VALUES, task="regression", outputs=1, **arguments):
     process = GaussianProcess(**arguments)
     process.heads(0, 8, outputs, 0.0)
-    process.fit([graphs_of(smiles[:4]), graphs_of(smiles[4:])], values, task)
+    process.fit([(graphs_of(smiles[:4]), values[:4]), (graphs_of(smiles[4:]), values[4:])], task)
     return process.eval()
 
 
@@ -116,7 +116,7 @@ def test_descriptors_are_a_third_kernel():
     descriptors[:, 2] = 0.0  # says nothing
     process = GaussianProcess()
     process.heads(0, 8, 1, 0.0)
-    process.fit([graphs_of(SMILES, descriptors=descriptors)], VALUES, "regression")
+    process.fit([(graphs_of(SMILES, descriptors=descriptors), VALUES)], "regression")
     two, three = fitted(), kernel_of(process, graphs_of(SMILES, descriptors=descriptors))
     beside = torch.exp(-torch.cdist(descriptors, descriptors).square() / 4)
     expected = (2 * kernel_of(two, graphs_of(SMILES)) + beside) / 3
@@ -150,7 +150,7 @@ def test_a_network_predicts_the_mean_over_its_branches_and_trains_the_others():
     batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
     network = PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()])
     average = copy.deepcopy(network).eval()
-    network.fit_branches([batch], VALUES, "regression")
+    network.fit_branches([batch], lambda _: VALUES, "regression")
     network.eval()
     with torch.no_grad():
         nodes, process = network._outputs(network.embed(batch))
@@ -164,11 +164,30 @@ def test_a_network_predicts_the_mean_over_its_branches_and_trains_the_others():
     output.sum().backward()  # a head of the nodes
 
 
+def test_targets_go_with_their_graphs_in_whatever_order_these_come():
+    batches = [Batch.from_data_list([smiles_to_data(smiles)]) for smiles in SMILES]
+    for batch, value in zip(batches, VALUES, strict=True):
+        batch.y = value[None]
+
+    class Shuffled:
+        def __iter__(self):
+            return iter([batches[row] for row in torch.randperm(10)])
+
+    torch.manual_seed(0)
+    task = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess(), GaussianProcess()]), "regression")
+    task.fit_target_scale(VALUES)
+    task._fit_branches(Shuffled())
+    expected = fitted(values=task._standardise(VALUES))(graphs_of(SMILES))
+    for process in task.eval().network.branches[1:]:
+        torch.testing.assert_close(process(graphs_of(SMILES)), expected, atol=1e-4, rtol=0)
+
+
 def test_a_checkpoint_knows_the_training_graphs(tmp_path):
     batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
     task = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess(radius=1)]), "regression")
     task.fit_target_scale(VALUES)
-    task._fit_branches([batch], VALUES)
+    batch.y = VALUES
+    task._fit_branches([batch])
     checkpoint = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
     task.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, tmp_path / "task.ckpt")

@@ -20,7 +20,7 @@ from plstm_graph.commands import forest
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.datasets import GraphDataModule
-from plstm_graph.datasets.descriptors import RDKIT
+from plstm_graph.datasets.descriptors import table_columns
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.errors import InputError
@@ -59,7 +59,7 @@ def features_of(graphs: PackedGraphs) -> NDArray[np.generic]:
 
 def known_columns(module: GraphDataModule) -> NDArray[np.float32]:
     """What is known of molecules beside their structure, [molecules, columns]; RDKit can tell the rest."""
-    chosen = [n for n, name in enumerate(module.descriptor_names) if not name.startswith(RDKIT)]
+    chosen = [module.descriptor_names.index(name) for name in table_columns(module.descriptor_names)]
     values = module.dataset.tensors.get("descriptors")
     return np.empty((len(module.dataset), 0)) if values is None else values[:, chosen].numpy()
 

@@ -167,10 +167,10 @@ def suit_rows(config: dict[str, Any], rows: int, targets: int) -> None:
     if config["trainer"].get("max_epochs") == BY_ROWS:
         config["trainer"]["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
     arguments = config["model"]["network"].get("init_args", {})
-    if not affordable(rows, targets):
+    if arguments.get("branches") and not affordable(rows, targets):
         arguments["branches"] = [
             branch
-            for branch in arguments.get("branches") or []
+            for branch in arguments["branches"]
             if branch["class_path"].rpartition(".")[2] != GaussianProcess.__name__
         ]
 

@@ -9,12 +9,15 @@ _WORK_LIMIT = 50_000_000
 
 
 @structure_inner
-def _breadth_first(root, adj_ptr, adj, distance, queue):
-    """Fill ``distance``, -1 on the component of ``root``, and ``queue`` with its nodes by distance."""
+def _breadth_first(root, farthest, adj_ptr, adj, distance, queue):
+    """Fill ``distance``, -1 on the component of ``root``, and ``queue`` with its nodes by distance.
+
+    Those farther away are left out; returns how many are not.
+    """
     queue[0] = root
     distance[root] = 0
     head, tail = 0, 1
-    while head < tail:
+    while head < tail and distance[queue[head]] < farthest:
         node = queue[head]
         head += 1
         for a in range(adj_ptr[node], adj_ptr[node + 1]):
@@ -23,6 +26,7 @@ def _breadth_first(root, adj_ptr, adj, distance, queue):
                 distance[other] = distance[node] + 1
                 queue[tail] = other
                 tail += 1
+    return tail
 
 
 @structure_inner
@@ -59,7 +63,7 @@ def _extremal_node(component, adj_ptr, adj, rank, central, distance, queue, exac
             break
         for other in component:
             distance[other] = -1
-        _breadth_first(node, adj_ptr, adj, distance, queue)
+        _breadth_first(node, size, adj_ptr, adj, distance, queue)
         ecc = distance[queue[size - 1]]
         exact[node] = True
         for other in component:
@@ -99,7 +103,7 @@ def distance_from_extremal_node(component_ptr, members, adj_ptr, adj, rank, cent
         root = _extremal_node(component, adj_ptr, adj, rank, central, distance, queue, exact, lower, upper)
         for node in component:
             distance[node] = -1
-        _breadth_first(root, adj_ptr, adj, distance, queue)
+        _breadth_first(root, num_nodes, adj_ptr, adj, distance, queue)
     return distance
 
 
@@ -120,7 +124,7 @@ def distance_from(roots, adj_ptr, adj):
     distance = np.full(num_nodes, -1, np.int64)
     queue = np.empty(num_nodes, np.int64)
     for root in roots:
-        _breadth_first(root, adj_ptr, adj, distance, queue)
+        _breadth_first(root, num_nodes, adj_ptr, adj, distance, queue)
     return distance
 
 
@@ -135,26 +139,17 @@ def pairs_within(farthest, adj_ptr, adj):
     Complexity: O(N + searched bonds): of a molecule of n atoms O(n²) at most.
     """
     num_nodes = len(adj_ptr) - 1
-    seen = np.full(num_nodes, -1, np.int64)
-    distance = np.empty(num_nodes, np.int64)
+    distance = np.full(num_nodes, -1, np.int64)
     queue = np.empty(num_nodes, np.int64)
     pairs = np.empty((4 * num_nodes + 1, 3), np.int64)
     count = 0
     for root in range(num_nodes):
-        seen[root], distance[root], queue[0] = root, 0, root
-        head, tail = 0, 1
-        while head < tail and distance[queue[head]] < farthest:
-            node = queue[head]
-            head += 1
-            for a in range(adj_ptr[node], adj_ptr[node + 1]):
-                other = adj[a]
-                if seen[other] == root:
-                    continue
-                seen[other], distance[other], queue[tail] = root, distance[node] + 1, other
-                tail += 1
-                if other > root:
-                    if count == len(pairs):
-                        pairs = np.concatenate((pairs, np.empty_like(pairs)))
-                    pairs[count, 0], pairs[count, 1], pairs[count, 2] = root, other, distance[other]
-                    count += 1
+        reached = _breadth_first(root, farthest, adj_ptr, adj, distance, queue)
+        for other in queue[:reached]:
+            if other > root:
+                if count == len(pairs):
+                    pairs = np.concatenate((pairs, np.empty_like(pairs)))
+                pairs[count, 0], pairs[count, 1], pairs[count, 2] = root, other, distance[other]
+                count += 1
+            distance[other] = -1  # for the next root
     return pairs[:count, 0], pairs[:count, 1], pairs[:count, 2]

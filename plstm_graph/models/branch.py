@@ -53,12 +53,12 @@ class Branch(nn.Module, ABC):
             for _ in range(self.parts)
         ]
 
-    def fit(self, batches: Iterable[Graphs], targets: Tensor, task: str) -> None:
+    def fit(self, batches: Iterable[tuple[Graphs, Tensor]], task: str) -> None:
         """Learn what has a closed form from the training graphs, before training begins; by default nothing.
 
         Args:
-            batches: n graphs, batch by batch, with standardised descriptors.
-            targets: [n, T], NaN where missing: standardised, or 0 and 1, or [n, 1] of classes.
+            batches: of graphs, with standardised descriptors, and their targets [B, T], NaN where missing:
+                standardised, or 0 and 1, or [B, 1] of classes.
             task: ``"regression"``, ``"classification"`` or ``"multiclass"``.
         """
 

@@ -92,17 +92,19 @@ class GaussianProcess(Branch):
         return [_First(out_channels)]
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Graphs], targets: Tensor, task: str) -> None:
+    def fit(self, batches: Iterable[tuple[Graphs, Tensor]], task: str) -> None:
         """Take the training graphs and their targets.
 
         Args:
-            batches: the n graphs.
-            targets: [n, T], NaN where missing: standardised, or 0 and 1, or [n, 1] of classes.
+            batches: of graphs and their targets [B, T], NaN where missing: standardised, or 0 and 1, or
+                [B, 1] of classes.
             task: ``"regression"``, ``"classification"`` or ``"multiclass"``.
 
         Raises:
             InputError: it would take too long, see :func:`affordable`.
         """
+        pairs = [(_on_cpu(graphs), part) for graphs, part in batches]
+        targets = torch.cat([part for _, part in pairs])
         if not affordable(*targets.shape):
             raise InputError(
                 f"A Gaussian process of {len(targets):,} training graphs and {targets.size(1)} targets would "
@@ -116,16 +118,12 @@ class GaussianProcess(Branch):
                 .masked_fill(values.isnan(), torch.nan)
             )
         self._memory.clear()
-        tokens, known_descriptors = [], []
-        for graphs in batches:
-            tokens.append(self._tokens(graphs))
-            known_descriptors += [] if graphs.descriptors is None else [graphs.descriptors.cpu()]
+        tokens = [self._tokens(graphs) for graphs, _ in pairs]
         for kind in range(2):
             self._remember(kind, [part[kind] for part in tokens])
-        beside: list[Tensor | None] = [None] * len(tokens)
-        if known_descriptors:
-            self._memory["descriptors"] = torch.cat(known_descriptors)
-            beside = [*known_descriptors]
+        beside = [graphs.descriptors for graphs, _ in pairs]
+        if described := [part for part in beside if part is not None]:
+            self._memory["descriptors"] = torch.cat(described)
         kernel = torch.cat([self._kernel(*part) for part in zip(tokens, beside, strict=True)]).double()
         del tokens
         mean = values.nanmean(0)
@@ -149,9 +147,10 @@ class GaussianProcess(Branch):
         memory = self._memory
         if self.training or not memory:
             return torch.zeros(graphs.num_graphs, self.channels, device=graphs.x.device)
+        device, graphs = graphs.x.device, _on_cpu(graphs)
         kernel = self._kernel(self._tokens(graphs), graphs.descriptors)
         values = kernel @ memory["weights"] * memory["scale"] + memory["shift"]
-        return values.to(graphs.x.device)
+        return values.to(device)
 
     @torch.no_grad()
     def contributions(self, graphs: Graphs, reference: Graphs, predict: Callable[[Tensor], Tensor]) -> Tensor:
@@ -171,11 +170,12 @@ class GaussianProcess(Branch):
         """
         from scipy.sparse import csr_array
 
+        device, graphs, reference = graphs.x.device, _on_cpu(graphs), _on_cpu(reference)
         memory, total = self._memory, torch.zeros(len(graphs.x), self.channels, dtype=torch.double)
         if self.training or not memory:
-            return total.to(graphs.x.device)
+            return total.to(device)
         weights = (memory["weights"] * memory["scale"]).double() / (2 + ("descriptors" in memory))
-        batch, edge_index = graphs.batch.cpu(), graphs.edge_index.cpu()
+        batch = graphs.batch
         tokens = zip(self._coloured(graphs), self._coloured(reference), strict=True)
         for kind, ((new, first, second), (old, *_)) in enumerate(tokens):
             order = (new != old).argsort(stable=True)  # what is equal in both is numbered alike
@@ -199,16 +199,16 @@ class GaussianProcess(Branch):
                 share[:] = scatter(share, equal, reduce="mean")[equal]
             shares = torch.empty_like(gained[0]).index_copy_(0, order, gained[0] - gained[1])
             if kind == 0:
-                total += share_within(shares.view(self.radius + 1, *total.shape), edge_index)
+                total += share_within(shares.view(self.radius + 1, *total.shape), graphs.edge_index)
             else:
                 total.index_add_(0, first, shares / 2).index_add_(0, second, shares / 2)
-        return total.to(graphs.x.device)
+        return total.to(device)
 
     def _tokens(self, graphs: Graphs) -> list[tuple[Tensor, Tensor]]:
         """Tokens [M] of both kinds, graph by graph, and where those of every graph begin [B + 1]."""
-        found, batch = [], graphs.batch.cpu()
+        found = []
         for colours, first, _ in self._coloured(graphs):
-            graph = batch[first]
+            graph = graphs.batch[first]
             order = graph.argsort(stable=True)
             counts = torch.bincount(graph, minlength=graphs.num_graphs)
             found.append((occurrences(colours, graph)[order], F.pad(counts.cumsum(0), (1, 0))))
@@ -216,13 +216,6 @@ class GaussianProcess(Branch):
 
     def _coloured(self, graphs: Graphs) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Colours [M] of both kinds, and the nodes of each: both, or twice an environment's centre."""
-        graphs = graphs._replace(
-            **{
-                key: value.cpu()
-                for key, value in graphs._asdict().items()
-                if key in ("x", "edge_index", "edge_attr", "batch") and value is not None
-            }
-        )
         colours = environments(graphs, self.radius)
         first, second, distance = node_pairs(graphs.edge_index, len(graphs.x), self.distance)
         node, centre = hash_rows(graphs.x), torch.arange(len(graphs.x)).repeat(len(colours))
@@ -266,7 +259,7 @@ class GaussianProcess(Branch):
         if descriptors is not None:
             others = self._memory["descriptors"]
             varying = (others != others[0]).any(0).sum().clamp(min=1)
-            kernels.append((-torch.cdist(descriptors.cpu(), others).square() / (2 * varying)).exp())
+            kernels.append((-torch.cdist(descriptors, others).square() / (2 * varying)).exp())
         return torch.stack(kernels).mean(0)
 
     def get_extra_state(self) -> dict[str, Tensor]:
@@ -287,6 +280,11 @@ class _First(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         return embedding[:, : self.channels]
+
+
+def _on_cpu(graphs: Graphs) -> Graphs:
+    """Where tokens are counted."""
+    return Graphs._make(part.cpu() if isinstance(part, Tensor) else part for part in graphs)
 
 
 def _solve(kernel: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

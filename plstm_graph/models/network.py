@@ -181,11 +181,19 @@ class GraphNetwork(nn.Module):
             parts.append(self.descriptor_encoder(graphs.descriptors))
         return torch.cat(parts, dim=1)
 
-    def fit_branches(self, batches: Iterable[Data], targets: Tensor, task: str) -> None:
-        """Have branches learn what has a closed form, see :meth:`~plstm_graph.models.Branch.fit`."""
-        for branch in self.branches:
-            if isinstance(branch, Branch) and not branch.learns:
-                branch.fit((self._standardised(self.graphs(batch)) for batch in batches), targets, task)
+    def fit_branches(self, batches: Iterable[Data], targets: Callable[[Data], Tensor], task: str) -> None:
+        """Have branches learn what has a closed form, see :meth:`~plstm_graph.models.Branch.fit`.
+
+        Args:
+            batches: of the training graphs, in any order.
+            targets: what is to be learned of a batch.
+            task: ``"regression"``, ``"classification"`` or ``"multiclass"``.
+        """
+        waiting = [branch for branch in self.branches if isinstance(branch, Branch) and not branch.learns]
+        if waiting:
+            known = [(self._standardised(self.graphs(batch)), targets(batch)) for batch in batches]
+            for branch in waiting:
+                branch.fit(known, task)
 
     def _standardised(self, graphs: Graphs) -> Graphs:
         """With descriptors as branches read them."""
