@@ -161,6 +161,11 @@ def commit() -> str:
     return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
 
 
+def setting_of(jobs: int) -> dict[str, Any]:
+    """What single-threaded runs, so many at a time, are made with and on."""
+    return {"commit": commit(), **environment(), "threads": 1, "runs side by side": jobs}
+
+
 def known(path: Path, settings: dict[str, Any]) -> bool:
     """Whether a run's outcome was written down before.
 
@@ -205,6 +210,6 @@ def keep_all(
         jobs: number of runs at a time.
     """
     runs = list(calls)
-    setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": jobs}
+    setting = setting_of(jobs)
     for number, result in track(side_by_side(list(calls.values()), jobs), "Runs", total=len(calls)):
         keep(files[runs[number]], setting, runs[number], settings, result)

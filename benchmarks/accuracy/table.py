@@ -47,7 +47,7 @@ from typing import Any
 import yaml
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from benchmarks.accuracy.running import PREDICTIONS, Job, commit, keep, known
+from benchmarks.accuracy.running import PREDICTIONS, Job, keep, known, setting_of
 from benchmarks.accuracy.suites import (
     CHEMPROP,
     FOREST,
@@ -60,7 +60,7 @@ from benchmarks.accuracy.suites import (
     others_of,
 )
 from benchmarks.accuracy.summary import REFERENCES, SUMMARY, TABLE, markdown, summary, tables_of
-from benchmarks.measure import RESULTS, environment
+from benchmarks.measure import RESULTS
 from plstm_graph.commands.pool import check, side_by_side, unchanged
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.errors import InputError
@@ -245,7 +245,7 @@ def make(options: argparse.Namespace) -> None:
     jobs = jobs_of(options)
     waiting = [job for job in jobs if not known(options.out / f"{job.run.name}.json", job.settings)]
     refuse(waiting)
-    setting = {"commit": commit(), **environment(), "threads": 1, "runs side by side": options.jobs}
+    setting = setting_of(options.jobs)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("Runs", total=len(jobs), completed=len(jobs) - len(waiting))
