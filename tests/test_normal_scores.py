@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm, rankdata
+from data_modules import prepared
+from scipy.stats import norm, rankdata, spearmanr
 
 from plstm_graph import PLSTM
+from plstm_graph.commands.forest import count_fingerprints, forest_predictions
+from plstm_graph.datasets import CSV
 from plstm_graph.normal_scores import NormalScores
 from plstm_graph.task import GraphTask
 
@@ -51,3 +54,18 @@ def test_tasks_of_these_metrics_learn_scores():
         output = task._standardise(values)
         torch.testing.assert_close(task._finish(output), values, rtol=0, atol=error)
         assert (abs(output.median()) < 0.1) == (metric != "rmse")
+
+
+def test_the_forest_beside_these_tasks_learns_scores_too(tmp_path):
+    values = np.random.default_rng(0).normal(size=80)
+    order = []
+    for number, column in enumerate((values, np.exp(4 * values))):
+        path = tmp_path / f"{number}.csv"
+        rows = [f"{'C' * (1 + row % 9)}{'ON'[row % 2]}{'C' * (row // 18)},{column[row]}" for row in range(80)]
+        path.write_text("\n".join(["smiles,y", *rows]))
+        module = prepared(CSV(path, cache=tmp_path, split="random", metric="spearman"))
+        features = count_fingerprints(module.dataset.smiles)
+        order.append(forest_predictions(module, features, n_estimators=20, random_state=0)[:, 0])
+        train = module.train_targets
+        assert train.min() <= order[-1].min() < order[-1].max() <= train.max()
+    assert spearmanr(*order).statistic == pytest.approx(1.0, abs=1e-3)

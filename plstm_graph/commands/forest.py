@@ -11,6 +11,8 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from plstm_graph.chem import read_smiles
 from plstm_graph.datasets import GraphDataModule
+from plstm_graph.normal_scores import NormalScores
+from plstm_graph.predictor import BY_ORDER
 
 _TREES, _DRAWN = 500, 10_000
 
@@ -53,6 +55,8 @@ def fitted_predictions(
 ) -> torch.Tensor:
     """Fit a model for each target to its labelled training rows, and predict for all rows.
 
+    Values are learned as networks learn them: by their normal scores where the metric asks for order.
+
     Args:
         module: Data that are set up.
         features: [graphs, size].
@@ -66,11 +70,16 @@ def fitted_predictions(
     train = module.rows.train.numpy()
     classes = {"regression": [], "classification": [1], "multiclass": list(range(module.num_tasks))}
     model = regressor if module.task == "regression" else classifier
+    scores = NormalScores(module.num_tasks).double() if module.metric in BY_ORDER else None
+    if scores is not None:
+        scores.fit(targets[train])
+        targets = scores(targets)
     predictions = [
         _predict(features, column.numpy(), train, classes[module.task], clone(model))
         for column in targets.unbind(1)
     ]
-    return torch.tensor(np.concatenate(predictions, 1))
+    every = torch.tensor(np.concatenate(predictions, 1))
+    return every if scores is None else scores.inverse(every)
 
 
 def _predict(
