@@ -102,10 +102,10 @@ def contributions(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor]:
     rule, about a hundredth. Classification is explained by the log-odds, a choice of classes by their logits,
     regression in the targets' unit. Descriptors belong to the molecule: the reference has the same.
 
-    The prediction is the mean over branches, and so are contributions. Those above are of the nodes' branch;
-    the others share theirs out by :meth:`~plstm_graph.models.Branch.contributions`: integrated gradients of
-    environments and pairs of atoms, equally among their atoms. What was learned by normal scores is shared
-    out by scores, and scaled by how far both predictions are apart.
+    The prediction is the mean over branches, by their weights, and so are contributions. Those above are of
+    the nodes' branch; the others share theirs out by :meth:`~plstm_graph.models.Branch.contributions`:
+    integrated gradients of environments and pairs of atoms, equally among their atoms. What was learned by
+    normal scores is shared out by scores, and scaled by how far both predictions are apart.
 
     Args:
         predictor: a :class:`~plstm_graph.task.GraphTask` or another, with a network for OGB's features, in
@@ -135,9 +135,8 @@ def contributions(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor]:
 
     def predict(number: int, part: Tensor) -> Tensor:
         """What a branch predicts, and a constant of the others."""
-        return len(branches) * network.predict(
-            torch.cat([*parts[:number], part, *parts[number + 1 :]], dim=1)
-        )
+        whole = torch.cat([*parts[:number], part, *parts[number + 1 :]], dim=1)
+        return network.predict(whole) / network.shares[number]
 
     def predict_by_nodes(x: Tensor, edge_attr: Tensor) -> Tensor:
         encoded = graphs._replace(x=x, edge_attr=edge_attr)
@@ -146,12 +145,13 @@ def contributions(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor]:
 
     totals = [end.new_zeros(end.size(0), network.out_channels) for end in ends]
     for number, branch in enumerate(branches[1:], 1):
-        totals[0] += branch.contributions(graphs, reference, partial(predict, number))
+        shares = branch.contributions(graphs, reference, partial(predict, number))
+        totals[0] += network.shares[number] * shares
     for target, gradients in path_gradients(predict_by_nodes, starts, ends):
         for total, gradient, a, b in zip(totals, gradients, starts, ends, strict=True):
-            total[:, target] += (gradient * (b - a)).sum(1)
+            total[:, target] += network.shares[0] * (gradient * (b - a)).sum(1)
     with torch.no_grad():
-        scale = _scale(predictor, network(alkane), network.predict(embedding)) / len(branches)
+        scale = _scale(predictor, network(alkane), network.predict(embedding))
     return totals[0] * scale[graphs.batch], totals[1] * scale[graphs.batch[graphs.edge_index[0]]]
 
 

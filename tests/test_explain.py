@@ -27,7 +27,7 @@ from plstm_graph.dag import ToLineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.explain import EncodedNetwork, contributions, gating_matrices
 from plstm_graph.kernels import gating_matrix
-from plstm_graph.models import GINE, Branch, CircularFingerprint, GaussianProcess, Graphs
+from plstm_graph.models import GINE, Branch, CircularFingerprint, GaussianProcess, Graphs, gradients
 from plstm_graph.task import GraphTask
 
 
@@ -315,8 +315,9 @@ def test_contributions_of_branches_sum_and_do_not_depend_on_the_numbering(batch,
     torch.testing.assert_close(single, atoms[batch.batch == 3], rtol=1e-6, atol=1e-6)
 
 
-def test_all_branches_and_the_scale_of_their_targets_count(batch):
+def test_all_branches_and_the_scale_of_their_targets_count(batch, monkeypatch):
     """Beside descriptors; also of targets learned by normal scores, whose scale is another everywhere."""
+    monkeypatch.setattr(gradients, "STEPS", 128)  # the error of 32 is a hundredth
     batch.descriptors = torch.randn(batch.num_graphs, 1)
     for metric in ("rmse", "mae"):
         task = of_branches(batch, BRANCHES["mix"](), descriptors=1, metric=metric)
@@ -327,7 +328,7 @@ def test_all_branches_and_the_scale_of_their_targets_count(batch):
         atoms, bonds = contributions(task, batch)
         assert bonds.any()
         difference = task(batch) - task(alkane_of(batch))
-        torch.testing.assert_close(summed(batch, atoms, bonds), difference, rtol=0.01, atol=0.01)
+        torch.testing.assert_close(summed(batch, atoms, bonds), difference, rtol=1e-3, atol=1e-3)
         assert difference.abs().max() > 0.3
 
 

@@ -161,6 +161,7 @@ BRANCHED = {"branches": [{"class_path": "plstm_graph.models.CircularFingerprint"
         ("plstm-nodes", "PLSTM", 0),
         ("gine", "GINE", 1),
         ("gine-nodes", "GINE", 0),
+        ("process", "PLSTM", 1),
     ],
 )
 def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_path, monkeypatch):
@@ -176,9 +177,11 @@ def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_pa
     assert made["class_path"].rpartition(".")[2] == network
     assert len(made["init_args"]["branches"]) == branches
     for argument in ("hidden_channels", "num_layers", "dropout", "readout", "jk", "walk_length"):
-        given = recipe["model"]["network"]["init_args"]
+        given = recipe["model"]["network"]["init_args"] | ({"num_layers": 1} if name == "process" else {})
         assert argument not in given or made["init_args"][argument] == given[argument]
-    assert settings["trainer"]["max_epochs"] == 50  # the verb train's for 400 rows
+    # The verb train's for 400 rows; a process is fitted before the first.
+    assert settings["trainer"]["max_epochs"] == (1 if name == "process" else 50)
+    assert settings["data"]["init_args"].get("descriptors") == ("rdkit" if branches else None)
     assert settings["model"]["learning_rate"] == recipe["model"]["learning_rate"]
     data = settings["data"]["init_args"]
     assert settings["data"]["class_path"].rpartition(".")[2] == "TDC"

@@ -36,6 +36,7 @@ from plstm_graph.commands.train import BY_ROWS, suit_rows
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.errors import InputError
+from plstm_graph.models import GaussianProcess
 
 PREDICTIONS = "predictions.npz"
 
@@ -131,10 +132,16 @@ class Job:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
             made = fitted([*self.command(), *resume])
-        task, module = made.model.eval(), made.datamodule
+        task, module, result = made.model.eval(), made.datamodule, made.result
+        alone = self.run.network is not None and self.run.network.process
+        if alone:
+            branches = task.network.branches
+            task.network.shares = [float(isinstance(branch, GaussianProcess)) for branch in branches]
         loaders = {"validation": module.val_dataloader(), "test": module.test_dataloader()}
         predictions = {part: network_predictions(task, loader) for part, loader in loaders.items()}
-        return made.result, module, predictions
+        if alone:
+            result = outcome(module, result.network, predictions, 0, result.seconds)
+        return result, module, predictions
 
     def join(self, files: list[Path], seconds: float) -> tuple[Result, dict[str, dict[str, float]]]:
         """Score the mean of what other runs predict.

@@ -134,18 +134,21 @@ class Model:
         label: What the row is called.
         network: Name of the class.
         changes: Arguments in place of the preset's.
-        bare: Whether the preset's branches are left out.
+        bare: Whether the preset's branches and descriptors are left out.
+        process: Whether the preset's Gaussian process predicts alone, which needs no training.
     """
 
     label: str
     network: str
     changes: dict[str, str] = field(default_factory=dict)
     bare: bool = False
+    process: bool = False
 
     @property
     def options(self) -> list[str]:
         """The changes as options of ``plstm-graph fit``."""
-        return [f"--model.network.init_args.{name}={value}" for name, value in self.changes.items()]
+        changed = [f"--model.network.init_args.{name}={value}" for name, value in self.changes.items()]
+        return changed + ["--trainer.max_epochs=1"] * self.process
 
 
 FOREST, BOOSTING, CHEMPROP, JOINED = "forest", "boosting", "chemprop", "-and-"
@@ -198,6 +201,7 @@ def models_of(name: str) -> dict[str, Model]:
     models = _PLSTM | {network.lower(): Model(f"{network}, same recipe", network) for network in _LOCAL}
     if not read_preset(suite.preset)["model"]["network"]["init_args"].get("branches"):
         return models
+    models["process"] = Model("Gaussian process alone", "PLSTM", {"num_layers": "1"}, process=True)
     nodes = ("PLSTM", *_LOCAL)
     return models | {f"{n.lower()}-nodes": Model(f"{n}, nodes alone", n, bare=True) for n in nodes}
 
@@ -247,7 +251,8 @@ class Run:
         else:
             preset = read_preset(suite.preset)
             given = preset["data"]["init_args"]
-            kept = {name: given[name] for name in ("batch_size", "descriptors") if name in given}
+            read = ["batch_size"] + ["descriptors"] * bool(self.network and not self.network.bare)
+            kept = {name: given[name] for name in read if name in given}
             called = {"dataset_name": self.dataset} if suite.named else {}
             preset["data"] = {"class_path": suite.data, "init_args": kept | called | suite.arguments}
         preset["data"]["init_args"] |= changes

@@ -20,9 +20,9 @@ USUAL_SIZE = 20
 class Branch(nn.Module, ABC):
     """It reads graphs out to embeddings, for each of which the network makes a head.
 
-    A network predicts the mean over its branches, and a branch the mean over its embeddings. Each head has a
-    loss of its own: with one for all, the branch that fits the training graphs fastest would starve the
-    others.
+    A network predicts the mean over its branches, by their weights, and a branch the mean over its
+    embeddings. Each head has a loss of its own: with one for all, the branch that fits the training graphs
+    fastest would starve the others.
 
     Subclasses name their arguments as the attributes that keep them; checkpoints write these down.
     """
@@ -30,6 +30,7 @@ class Branch(nn.Module, ABC):
     channels: int  #: width of an embedding
     parts: int = 1  #: number of embeddings side by side
     learns: bool = True  #: whether its heads are trained by gradients
+    weight: float = 1.0  #: of what it predicts, beside the weights of the network's other branches
 
     @abstractmethod
     def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -62,7 +62,8 @@ class GaussianProcess(Branch):
     third. The noise :math:`\sigma^2` maximises the marginal likelihood. Of classes, f becomes
     log-odds a f + b, where a and b minimise the log loss of what the other training graphs predict for each.
 
-    It has no gradient, and is the same in all networks of an ensemble.
+    It has no gradient, is the same in all networks of an ensemble, and has four times the weight of the nodes
+    beside it: on validation molecules of six sets it predicted alone as well as with them, or better.
 
     Args:
         radius: radius of the largest environment, in edges.
@@ -77,6 +78,7 @@ class GaussianProcess(Branch):
     """
 
     learns = False
+    weight = 4.0
 
     def __init__(self, radius: int = 3, distance: int = 10) -> None:
         super().__init__()

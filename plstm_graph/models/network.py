@@ -25,8 +25,8 @@ class GraphNetwork(nn.Module):
 
     An encoder makes channels of features, residual blocks mix them, and branches read every graph out, each
     with heads of its own. The first branch reads the nodes
-    (:class:`~plstm_graph.models.branch.NodeReadout`). The prediction is the mean over branches, and of a
-    branch the mean over its heads.
+    (:class:`~plstm_graph.models.branch.NodeReadout`). The prediction is the mean over branches, by their
+    weights, and of a branch the mean over its heads.
 
     Args:
         mixers: makes what every block mixes nodes by, from the width of the encoded edge features, which is
@@ -111,6 +111,8 @@ class GraphNetwork(nn.Module):
             for head in branch.heads(beside, hidden_channels, out_channels, dropout)
         )
         self._parts = [branch.parts for branch in read_out]
+        #: The weight of every branch, as a share of all.
+        self.shares = [branch.weight / sum(other.weight for other in read_out) for branch in read_out]
         self._learning = [branch.learns for branch in read_out for _ in range(branch.parts)]
         self._widths = [*(branch.channels for branch in read_out for _ in range(branch.parts)), beside]
         #: Width of what the nodes are read out to.
@@ -156,7 +158,8 @@ class GraphNetwork(nn.Module):
     def predict(self, embedding: Tensor) -> Tensor:
         """Predict [B, out_channels] from embeddings [B, embedding_channels]."""
         outputs = torch.stack(self._outputs(embedding))
-        return torch.stack([part.mean(0) for part in outputs.split(self._parts)]).mean(0)
+        parts = [part.mean(0) for part in outputs.split(self._parts)]
+        return torch.stack([share * part for share, part in zip(self.shares, parts, strict=True)]).sum(0)
 
     def graphs(self, data: Data) -> Graphs:
         """The tensors of a graph or batch as they are before any encoder."""
