@@ -51,7 +51,7 @@ class _Estimator(TransformerMixin, BaseEstimator):
     batch_size: int = 32
     validation_fraction: float = 0.1
     patience: int | None = 20
-    descriptors: str | None = None
+    descriptors: str | None = "rdkit"
     init_from: str | Path | None = None
     options: dict[str, Any] | None = None
     random_state: int | np.random.RandomState | None = 0
@@ -184,7 +184,7 @@ class PLSTMRegressor(RegressorMixin, _Estimator):
         learning_rate, batch_size: Of the training.
         validation_fraction: Share of the rows that choose the epoch and calibrate intervals.
         patience: Stop after this many epochs in which the validation metric did not improve.
-        descriptors: ``"rdkit"`` gives networks RDKit's descriptors too.
+        descriptors: ``"rdkit"`` gives networks RDKit's descriptors too, ``None`` nothing but the molecules.
         init_from: Checkpoint that networks start from.
         options: Further options of ``plstm-graph fit``, such as ``{"model.mixup": 1, "freeze": True}``.
         random_state: Seed of the networks and of the choice of validation rows.
