@@ -25,7 +25,7 @@ from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
-from plstm_graph.models import PLSTM, GaussianProcess
+from plstm_graph.models import PLSTM, CircularFingerprint, GaussianProcess
 from plstm_graph.models.gaussian_process import affordable
 
 #: Graphs that a network sees in training, as far as these are no fewer or more epochs than that.
@@ -162,17 +162,15 @@ def _count(file: Path) -> None:
 def suit_rows(config: dict[str, Any], rows: int, targets: int) -> None:
     """Give a configuration whose epochs are :data:`BY_ROWS` those for a number of training rows.
 
-    A Gaussian process among the network's branches is left out where it would take too long.
+    Where a Gaussian process among the network's branches would take too long, it is a fingerprint.
     """
     if config["trainer"].get("max_epochs") == BY_ROWS:
         config["trainer"]["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
     arguments = config["model"]["network"].get("init_args", {})
     if arguments.get("branches") and not affordable(rows, targets):
-        arguments["branches"] = [
-            branch
-            for branch in arguments["branches"]
-            if branch["class_path"].rpartition(".")[2] != GaussianProcess.__name__
-        ]
+        for branch in arguments["branches"]:
+            if branch["class_path"].rpartition(".")[2] == GaussianProcess.__name__:
+                branch |= {"class_path": CircularFingerprint.__name__, "init_args": {}}
 
 
 def train_networks(
