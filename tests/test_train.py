@@ -253,9 +253,9 @@ def test_the_forest_reads_counts():
     [
         (100, 1, 100, "GaussianProcess"),
         (800, 2, 25, "GaussianProcess"),
-        (10_000, 10, 15, "GaussianProcess"),
-        (10_000, 11, 15, "CircularFingerprint"),
-        (10_001, 1, 15, "CircularFingerprint"),
+        (12_000, 10, 15, "GaussianProcess"),
+        (12_000, 11, 15, "CircularFingerprint"),
+        (12_001, 1, 15, "CircularFingerprint"),
     ],
 )
 def test_what_is_trained_suits_the_number_of_rows(rows, targets, epochs, branch, tmp_path):
