@@ -183,12 +183,14 @@ def _over_sets(
     one_metric = len({metrics[name] for name in scores}) == 1
     us = min(ours, default="")
     lines = [
-        f"| model | sets | mean | mean rank | best | {us or 'ours'} ahead | p |",
-        "|---|---|---|---|---|---|---|",
+        f"| model | sets | runs a set | mean | mean rank | best | {us or 'ours'} ahead | p |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for label in labels:
         means = [scores[name][label].mean for name in common] if label in ranks and one_metric else []
-        cells = [label, str(len(values[label])), f"{mean(means):.3f}" if means else ""]
+        runs = sorted({found[label].runs for found in scores.values() if label in found})
+        cells = [label, str(len(values[label])), " to ".join(map(str, dict.fromkeys((runs[0], runs[-1]))))]
+        cells += [f"{mean(means):.3f}" if means else ""]
         cells += [f"{ranks[label]:.1f}" if label in ranks else ""]
         cells += [str(sum(value == best[name] for name, value in values[label].items()))]
         cells += ["", ""] if not us or label == us else _pair(values[us], values[label])
