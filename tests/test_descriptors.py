@@ -131,6 +131,8 @@ def test_rdkits_descriptors_are_rdkits():
         wanted = [getattr(Descriptors, name)(mol) for mol in mols]
         np.testing.assert_allclose(values[:, names.index(name)], wanted, rtol=1e-6)
     np.testing.assert_array_equal(rdkit_descriptors(mols, ["TPSA"])[:, 0], values[:, names.index("TPSA")])
+    largest = [Chem.MolFromSmiles("C" * number) for number in (100, 101)]  # what is slow from there on
+    np.testing.assert_array_equal(np.isnan(rdkit_descriptors(largest, ["Ipc", "TPSA"])), [[0, 0], [1, 0]])
     with pytest.raises(InputError, match="no descriptor 'Colour'"):
         rdkit_descriptors(mols, ["Colour"])
 
