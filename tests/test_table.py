@@ -30,7 +30,8 @@ from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import TU, FreeSolv
 from plstm_graph.errors import InputError
-from plstm_graph.models import CircularFingerprint
+from plstm_graph.models import CircularFingerprint, GaussianProcess, Graphs
+from plstm_graph.models.descriptors import DescriptorEncoder
 from plstm_graph.task import GraphTask
 
 
@@ -177,7 +178,7 @@ def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_pa
     assert made["class_path"].rpartition(".")[2] == network
     assert len(made["init_args"]["branches"]) == branches
     for argument in ("hidden_channels", "num_layers", "dropout", "readout", "jk", "walk_length"):
-        given = recipe["model"]["network"]["init_args"] | ({"num_layers": 1} if name == "process" else {})
+        given = recipe["model"]["network"]["init_args"]
         assert argument not in given or made["init_args"][argument] == given[argument]
     # The verb train's for 400 rows; a process is fitted before the first.
     assert settings["trainer"]["max_epochs"] == (1 if name == "process" else 50)
@@ -187,6 +188,39 @@ def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_pa
     assert settings["data"]["class_path"].rpartition(".")[2] == "TDC"
     assert (data["dataset_name"], data["split_seed"], data["batch_size"]) == ("dili", 4, 7)
     assert data["root"] == str(tmp_path / "data" / "tdc_admet")
+
+
+def test_a_process_predicts_alone(tmp_path, monkeypatch):
+    """Its row is what it predicts when it is fitted by hand, whatever else its network has."""
+    monkeypatch.setattr(sys, "argv", ["table"])
+    rows = np.arange(40)
+    molecules = [f"{'C' * (1 + row % 9)}{'ONSF'[row % 4]}{'C' * (row // 20)}" for row in rows]
+    split = np.where(rows % 4 == 3, "test", "train")
+    frame = {"smiles": molecules, "y [pEC50/pKi]": np.sin(rows), "cliff_mol": rows % 2, "split": split}
+    file = tmp_path / "moleculeace" / "CHEMBL1_Ki.csv"
+    file.parent.mkdir()
+    pd.DataFrame(frame).to_csv(file, index=False)
+    run, narrow = Run("CHEMBL1_Ki", "process", 0, None, "moleculeace"), "--model.network.hidden_channels=8"
+    job = Job(run, tmp_path, tmp_path / "cache", tmp_path / "run", {}, [narrow])
+    with torch_as_before():
+        result, scores = job.fit()
+    assert result.test == scores["test"]["rmse"]
+    module = job.prepared()
+    encoder = DescriptorEncoder(len(module.descriptor_names), 1)
+    encoder.fit(module.train_descriptors)
+
+    def graphs(part):
+        found = Graphs.from_data(module.dataset.__getitems__(part))
+        return found._replace(descriptors=encoder.standardise(found.descriptors))
+
+    targets = module.train_targets
+    mean, std = targets.mean(), targets.std(correction=0)
+    process = GaussianProcess()
+    process.heads(0, 1, 1, 0.0)
+    process.fit([(graphs(module.rows.train), (targets - mean) / std)], "regression")
+    expected = process.eval()(graphs(module.rows.test)) * std + mean
+    found = np.load(tmp_path / "run" / "predictions.npz")["test"]
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize(

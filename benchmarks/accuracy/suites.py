@@ -201,7 +201,7 @@ def models_of(name: str) -> dict[str, Model]:
     models = _PLSTM | {network.lower(): Model(f"{network}, same recipe", network) for network in _LOCAL}
     if not read_preset(suite.preset)["model"]["network"]["init_args"].get("branches"):
         return models
-    models["process"] = Model("Gaussian process alone", "PLSTM", {"num_layers": "1"}, process=True)
+    models["process"] = Model("Gaussian process alone", "PLSTM", process=True)
     nodes = ("PLSTM", *_LOCAL)
     return models | {f"{n.lower()}-nodes": Model(f"{n}, nodes alone", n, bare=True) for n in nodes}
 
