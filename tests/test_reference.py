@@ -92,7 +92,7 @@ def folder(tmp_path_factory):
             carry_out(
                 "fit", "--config", "table", "--data.path", folder / "mine.csv", "--data.task", task,
                 "--data.target_columns", targets, "--data.split", "part", "--data.cache", folder / "cache",
-                "--seed_everything", seed, "--trainer.max_epochs", 2, *SMALL,
+                "--seed_everything", seed, "--trainer.max_epochs", 2, *SMALL, "--data.descriptors", "null",
                 "--trainer.default_root_dir", folder / f"{task}-{seed}",
             )  # fmt: skip
     return folder
@@ -234,7 +234,8 @@ def test_a_run_goes_on_from_a_checkpoint_with_a_reference(folder, run):
     [last] = (folder / "multiclass-0").rglob("last.ckpt")
     best = checkpoints(folder, "multiclass")[0]
     given = ["--config", "table", "--data.path", folder / "mine.csv", "--data.target_columns", "ring"]
-    given += ["--data.task", "multiclass", "--data.split", "part", "--trainer.max_epochs", "3", *SMALL]
+    given += ["--data.task", "multiclass", "--data.split", "part", "--trainer.max_epochs", "3"]
+    given += ["--data.descriptors", "null", *SMALL]
     for path in (best, last):
         code, out, err = run("fit", *given, "--ckpt_path", path, "--data.cache", folder / "cache")
         assert code == 0, err
