@@ -406,7 +406,6 @@ def test_fingerprints_of_unreadable_smiles_are_empty():
 PROGRAM = """#!{python}
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 import pandas as pd
 sys.argv.append("")
 given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
