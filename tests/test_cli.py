@@ -133,7 +133,7 @@ def data_of(preset: str) -> str:
 def test_every_preset_trains_a_step(run, preset, tmp_path):
     more = []
     if data_of(preset) in FOLDERS:
-        name = read_preset(preset)["data"]["init_args"]["dataset_name"]
+        name = read_preset(preset)["data"]["init_args"].get("dataset_name", "")
         files = ROOT.parent / "shared" / "data" / FOLDERS[data_of(preset)]  # in the layout of ogb and PyG
         if not (files / name.replace("-", "_")).is_dir():
             pytest.skip("the public data set is not here")
@@ -149,7 +149,9 @@ def test_every_preset_trains_a_step(run, preset, tmp_path):
     assert code == 0, err
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS if data_of(p) in FOLDERS], ids=str)
+@pytest.mark.parametrize(
+    "preset", [p for p in PRESETS if data_of(p) in ("OGB", "MoleculeNet", "TU")], ids=str
+)
 def test_a_preset_without_its_files_says_where_to_put_them(run, preset, tmp_path):
     message = refused(run("fit", "--config", preset, "--data.root", tmp_path / "nothing"))
     assert str(tmp_path / "nothing") in message

@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 from cli_runs import ROOT
 
-from benchmarks.accuracy import calibration, init_from, lipids
+from benchmarks.accuracy import calibration, init_from
 from benchmarks.accuracy.summary import SUMMARY, markdown, read_records, read_references, summary
 from benchmarks.accuracy.with_forest import OUTCOMES as WITH_FOREST
 from plstm_graph.commands.report import spread
@@ -58,7 +58,6 @@ def test_accuracies_in_the_readme_are_those_of_the_results():
 
 
 CALLS = [
-    (lipids.main, []),
     (init_from.main, []),
     (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "random"]),
     (calibration.main, ["--datasets", "lipo", "--splits", "random", "--epochs", "4"]),

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.accuracy import table
 from benchmarks.accuracy.pictures import dots_of, draw
 from benchmarks.accuracy.suites import Run, label_of
-from benchmarks.accuracy.summary import REFERENCES
+from benchmarks.accuracy.summary import REFERENCES, markdown, read_records
 
 #: RMSE by model and set, the mean of two seeds; of "cliffs" it is 1 more.
 MADE_UP = {
@@ -86,6 +86,21 @@ def test_what_is_kept_is_printed_beside_what_was_published(kept, capsys, monkeyp
     assert (kept / REFERENCES).read_text() == (references / "moleculeace.csv").read_text()
     table.main([*arguments, "--references", "nowhere"])
     assert capsys.readouterr().out == printed
+
+
+def test_a_suite_shows_the_further_score_that_its_field_uses(tmp_path):
+    folder = tmp_path / "lnpdb"
+    for seed, pearson in enumerate((0.5, 0.7)):
+        write(tmp_path, "plstm", "lnpdb", seed, 0.9)
+        file = folder / f"plstm-seed{seed}.json"
+        record = json.loads(file.read_text())
+        record["run"]["suite"] = "lipids"
+        record["scores"]["test"]["pearson"] = pearson
+        del record["scores"]["cliffs"]
+        file.write_text(json.dumps(record))
+    text = markdown("lnpdb", read_records(folder))
+    assert "| model | test | pearson | validation |" in text
+    assert "| 0.900 ± 0.000 | 0.600 ± 0.141 | 0.500 ± 0.000 |" in text
 
 
 def test_a_suite_without_results_says_so(tmp_path, capsys):

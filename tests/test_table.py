@@ -14,6 +14,7 @@ import torch
 import yaml
 from cli_calls import SMALL, serially, torch_as_before
 from cli_runs import ROOT
+from scipy.stats import pearsonr
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 
 from benchmarks.accuracy import suites, table
@@ -121,6 +122,8 @@ def test_a_run_is_scored_on_what_its_network_predicts(place, make):
         assert record["result"]["test"] == pytest.approx(rmse, rel=1e-5)
         assert record["scores"]["test"]["rmse"] == pytest.approx(rmse, rel=1e-5)
         assert record["scores"]["test"]["mae"] == pytest.approx(np.abs(predicted - truth).mean(), rel=1e-5)
+        pearson = pearsonr(predicted, truth).statistic
+        assert record["scores"]["test"]["pearson"] == pytest.approx(pearson, rel=1e-4)
         assert record["scores"]["validation"]["rmse"] == pytest.approx(record["result"]["val"], rel=1e-5)
 
 
@@ -151,18 +154,19 @@ def test_every_row_is_the_network_that_it_says(name, capsys, tmp_path):
 
 
 RECIPE = read_preset("table")
-BRANCHED = {"branches": [{"class_path": "plstm_graph.models.CircularFingerprint", "init_args": {"size": 64}}]}
+FINGERPRINT = {"class_path": "plstm_graph.models.CircularFingerprint", "init_args": {"size": 64}}
+BRANCHED = {"branches": [FINGERPRINT, {"class_path": "GaussianProcess"}]}
 
 
 @pytest.mark.parametrize(
     ("name", "network", "branches"),
     [
-        ("plstm", "PLSTM", 1),
-        ("plstm-p", "PLSTM", 1),
+        ("plstm", "PLSTM", 2),
+        ("plstm-p", "PLSTM", 2),
         ("plstm-nodes", "PLSTM", 0),
-        ("gine", "GINE", 1),
+        ("gine", "GINE", 2),
         ("gine-nodes", "GINE", 0),
-        ("process", "PLSTM", 1),
+        ("process", "PLSTM", 2),
     ],
 )
 def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_path, monkeypatch):
@@ -188,6 +192,14 @@ def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_pa
     assert settings["data"]["class_path"].rpartition(".")[2] == "TDC"
     assert (data["dataset_name"], data["split_seed"], data["batch_size"]) == ("dili", 4, 7)
     assert data["root"] == str(tmp_path / "data" / "tdc_admet")
+
+
+def test_a_process_of_too_many_rows_is_no_row(tmp_path, monkeypatch):
+    module = SimpleNamespace(rows=SimpleNamespace(train=range(13_000)), num_tasks=1)
+    monkeypatch.setattr(Job, "prepared", lambda _: module)
+    job = Job(Run("cyp2d6_veith", "process", 0, None, "tdc"), tmp_path, tmp_path, tmp_path)
+    with pytest.raises(InputError, match="cyp2d6_veith has 13,000 training rows, too many for a G"):
+        job.command()
 
 
 def test_a_process_predicts_alone(tmp_path, monkeypatch):
@@ -234,6 +246,7 @@ def test_a_process_predicts_alone(tmp_path, monkeypatch):
         (["--suite", "tu", "--data.fold=1"], "The table sets --data.fold itself"),
         (["--suite", "tu", "--data.root", "x"], "The table sets --data.root itself; pass --root."),
         (["--suite", "tu", "--model.network=GIN"], "The table sets --model.network itself; pass --models."),
+        (["--suite", "lipids", "--models", "process"], "'process' is no model of this table"),
         (["--suite", "tdc", "stray"], "'stray' belongs to no option"),
         (["--suite", "tdc", "--data.batch_size"], "--data.batch_size needs one value"),
     ],

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchmetrics.functional import pearson_corrcoef
 
 from plstm_graph.commands.fit import Result
 from plstm_graph.datasets import GraphDataModule
-from plstm_graph.metrics import ERRORS, mean_prediction, metrics_of
+from plstm_graph.metrics import ERRORS, PerTask, mean_prediction, metrics_of
 from plstm_graph.task import GraphTask
 
 #: Values or probabilities [rows, T] float64 of the "validation" and the "test" rows.
@@ -63,11 +64,17 @@ def score(module: GraphDataModule, predictions: Tensor, targets: Tensor) -> floa
 
 
 def scores_of_parts(module: GraphDataModule, predictions: Predictions) -> dict[str, dict[str, float]]:
-    """All metrics of the validation rows, the test rows, and the test rows of each of the data's subsets."""
+    """All metrics of the validation rows, the test rows, and the test rows of each of the data's subsets.
+
+    Of regressions Pearson's correlation too, which some sets were published with.
+    """
     targets, rows = module.dataset.tensors["y"].double(), rows_of(module)
     found = {part: scores(module, values, targets[rows[part]]) for part, values in predictions.items()}
     for name, mask in module.subsets.items():
         chosen = mask[rows["test"]]
         if chosen.any():
             found[name] = scores(module, predictions["test"][chosen], targets[rows["test"][chosen]])
+    if module.task == "regression":
+        for part, values in predictions.items():
+            found[part]["pearson"] = PerTask(pearson_corrcoef)(values, targets[rows[part]]).item()
     return found

@@ -32,7 +32,7 @@ from benchmarks.accuracy.suites import BOOSTING, FOREST, SUITES, Run, data_modul
 from benchmarks.measure import ROOT, environment
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fitted, side_by_side
-from plstm_graph.commands.train import BY_ROWS, suit_rows
+from plstm_graph.commands.train import BY_ROWS, processes_of, suit_rows
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.errors import InputError
@@ -68,6 +68,11 @@ class Job:
         """See :meth:`Run.settings`."""
         return self.run.settings(self.changes, self.options)
 
+    @property
+    def alone(self) -> bool:
+        """Whether only the network's Gaussian process predicts."""
+        return self.run.network is not None and self.run.network.process
+
     def data(self) -> GraphDataModule:
         """The data, split as the run has them."""
         return data_module(self.run.preset(self.changes), self.root, cache=self.cache, **self.run.part)
@@ -88,6 +93,11 @@ class Job:
             config["trainer"]["max_epochs"] = BY_ROWS
             module = self.prepared()
             suit_rows(config, len(module.rows.train), module.num_tasks)
+            if self.alone and not processes_of(config):
+                raise InputError(
+                    f"{self.run.dataset} has {len(module.rows.train):,} training rows, too many for a "
+                    "Gaussian process: leave the model process out."
+                )
         places = place(data["class_path"], self.root) | {"cache": self.cache}
         data["init_args"] |= self.run.part | {name: str(path) for name, path in places.items()}
         # One folder for all of a run, however often it is killed.
@@ -133,13 +143,12 @@ class Job:
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
             made = fitted([*self.command(), *resume])
         task, module, result = made.model.eval(), made.datamodule, made.result
-        alone = self.run.network is not None and self.run.network.process
-        if alone:
+        if self.alone:
             branches = task.network.branches
             task.network.shares = [float(isinstance(branch, GaussianProcess)) for branch in branches]
         loaders = {"validation": module.val_dataloader(), "test": module.test_dataloader()}
         predictions = {part: network_predictions(task, loader) for part, loader in loaders.items()}
-        if alone:
+        if self.alone:
             result = outcome(module, result.network, predictions, 0, result.seconds)
         return result, module, predictions
 

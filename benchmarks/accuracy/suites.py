@@ -11,6 +11,7 @@ from typing import Any
 from plstm_graph import datasets
 from plstm_graph.checkpoint import NETWORKS, argument_names
 from plstm_graph.commands.presets import read_preset
+from plstm_graph.commands.train import processes_of
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.splits import SCAFFOLD_FOLDS
@@ -37,6 +38,7 @@ class Suite:
         molecules: Whether graphs are molecules, which other programs can read.
         counts: Whether the forest reads counts of environments; otherwise it is that of older results.
         references: File of published scores.
+        also: A further score that tables show.
     """
 
     sets: tuple[str, ...]
@@ -52,6 +54,7 @@ class Suite:
     molecules: bool = True
     counts: bool = True
     references: str = ""
+    also: str = ""
 
     def called(self, name: str) -> str:
         """The set of this name.
@@ -92,7 +95,7 @@ SUITES = {
         references="moleculeace.csv",
     ),
     "peptides": Suite(("peptides-func",), "PeptidesFunc", "table", named=False),
-    "lipids": Suite(("lnpdb",), "Lipids", "table", named=False),
+    "lipids": Suite(("lnpdb",), "Lipids", "lnpdb", named=False, also="pearson"),
     "tu": Suite(
         ("mutag", "nci1", "proteins"), "TU", "mutag", True, True,
         folds=TU_FOLDS, seeds=1, molecules=False, counts=False,
@@ -199,9 +202,11 @@ def models_of(name: str) -> dict[str, Model]:
     if suite.own:
         return MODELS
     models = _PLSTM | {network.lower(): Model(f"{network}, same recipe", network) for network in _LOCAL}
-    if not read_preset(suite.preset)["model"]["network"]["init_args"].get("branches"):
+    preset = read_preset(suite.preset)
+    if not preset["model"]["network"]["init_args"].get("branches"):
         return models
-    models["process"] = Model("Gaussian process alone", "PLSTM", process=True)
+    if processes_of(preset):
+        models["process"] = Model("Gaussian process alone", "PLSTM", process=True)
     nodes = ("PLSTM", *_LOCAL)
     return models | {f"{n.lower()}-nodes": Model(f"{n}, nodes alone", n, bare=True) for n in nodes}
 

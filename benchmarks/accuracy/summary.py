@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, rankdata
 
-from benchmarks.accuracy.suites import BOOSTING, CHEMPROP, FOREST, MODELS
+from benchmarks.accuracy.suites import BOOSTING, CHEMPROP, FOREST, MODELS, SUITES
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.report import baseline_name, spread
 from plstm_graph.metrics import ERRORS
@@ -67,9 +67,11 @@ def label_of(record: dict[str, Any]) -> str:
 
 
 def score(record: dict[str, Any], part: str) -> float:
-    """The data's metric of a run's test rows, or of a part of these."""
-    result = record["result"]
-    return result["test"] if part == "test" else record["scores"][part][result["metric"]]
+    """The data's metric of a run's test rows or of a part of these, or another metric of the former."""
+    result, scores = record["result"], record.get("scores", {"test": {}})
+    if part in scores["test"]:
+        return scores["test"][part]
+    return result["test"] if part == "test" else scores[part][result["metric"]]
 
 
 def parts_of(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -99,7 +101,8 @@ def markdown(
     dataset: str, records: Sequence[dict[str, Any]], references: Sequence[dict[str, str]] = ()
 ) -> str:
     """A table of all models that were run on a data set, and what the figures were made with."""
-    first, parts = Result(**records[0]["result"]), parts_of(records)
+    first, suite = Result(**records[0]["result"]), SUITES.get(records[0]["run"].get("suite"))
+    parts = [*parts_of(records), *([suite.also] if suite and suite.also else [])]
     columns = {part: scores_of(records, references, part) for part in parts}
     lines = [
         f"# {dataset}: {', '.join(filter(None, (first.metric, first.unit)))}",

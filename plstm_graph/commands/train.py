@@ -166,11 +166,15 @@ def suit_rows(config: dict[str, Any], rows: int, targets: int) -> None:
     """
     if config["trainer"].get("max_epochs") == BY_ROWS:
         config["trainer"]["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
-    arguments = config["model"]["network"].get("init_args", {})
-    if arguments.get("branches") and not affordable(rows, targets):
-        for branch in arguments["branches"]:
-            if branch["class_path"].rpartition(".")[2] == GaussianProcess.__name__:
-                branch |= {"class_path": CircularFingerprint.__name__, "init_args": {}}
+    if not affordable(rows, targets):
+        for branch in processes_of(config):
+            branch |= {"class_path": CircularFingerprint.__name__, "init_args": {}}
+
+
+def processes_of(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The Gaussian processes among the branches of a configuration's network."""
+    branches = config["model"]["network"].get("init_args", {}).get("branches") or []
+    return [one for one in branches if one["class_path"].rpartition(".")[2] == GaussianProcess.__name__]
 
 
 def train_networks(
