@@ -10,7 +10,7 @@ from rdkit.Chem import Descriptors
 from torch_geometric.data import Batch
 
 from plstm_graph import PLSTM
-from plstm_graph.chem import smiles_to_data
+from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
 from plstm_graph.commands.main import main
 from plstm_graph.datasets.featurise import featurise_smiles
@@ -263,3 +263,8 @@ def test_a_run_goes_on_with_its_descriptors_only(dosed, run, tmp_path):
     assert "trained with other descriptors than this run has" in refused(result)
     result = run("fit", *options(path, tmp_path, "--data.descriptor_columns", "dose", "--ckpt_path", best))
     assert "on graphs with descriptors" in refused(result)
+
+
+def test_rdkit_says_nothing_of_lone_hydrogens(capfd):
+    rdkit_descriptors([read_smiles("CCN.[H+].[Cl-]")], descriptor_names())
+    assert capfd.readouterr().err == ""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from rdkit import rdBase
 from rdkit.Chem import Descriptors, Mol
 
 from plstm_graph.errors import InputError
@@ -41,7 +42,9 @@ def rdkit_descriptors(mols: Sequence[Mol], names: Sequence[str]) -> NDArray[np.f
             f"The installed RDKit has no descriptor {min(missing)!r}; install that of the training."
         )
     functions = dict(Descriptors.descList)
-    values = np.array([[_value(functions[name], name, mol) for name in names] for mol in mols], np.float64)
+    with rdBase.BlockLogs():  # they would say several times that a hydrogen is alone
+        rows = [[_value(functions[name], name, mol) for name in names] for mol in mols]
+    values = np.array(rows, np.float64)
     return values.reshape(len(mols), len(names)).clip(-_LARGEST, _LARGEST).astype(np.float32)
 
 
