@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 from torch_geometric.data import Batch
 
-from plstm_graph.chem.descriptors import descriptor_names
 from plstm_graph.datasets.cache import fingerprint, load_graphs, save_graphs, save_unreadable
-from plstm_graph.datasets.descriptors import RDKIT
+from plstm_graph.datasets.descriptors import rdkit_names
 from plstm_graph.datasets.featurise import featurise
 from plstm_graph.datasets.graphs import PackedGraphs, keep_batch
 from plstm_graph.datasets.seeds import seed_of
@@ -303,7 +302,7 @@ class MoleculeDataModule(GraphDataModule):
     @property
     def descriptor_names(self) -> list[str]:
         """RDKit's descriptors, if they are wanted."""
-        return [f"{RDKIT}{name}" for name in descriptor_names()] if self.descriptors else []
+        return rdkit_names(self.descriptors)
 
     @abstractmethod
     def read_table(self) -> Table:

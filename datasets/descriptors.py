@@ -8,13 +8,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
-from plstm_graph.chem.descriptors import rdkit_descriptors
+from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
 from plstm_graph.datasets.targets import Column
 
 #: Before the names of RDKit's descriptors; the others are columns.
 RDKIT = "rdkit."
 
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+def rdkit_names(wanted: str | None) -> list[str]:
+    """Names of RDKit's descriptors if they are wanted, which ``"rdkit"`` says."""
+    return [f"{RDKIT}{name}" for name in descriptor_names()] if wanted else []
 
 
 def table_columns(names: Sequence[str]) -> list[str]:

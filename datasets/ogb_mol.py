@@ -1,8 +1,8 @@
 """The molecules of the Open Graph Benchmark, from OGB's own raw and split files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ogb.graphproppred
@@ -13,6 +13,7 @@ from torch import Tensor
 from plstm_graph.chem import read_smiles
 from plstm_graph.dag import rank_nodes
 from plstm_graph.datasets.base import GraphDataModule
+from plstm_graph.datasets.descriptors import rdkit_names
 from plstm_graph.datasets.featurise import featurise
 from plstm_graph.datasets.files import fetch_folder
 from plstm_graph.datasets.graphs import PackedGraphs
@@ -34,6 +35,8 @@ class OGB(GraphDataModule):
         download: SHA-256 of OGB's archive, to fetch it if the files are missing.
         fold: Cross-validation: test on this fifth, 0 to 4, of the set's training molecules, and train on the
             others. No scaffold is in two fifths, and the set's test molecules are left out.
+        descriptors: ``"rdkit"`` has networks read RDKit's 2D descriptors of every molecule too, as missing
+            values where RDKit cannot read its SMILES.
         **kwargs: Arguments of :class:`GraphDataModule`.
 
     Source: Hu et al., arXiv 2005.00687.
@@ -45,6 +48,7 @@ class OGB(GraphDataModule):
         root: Path = Path("data/ogb"),
         download: str | None = None,
         fold: int | None = None,
+        descriptors: Literal["rdkit"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,6 +60,7 @@ class OGB(GraphDataModule):
             check_fold(fold, SCAFFOLD_FOLDS)
         self.dataset_name = dataset_name
         self.fold = fold
+        self.descriptors = descriptors
         self.folder = Path(root) / dataset_name.replace("-", "_")
         self.download = download
         self._entry = registry[dataset_name]
@@ -76,6 +81,11 @@ class OGB(GraphDataModule):
         """OGB numbers the tasks of most sets."""
         return [f"task {i}" for i in range(int(self._entry["num tasks"]))]
 
+    @property
+    def descriptor_names(self) -> list[str]:
+        """RDKit's descriptors, if they are wanted."""
+        return rdkit_names(self.descriptors)
+
     def prepare_data(self) -> None:
         """Fetch the files if that was asked for, and prepare the graphs once."""
         if self.download is not None and not self.folder.exists():
@@ -83,8 +93,10 @@ class OGB(GraphDataModule):
         super().prepare_data()
 
     def contents(self) -> Iterable[bytes]:
-        """The raw files, and the SMILES."""
-        return (self._file(path).read_bytes() for path in (*(f"raw/{name}" for name in _RAW), "mapping/mol"))
+        """The raw files, the SMILES, and the descriptors' names."""
+        files = (*(f"raw/{name}" for name in _RAW), "mapping/mol")
+        yield from (self._file(path).read_bytes() for path in files)
+        yield from (name.encode() for name in self.descriptor_names)
 
     def make_graphs(self) -> PackedGraphs:
         """Read the raw files; every bond of theirs gives two columns, there and back.
@@ -105,7 +117,7 @@ class OGB(GraphDataModule):
         }
         counts = {"graphs": torch.ones_like(rows), "nodes": node_counts, "columns": 2 * edge_counts}
         graphs = PackedGraphs(tensors, counts, smiles)
-        tensors["canonical_rank"] = _canonical_ranks(graphs, self.name)
+        tensors |= _read_smiles(graphs, self.name, self.descriptor_names)
         return graphs
 
     def split_rows(self) -> Split:
@@ -140,13 +152,15 @@ class OGB(GraphDataModule):
         )
 
 
-def _canonical_ranks(graphs: PackedGraphs, name: str) -> Tensor:
+def _read_smiles(graphs: PackedGraphs, name: str, descriptors: Sequence[str]) -> dict[str, Tensor]:
     """Ranks of the atoms [N], by which a graph of OGB's is oriented as the same molecule's from its SMILES.
 
     Where RDKit reads another graph in the SMILES than the files hold, or none, colour refinement ranks.
+    Descriptors [graphs, names] too, if some are named.
     """
     smiles = graphs.smiles or []
-    read, _ = featurise(Table(smiles, np.empty((len(smiles), 0), np.float32)), name, scaffolds=False)
+    table = Table(smiles, np.empty((len(smiles), 0), np.float32))
+    read, _ = featurise(table, name, scaffolds=False, descriptors=descriptors)
     positions = torch.full((len(smiles),), -1)
     positions[read.tensors["row"]] = torch.arange(len(read))
     ranks = []
@@ -158,4 +172,9 @@ def _canonical_ranks(graphs: PackedGraphs, name: str) -> Tensor:
             ranks.append(read.attribute("canonical_rank", position))
         else:
             ranks.append(rank_nodes(graphs[row], "canonical"))
-    return torch.cat(ranks)
+    found = {"canonical_rank": torch.cat(ranks)}
+    if descriptors:
+        values = torch.full((len(smiles), len(descriptors)), torch.nan)
+        values[read.tensors["row"]] = read.tensors["descriptors"]
+        found["descriptors"] = values
+    return found

@@ -9,12 +9,13 @@ import torch
 from data_modules import own_table, prepared
 from ogb.graphproppred import Evaluator
 from ogb.utils import smiles2graph
+from rdkit.Chem import Descriptors
 from sklearn.model_selection import StratifiedKFold
 from torch_geometric.data import Data
 from torch_geometric.datasets import TUDataset
 
 from benchmarks.speed import epoch
-from plstm_graph.chem import smiles_to_data
+from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.dag import ToLineGraphDAG, rank_nodes
 from plstm_graph.datasets import CSV, OGB, TU, MoleculeNet
 from plstm_graph.errors import InputError
@@ -101,6 +102,22 @@ def test_ogb_graphs_are_ranked_as_rdkit_ranks_them_or_else_by_structure(tox):
             assert torch.equal(ranks, rank_nodes(plain, "canonical"))
         else:
             assert torch.equal(ranks, smiles_to_data(smiles).canonical_rank)
+
+
+def test_ogb_molecules_have_rdkits_descriptors_where_their_smiles_can_be_read(tox):
+    mapping = tox / "ogb" / "ogbg_moltox21" / "mapping" / "mol.csv.gz"
+    table = pd.read_csv(mapping)
+    table.loc[1, "smiles"] = "C(C"
+    table.to_csv(mapping, index=False)
+    plain = prepared(OGB("ogbg-moltox21", root=tox / "ogb", cache=tox))
+    module = prepared(OGB("ogbg-moltox21", root=tox / "ogb", cache=tox, descriptors="rdkit"))
+    assert plain.descriptor_names == []
+    weight = module.descriptor_names.index("rdkit.MolWt")
+    found = module.dataset.tensors["descriptors"]
+    assert found.shape == (12, len(module.descriptor_names))
+    assert found[1].isnan().all()
+    wanted = [Descriptors.MolWt(read_smiles(text)) for row, text in enumerate(table["smiles"]) if row != 1]
+    torch.testing.assert_close(found[[0, *range(2, 12)], weight], torch.tensor(wanted))
 
 
 def test_epochs_are_timed_on_the_same_graphs_from_both_loaders(tox):

@@ -59,6 +59,26 @@ def make(place, monkeypatch, capsys):
         yield call
 
 
+def assert_scored_on_what_was_predicted(place: Path) -> None:
+    """Kept scores are those of kept predictions, and a mean's those of the mean of both."""
+    module = freesolv(place / "cache")
+    truth = module.test_targets.flatten().numpy()
+    predictions = {}
+    for model in ("plstm", "forest"):
+        [file] = place.glob(f"runs/moleculenet/freesolv/{model}-seed1-*/predictions.npz")
+        predictions[model] = np.load(file)["test"].flatten()
+    predictions["plstm-and-forest"] = sum(predictions.values()) / 2
+    for model, predicted in predictions.items():
+        record = json.loads((place / "out" / "freesolv" / f"{model}-seed1.json").read_text())
+        rmse = np.sqrt(np.mean((predicted - truth) ** 2))
+        assert record["result"]["test"] == pytest.approx(rmse, rel=1e-5)
+        assert record["scores"]["test"]["rmse"] == pytest.approx(rmse, rel=1e-5)
+        assert record["scores"]["test"]["mae"] == pytest.approx(np.abs(predicted - truth).mean(), rel=1e-5)
+        pearson = pearsonr(predicted, truth).statistic
+        assert record["scores"]["test"]["pearson"] == pytest.approx(pearson, rel=1e-4)
+        assert record["scores"]["validation"]["rmse"] == pytest.approx(record["result"]["val"], rel=1e-5)
+
+
 def test_a_table_is_made_kept_and_continued(place, make):
     make()
     files = sorted((place / "out").rglob("*.json"))
@@ -77,6 +97,8 @@ def test_a_table_is_made_kept_and_continued(place, make):
     assert f"| PLSTM and forest | {np.mean(both):.3f} ±" in first
     assert "| training mean | 4.482 ± 0.000 |" in first
     assert f"Made with commit {records['gin-seed0']['environment']['commit']}, plstm-graph" in first
+
+    assert_scored_on_what_was_predicted(place)
 
     # As if the run of one seed had been killed after its last epoch, before it could report.
     lost = place / "out" / "freesolv" / "plstm-seed1.json"
@@ -107,26 +129,6 @@ def test_a_table_is_made_kept_and_continued(place, make):
         make()
 
 
-def test_a_run_is_scored_on_what_its_network_predicts(place, make):
-    """Kept scores are those of kept predictions, and a mean's those of the mean of both."""
-    module = freesolv(place / "cache")
-    truth = module.test_targets.flatten().numpy()
-    predictions = {}
-    for model in ("plstm", "forest"):
-        [file] = place.glob(f"runs/moleculenet/freesolv/{model}-seed1-*/predictions.npz")
-        predictions[model] = np.load(file)["test"].flatten()
-    predictions["plstm-and-forest"] = sum(predictions.values()) / 2
-    for model, predicted in predictions.items():
-        record = json.loads((place / "out" / "freesolv" / f"{model}-seed1.json").read_text())
-        rmse = np.sqrt(np.mean((predicted - truth) ** 2))
-        assert record["result"]["test"] == pytest.approx(rmse, rel=1e-5)
-        assert record["scores"]["test"]["rmse"] == pytest.approx(rmse, rel=1e-5)
-        assert record["scores"]["test"]["mae"] == pytest.approx(np.abs(predicted - truth).mean(), rel=1e-5)
-        pearson = pearsonr(predicted, truth).statistic
-        assert record["scores"]["test"]["pearson"] == pytest.approx(pearson, rel=1e-4)
-        assert record["scores"]["validation"]["rmse"] == pytest.approx(record["result"]["val"], rel=1e-5)
-
-
 def configured(job: Job, capsys) -> dict:
     """All settings that ``fit`` would train with."""
     arguments = ["fit", *job.command(), "--print_config"]
@@ -151,6 +153,21 @@ def test_every_row_is_the_network_that_it_says(name, capsys, tmp_path):
     for argument, value in preset.items():
         if argument not in MODELS[name].changes and argument in network["init_args"]:
             assert network["init_args"][argument] == value
+
+
+def test_a_set_with_a_preset_has_a_row_of_the_recipe_of_others(capsys, tmp_path, monkeypatch):
+    module = SimpleNamespace(rows=SimpleNamespace(train=range(400)), num_tasks=1)
+    monkeypatch.setattr(Job, "prepared", lambda _: module)
+    run = Run("molesol", "plstm-recipe", 2, None, "ogb")
+    settings, wanted = configured(Job(run, tmp_path, tmp_path, tmp_path), capsys), read_preset("table")
+    network, data = settings["model"]["network"]["init_args"], settings["data"]
+    for argument, value in wanted["model"]["network"]["init_args"].items():
+        assert argument == "branches" or network[argument] == value
+    assert len(network["branches"]) == 1
+    assert settings["trainer"]["max_epochs"] == 50
+    assert data["class_path"].rpartition(".")[2] == "OGB"
+    assert (data["init_args"]["dataset_name"], data["init_args"]["descriptors"]) == ("ogbg-molesol", "rdkit")
+    assert data["init_args"]["batch_size"] == wanted["data"]["init_args"]["batch_size"]
 
 
 RECIPE = read_preset("table")

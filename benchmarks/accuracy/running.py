@@ -28,7 +28,7 @@ from benchmarks.accuracy.outcome import (
     outcome,
     scores_of_parts,
 )
-from benchmarks.accuracy.suites import BOOSTING, FOREST, SUITES, Run, data_module, label_of, place
+from benchmarks.accuracy.suites import BOOSTING, FOREST, RECIPE, SUITES, Run, data_module, label_of, place
 from benchmarks.measure import ROOT, environment
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fitted, side_by_side
@@ -89,7 +89,7 @@ class Job:
         """Arguments of ``plstm-graph fit``, most of them in a file."""
         settings = self.settings
         config, data = settings["preset"], settings["preset"]["data"]
-        if SUITES[self.run.suite].preset == "table":  # as the verb train trains
+        if self.run.recipe == RECIPE:  # as the verb train trains
             config["trainer"]["max_epochs"] = BY_ROWS
             module = self.prepared()
             suit_rows(config, len(module.rows.train), module.num_tasks)

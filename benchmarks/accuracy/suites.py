@@ -68,6 +68,9 @@ class Suite:
         return name
 
 
+#: The preset that the verb ``train`` has for any table.
+RECIPE = "table"
+
 SUITES = {
     "tdc": Suite(
         (
@@ -76,7 +79,7 @@ SUITES = {
             *("cyp3a4_substrate_carbonmangels", "cyp3a4_veith", "dili", "herg", "hia_hou"),
             *("lipophilicity_astrazeneca", "ppbr_az", "solubility_aqsoldb", "vdss_lombardo"),
         ),
-        *("TDC", "table"),
+        *("TDC", RECIPE),
         further=True,
         seeds=5,
         seed_splits=True,
@@ -88,13 +91,13 @@ SUITES = {
             *(f"CHEMBL{number}_Ki" for number in (1862, 1871, 204, 214, 228, 231, 234, 237, 244, 264)),
             *(f"CHEMBL{number}_Ki" for number in (2835, 2971, 4203)),
         ),
-        *("MoleculeACE", "table"),
+        *("MoleculeACE", RECIPE),
         further=True,
         seeds=5,
         seed_splits=True,
         references="moleculeace.csv",
     ),
-    "peptides": Suite(("peptides-func",), "PeptidesFunc", "table", named=False),
+    "peptides": Suite(("peptides-func",), "PeptidesFunc", RECIPE, named=False),
     "lipids": Suite(("lnpdb",), "Lipids", "lnpdb", named=False, also="pearson"),
     "tu": Suite(
         ("mutag", "nci1", "proteins"), "TU", "mutag", True, True,
@@ -139,6 +142,7 @@ class Model:
         changes: Arguments in place of the preset's.
         bare: Whether the preset's branches and descriptors are left out.
         process: Whether the preset's Gaussian process predicts alone, which needs no training.
+        recipe: Whether the preset ``table`` is taken in place of a set's own.
     """
 
     label: str
@@ -146,6 +150,7 @@ class Model:
     changes: dict[str, str] = field(default_factory=dict)
     bare: bool = False
     process: bool = False
+    recipe: bool = False
 
     @property
     def options(self) -> list[str]:
@@ -200,7 +205,8 @@ def models_of(name: str) -> dict[str, Model]:
     """
     suite = SUITES[name]
     if suite.own:
-        return MODELS
+        recipe = Model("PLSTM, preset table", "PLSTM", recipe=True)
+        return MODELS | ({"plstm-recipe": recipe} if suite.molecules else {})
     models = _PLSTM | {network.lower(): Model(f"{network}, same recipe", network) for network in _LOCAL}
     preset = read_preset(suite.preset)
     if not preset["model"]["network"]["init_args"].get("branches"):
@@ -248,18 +254,31 @@ class Run:
         fold = {} if self.fold is None else {"fold": self.fold}
         return fold | ({"split_seed": self.seed} if SUITES[self.suite].seed_splits else {})
 
-    def preset(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """The settings of the preset, with the suite's data and changes of their arguments."""
+    @property
+    def recipe(self) -> str:
+        """The preset that the run's network and training are of."""
+        if self.network and self.network.recipe:
+            return RECIPE
+        suite = SUITES[self.suite]
+        return self.dataset if suite.own and self.dataset in suite.sets else suite.preset
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        """The data of a set, as a preset of its own has them, or as its suite has."""
         suite = SUITES[self.suite]
         if suite.own and self.dataset in suite.sets:
-            preset = read_preset(self.dataset)
-        else:
-            preset = read_preset(suite.preset)
-            given = preset["data"]["init_args"]
+            return read_preset(self.dataset)["data"]
+        called = {"dataset_name": self.dataset} if suite.named else {}
+        return {"class_path": suite.data, "init_args": called | suite.arguments}
+
+    def preset(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """The settings of the preset, with the suite's data and changes of their arguments."""
+        preset = read_preset(self.recipe)
+        if self.recipe != self.dataset:
+            given, data = preset["data"]["init_args"], self._data
             read = ["batch_size"] + ["descriptors"] * bool(self.network and not self.network.bare)
-            kept = {name: given[name] for name in read if name in given}
-            called = {"dataset_name": self.dataset} if suite.named else {}
-            preset["data"] = {"class_path": suite.data, "init_args": kept | called | suite.arguments}
+            data["init_args"] |= {name: given[name] for name in read if name in given}
+            preset["data"] = data
         preset["data"]["init_args"] |= changes
         return preset
 

@@ -17,7 +17,8 @@ take width, depth, dropout, norms and readout from it, but have no walk encoding
 alone. ``gin-sum`` and so on read the sums of every block out, as GIN was published, ``gin-encoded`` and so on
 have all that the preset says, which leaves the scan as the only difference, and ``...-fingerprint`` read
 circular fingerprints out beside the nodes, for OGB's features. ``plstm-...`` are PLSTM without one of its
-parts, in every suite. TU sets without a preset take that of MUTAG.
+parts, in every suite. TU sets without a preset take that of MUTAG. ``plstm-recipe`` has
+the preset ``table`` with its descriptors in place of the set's own.
 
 ``forest`` is a random forest on fingerprints, part of every table; ``boosting`` reads descriptors too;
 ``chemprop`` is that package's default network, trained by its own program from an environment of its own
