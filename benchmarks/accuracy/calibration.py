@@ -15,7 +15,6 @@ expected calibration error has 15 bins; "before" is the mean of the networks as 
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from benchmarks.accuracy.running import commit, keep, known
 from benchmarks.accuracy.suites import FOLDERS
+from benchmarks.command import add_data, launch, parser_of
 from benchmarks.measure import RESULTS, ROOT, environment
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import MoleculeNet
@@ -150,20 +150,13 @@ def markdown(results: dict[tuple[str, str], list[dict[str, float]]]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Make what is missing, and print the tables."""
-    description, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.accuracy.calibration",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("accuracy.calibration", __doc__)
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds, from 0")
     parser.add_argument("--ensemble-size", type=int, default=2)
     parser.add_argument("--epochs", type=int, help="by default what train takes")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
-    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    add_data(parser)
     parser.add_argument("--out", type=Path, default=OUTCOMES)
     options = parser.parse_args(argv)
     rows = list(product(options.datasets, options.splits))
@@ -182,7 +175,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    launch(lambda: main(sys.argv[1:]))

@@ -1,11 +1,11 @@
 """Tasks that need distance, trained on the short and tested on the long.
 
-    python -m benchmarks.accuracy.distance peptides                 # an hour or two on two cores
+    python -m benchmarks.accuracy.distance peptide_ends            # an hour or two on two cores
     python -m benchmarks.accuracy.distance arrows
-    python -m benchmarks.accuracy.distance peptides --models plstm gine8 --seeds 1
+    python -m benchmarks.accuracy.distance peptide_ends --models plstm gine8 --seeds 1
 
-peptides (preset `peptide_ends`): do the residues at both ends of a peptide match? PLSTM, GINE of 4 and of
-8 layers, GINE with a virtual node and GPS (GINE beside multi-head attention), with two readouts.
+peptide_ends (the preset of that name): do the residues at both ends of a peptide match? PLSTM, GINE of 4
+and of 8 layers, GINE with a virtual node and GPS (GINE beside multi-head attention), with two readouts.
 arrows (arrow_pointing.yaml): does an arrow point at a disc? Scans in four directions and a vision
 transformer.
 
@@ -16,7 +16,6 @@ that have theirs are not repeated.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -39,6 +38,7 @@ from torch_geometric.nn import GINEConv, GPSConv, global_add_pool
 
 from benchmarks.accuracy.image_networks import GridPLSTM, ViT
 from benchmarks.accuracy.suites import data_module
+from benchmarks.command import parser_of
 from benchmarks.measure import RESULTS, environment
 from plstm_graph.commands.pool import side_by_side
 from plstm_graph.commands.presets import read_preset
@@ -109,7 +109,7 @@ class Distance:
 
 
 TASKS = {
-    "peptides": Distance(
+    "peptide_ends": Distance(
         read_preset("peptide_ends"),
         {
             "plstm": ("PLSTM", PLSTM, 4),
@@ -178,13 +178,7 @@ def run(task: Distance, model: str, readout: str, seed: int, cache: Path) -> dic
 
 
 def main() -> None:
-    description, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.accuracy.distance",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("accuracy.distance", __doc__)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--models", nargs="+", help="by default all of the task's")
     parser.add_argument("--readouts", nargs="+", help="by default all of the task's")

@@ -20,7 +20,6 @@ Source: Hu et al., Open Graph Benchmark, arXiv 2005.00687.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -45,13 +44,13 @@ from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
 
 from benchmarks.accuracy.running import keep_all, known
 from benchmarks.accuracy.suites import data_module
+from benchmarks.command import add_data, launch, parser_of
 from benchmarks.measure import RESULTS
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import GraphDataModule
-from plstm_graph.errors import InputError
 from plstm_graph.models.encoder import CategoryEncoder
 
 OUTCOMES = RESULTS / "drop_in"
@@ -224,18 +223,11 @@ def failures(results: Results) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Make what is missing, print the table, and return 1 if the layer cannot be dropped in."""
-    description, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.accuracy.drop_in",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("accuracy.drop_in", __doc__)
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
-    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    add_data(parser)
     parser.add_argument("--out", type=Path, default=OUTCOMES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     options = parser.parse_args(argv)
@@ -260,7 +252,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    launch(lambda: main(sys.argv[1:]))

@@ -10,7 +10,6 @@ epoch is chosen on validation rows. Outcomes are JSON files under ``--out``; wha
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -26,12 +25,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.accuracy.running import keep_all, known
+from benchmarks.command import launch, parser_of
 from benchmarks.measure import RESULTS
 from plstm_graph.commands.pool import fit, side_by_side
 from plstm_graph.commands.presets import with_configuration_files
 from plstm_graph.commands.report import spread
 from plstm_graph.datasets import FreeSolv
-from plstm_graph.errors import InputError
 
 OUTCOMES = RESULTS / "init_from"
 STARTS = {"nothing": [], "solubility": [], "solubility, frozen": ["--freeze", "true"]}
@@ -97,15 +96,9 @@ def train(run: Run, epochs: int, source: Path, tables: Path, cache: Path) -> dic
     return {"val": result.val, "test": result.test}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     """Make what is missing and print the table."""
-    description, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.accuracy.init_from",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("accuracy.init_from", __doc__)
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     parser.add_argument("--share", type=float, default=0.25, help="of FreeSolv's training rows")
     parser.add_argument("--epochs", type=int, default=100)
@@ -136,11 +129,7 @@ def main(argv: Sequence[str]) -> int:
         less = [one["test"] - other["test"] for one, other in zip(mine, others, strict=True)]
         cells = [start, *(spread([one[part] for one in mine]) for part in ("val", "test")), spread(less)]
         print(f"| {' | '.join(cells)} |")
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    launch(lambda: main(sys.argv[1:]))

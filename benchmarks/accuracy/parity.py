@@ -11,7 +11,6 @@ benchmarks/results/parity.json.
 
 from __future__ import annotations
 
-import argparse
 import time
 from typing import Any
 
@@ -22,6 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.command import parser_of
 from benchmarks.measure import RESULTS, environment, write_results
 from plstm_graph import LineGraphDAG, PLSTMConv
 from plstm_graph.commands.report import spread
@@ -87,9 +87,7 @@ def accuracy(model: Parity, length: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.accuracy.parity", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = parser_of("accuracy.parity", __doc__)
     parser.add_argument("--state_dims", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=900)

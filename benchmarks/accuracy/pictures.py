@@ -5,7 +5,6 @@ python -m benchmarks.accuracy.pictures        # into docs/pictures/, light and d
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.accuracy.suites import SUITES
 from benchmarks.accuracy.summary import OURS, label_of, parts_of, scores_of, tables_of
+from benchmarks.command import parser_of
 from benchmarks.measure import RESULTS, ROOT
 from plstm_graph.metrics import ERRORS
 
@@ -112,9 +112,7 @@ def draw(results: Path, pictures: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.accuracy.pictures", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = parser_of("accuracy.pictures", __doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--pictures", type=Path, default=PICTURES)
     options = parser.parse_args()

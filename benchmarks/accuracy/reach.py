@@ -12,8 +12,6 @@ say of others: its random-walk encodings. Results go to benchmarks/results/reach
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -25,9 +23,9 @@ from torch_geometric.data import Data
 from torch_geometric.utils import to_scipy_sparse_matrix
 
 from benchmarks.accuracy.suites import SUITES, Run, data_module
+from benchmarks.command import add_data, launch, parser_of
 from benchmarks.measure import RESULTS, environment, write_results
 from plstm_graph.commands.report import print_table, spread
-from plstm_graph.errors import InputError
 from plstm_graph.models import GraphNetwork
 from plstm_graph.predictor import Predictor
 
@@ -92,19 +90,12 @@ def shares(network: GraphNetwork, data: Data) -> dict[str, float]:
 
 
 def main() -> None:
-    description, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.accuracy.reach",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("accuracy.reach", __doc__)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--suite", choices=SUITES, required=True)
     parser.add_argument("--dataset", help="by default the suite's first")
     parser.add_argument("--molecules", type=int, default=100, help="number of test molecules")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
-    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    add_data(parser)
     options = parser.parse_args()
     run = Run(options.dataset or SUITES[options.suite].sets[0], "plstm", 0, None, options.suite)
     module = data_module(run.preset({}), options.root, cache=options.cache, **run.part)
@@ -133,7 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    launch(main)

@@ -11,8 +11,6 @@ benchmarks/results/renumbering/PRESET.json.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,10 @@ from torch_geometric.data import Batch, Data
 
 from benchmarks.accuracy.outcome import score
 from benchmarks.accuracy.suites import data_module
+from benchmarks.command import add_data, launch, parser_of
 from benchmarks.measure import RESULTS, environment, write_results
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import GraphDataModule
-from plstm_graph.errors import InputError
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import renumber_nodes
 
@@ -74,13 +72,11 @@ def measure(path: str, module: GraphDataModule, graphs: list[Data], times: int) 
 
 
 def main() -> None:
-    description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser("python -m benchmarks.accuracy.renumbering", description=description)
+    parser = parser_of("accuracy.renumbering", __doc__)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--preset", required=True)
     parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
-    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    add_data(parser)
     options = parser.parse_args()
     module, graphs = test_graphs(options.preset, options.root, options.cache)
     rows = [measure(path, module, graphs, options.times) for path in options.checkpoints]
@@ -94,7 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    launch(main)

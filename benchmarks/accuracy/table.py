@@ -62,6 +62,7 @@ from benchmarks.accuracy.suites import (
     others_of,
 )
 from benchmarks.accuracy.summary import REFERENCES, SUMMARY, TABLE, markdown, summary, tables_of
+from benchmarks.command import add_data, launch, parser_of
 from benchmarks.measure import RESULTS
 from plstm_graph.commands.pool import check, side_by_side, unchanged
 from plstm_graph.datasets.files import whole_file
@@ -91,14 +92,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         InputError: A name that the suite does not have, or an option that the table sets itself.
     """
-    description, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.accuracy.table",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("accuracy.table", __doc__, allow_abbrev=False)
     parser.add_argument("--suite", choices=SUITES, required=True)
     parser.add_argument("--models", default="plstm,gin", help="names, with commas; a wrong one lists them")
     parser.add_argument("--datasets", help="some of the suite's sets; any of TU's by TU Dortmund's name")
@@ -112,8 +106,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="test on each fifth of OGB's training molecules in turn, parted by scaffold; the set's test "
         "molecules are left out",
     )
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
-    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    add_data(parser)
     parser.add_argument("--references", type=Path, help="published scores; by default ROOT/references")
     parser.add_argument("--out", type=Path, help="by default benchmarks/results/SUITE")
     parser.add_argument(
@@ -297,7 +290,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    launch(lambda: main(sys.argv[1:]))

@@ -10,11 +10,8 @@ of as many forests. Results go to benchmarks/results/with_forest/PRESET/, a file
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +19,7 @@ from torch import Tensor
 from benchmarks.accuracy.forest import features_of, forest_predictions
 from benchmarks.accuracy.outcome import Predictions, mean_of, network_predictions, rows_of, score
 from benchmarks.accuracy.suites import MODELS, data_module
+from benchmarks.command import add_data, launch, parser_of
 from benchmarks.measure import RESULTS, environment, write_results
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import print_table, spread
@@ -89,12 +87,10 @@ def measure(tasks: Sequence[GraphTask], module: GraphDataModule) -> list[dict[st
 
 
 def main() -> None:
-    description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser("python -m benchmarks.accuracy.with_forest", description=description)
+    parser = parser_of("accuracy.with_forest", __doc__)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--preset", required=True)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the public data sets")
-    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="prepared graphs")
+    add_data(parser)
     options = parser.parse_args()
     tasks = [GraphTask.load_from_checkpoint(path).eval() for path in options.checkpoints]
     models = {model_of(task) for task in tasks}
@@ -115,7 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    launch(main)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import GATv2Conv, GINEConv, GPSConv, TransformerConv
 
+from benchmarks.command import parser_of
 from benchmarks.measure import (
     RESULTS,
     Candidate,
@@ -223,9 +224,7 @@ def numbers(text: str) -> list[int]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("speed.conv", __doc__)
     parser.add_argument("--batch-sizes", type=numbers, help="default 32,256,1024")
     parser.add_argument("--widths", type=numbers, help="multiples of 4; default 96,300")
     parser.add_argument("--rounds", type=int, help="at least 3, default 15")

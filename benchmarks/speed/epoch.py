@@ -12,7 +12,6 @@ shown as the median over the rounds and (the quartiles).
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import sys
@@ -33,6 +32,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GIN, GINEConv, GPSConv, global_mean_pool
 
+from benchmarks.command import parser_of
 from benchmarks.measure import RESULTS, environment, quartiles, write_results
 from benchmarks.speed.workload import NETWORK
 from plstm_graph.datasets import OGB
@@ -151,9 +151,7 @@ def check(network: nn.Module, module: OGB, graphs: list[Data]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("speed.epoch", __doc__)
     parser.add_argument("--root", type=Path, default=Path("data/ogb"))
     parser.add_argument("--dataset", default="ogbg-molhiv")
     parser.add_argument("--batch-size", type=int, default=256)

@@ -31,6 +31,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch_geometric.data import Batch, Data
 
+from benchmarks.command import parser_of
 from benchmarks.measure import RESULTS, SHORTEST_SAMPLE, Candidate, environment, write_results
 from benchmarks.speed.conv import (
     BASELINE,
@@ -243,9 +244,7 @@ def time_table(records: list[dict]) -> Table:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("speed.gpu", __doc__)
     sizes = [256, 1024, 4096, 8192]
     parser.add_argument("--batches", type=numbers, default=sizes, help="default 256,1024,4096,8192")
     parser.add_argument("--widths", type=numbers, default=[96], help="multiples of 4; default 96")

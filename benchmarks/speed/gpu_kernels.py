@@ -8,7 +8,6 @@ needs more shared memory or registers than a target has, or uses an atomic.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
@@ -28,6 +27,7 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from benchmarks.command import parser_of
 from plstm_graph.kernels.cost import gating_tile, state_tile
 from plstm_graph.kernels.triton.gating import backward_kernel, forward_kernel
 from plstm_graph.kernels.triton.plan import LAUNCH_OPTIONS
@@ -167,7 +167,7 @@ def faults(row: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = parser_of("speed.gpu_kernels", __doc__)
     parser.add_argument("--targets", type=int, nargs="+", default=list(SHARED_BYTES), choices=SHARED_BYTES)
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--json", type=Path, help="write the table there too")

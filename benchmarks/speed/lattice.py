@@ -9,7 +9,6 @@ says how many times as long the general backend takes. Results go to benchmarks/
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.command import parser_of
 from benchmarks.measure import RESULTS, environment, time_interleaved, write_results
 from benchmarks.speed.scaling import candidate, largest_error
 from plstm_graph import LineGraphDAG
@@ -42,8 +42,7 @@ def check(name: str, dag: LineGraphDAG) -> str:
 
 
 def main() -> None:
-    description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser("python -m benchmarks.speed.lattice", description=description)
+    parser = parser_of("speed.lattice", __doc__)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     checks, records = [], []

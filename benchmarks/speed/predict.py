@@ -12,7 +12,6 @@ at most together, shared pages counted once (PSS, twice a second).
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import statistics
@@ -32,6 +31,7 @@ from rdkit.Chem import CanonSmiles
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import parser_of
 from benchmarks.measure import RESULTS, environment, write_results
 from benchmarks.speed.workload import NETWORK
 from plstm_graph.chem import read_smiles, smiles_to_data
@@ -167,9 +167,7 @@ def chemprop(program: Path, folder: Path, table: Path, smiles: list[str]) -> Com
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("speed.predict", __doc__)
     parser.add_argument("--smiles", type=Path, required=True, help="CSV file")
     parser.add_argument("--column", default="smiles")
     parser.add_argument("--rows", type=int, default=100_000)

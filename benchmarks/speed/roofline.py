@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from torch_geometric.data import Batch, Data
 
+from benchmarks.command import parser_of
 from benchmarks.speed.conv import numbers
 from benchmarks.speed.workload import HEADS, build_dag, load_molecules
 from plstm_graph import LineGraphDAG
@@ -343,9 +344,7 @@ def read_molecules(path: Path, column: str, most: int) -> list[Data]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("speed.roofline", __doc__)
     parser.add_argument("--batches", type=numbers, default=[256, 4096], help="default 256,4096")
     parser.add_argument("--data", type=Path, help="a CSV file of molecules; default the solubility set")
     parser.add_argument("--smiles", help="its column of SMILES")

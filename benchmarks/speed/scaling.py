@@ -14,7 +14,6 @@ whole by the sum of both. Results go to scaling.json and mix.json in benchmarks/
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.command import parser_of
 from benchmarks.measure import RESULTS, Candidate, environment, peak_memory, time_interleaved, write_results
 from plstm_graph import LineGraphDAG, stm
 from plstm_graph.dag import grid_dag, sequence_dag
@@ -184,8 +184,7 @@ def table_of(records: Sequence[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    description = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser("python -m benchmarks.speed.scaling", description=description)
+    parser = parser_of("speed.scaling", __doc__)
     parser.add_argument("--most", type=int, default=SIZES[-1], help="edges of the largest graphs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=("graphs", "mix"), default=["graphs", "mix"])
