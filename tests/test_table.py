@@ -126,7 +126,8 @@ def test_a_table_is_made_kept_and_continued(place, make):
     with pytest.raises(
         InputError, match=r"predictions\.npz is missing, though freesolv/forest-seed0 is kept"
     ):
-        make()
+        make("--seeds", "3")  # of which the third would have been trained first
+    assert not (place / "out" / "freesolv" / "plstm-seed2.json").exists()
 
 
 def configured(job: Job, capsys) -> dict:

@@ -189,12 +189,27 @@ def job_of(options: argparse.Namespace, run: Run) -> Job:
     return Job(run, *given)
 
 
-def refuse(waiting: Sequence[Job]) -> None:
+def members_of(options: argparse.Namespace, job: Job) -> list[Job]:
+    """The runs that a run joins."""
+    return [
+        job_of(options, dataclasses.replace(job.run, model=model)) for model in job.run.model.split(JOINED)
+    ]
+
+
+def refuse(options: argparse.Namespace, waiting: Sequence[Job]) -> None:
     """Refuse before anything is trained what could not be: each model is built, all data are looked for.
 
     Raises:
-        InputError: An option that does not fit, or a file that is missing.
+        InputError: An option that does not fit, or a file that is missing: of data, or of predictions that
+            are to be joined.
     """
+    for part in (one for job in waiting if JOINED in job.run.model for one in members_of(options, job)):
+        file = part.folder / PREDICTIONS
+        if (options.out / f"{part.run.name}.json").is_file() and not file.is_file():
+            raise InputError(
+                f"{file} is missing, though {part.run.name} is kept: delete its JSON file to have it run "
+                "again, or pass the folder that it was run in as --runs."
+            )
     with unchanged():
         for job in {job.run.model: job for job in reversed(waiting) if job.run.network}.values():
             check(job.command())
@@ -206,21 +221,9 @@ def refuse(waiting: Sequence[Job]) -> None:
 
 
 def joined(options: argparse.Namespace, job: Job) -> tuple[Any, Any]:
-    """Score the mean of what two runs or more predict.
-
-    Raises:
-        InputError: Predictions of one of them are not in the folder of runs.
-    """
-    parts = [
-        job_of(options, dataclasses.replace(job.run, model=model)) for model in job.run.model.split(JOINED)
-    ]
+    """Score the mean of what two runs or more predict."""
+    parts = members_of(options, job)
     files = [part.folder / PREDICTIONS for part in parts]
-    for part, file in zip(parts, files, strict=True):
-        if not file.is_file():
-            raise InputError(
-                f"{file} is missing, though {part.run.name} is kept: delete its JSON file to have it run "
-                "again, or pass the folder that it was run in as --runs."
-            )
     records = [json.loads((options.out / f"{part.run.name}.json").read_text()) for part in parts]
     return job.join(files, sum(record["result"]["seconds"] for record in records))
 
@@ -239,7 +242,7 @@ def make(options: argparse.Namespace) -> None:
     """Make and keep the runs that are not there yet."""
     jobs = jobs_of(options)
     waiting = [job for job in jobs if not known(options.out / f"{job.run.name}.json", job.settings)]
-    refuse(waiting)
+    refuse(options, waiting)
     setting = setting_of(options.jobs)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
