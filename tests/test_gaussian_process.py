@@ -196,6 +196,9 @@ def test_a_checkpoint_knows_the_training_graphs(tmp_path):
     loaded = Predictor.from_checkpoint(tmp_path / "task.ckpt").eval()
     with torch.no_grad():
         assert torch.equal(loaded(batch), task.eval()(batch))
+    # The longest of what is kept takes two bytes a token.
+    kept = checkpoint["state_dict"]["network.branches.1._extra_state"]
+    assert {kept["holders0"].dtype, kept["holders1"].dtype} == {torch.int16}
     other = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess(radius=1)]), "regression")
     other.start_from(checkpoint)
     assert not other.network.branches[1].get_extra_state()  # it belongs to its own targets

@@ -272,12 +272,14 @@ class GaussianProcess(Branch):
         return torch.stack(kernels).mean(0)
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """What was fitted, for the network's state."""
-        return dict(self._memory)
+        """What was fitted, for the network's state; numbers of graphs are below 2^15."""
+        return {name: part.short() if "holders" in name else part for name, part in self._memory.items()}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Take what was fitted."""
-        self._memory = _Memory(state)
+        self._memory = _Memory(
+            {name: part.int() if "holders" in name else part for name, part in state.items()}
+        )
 
 
 class _First(nn.Module):
