@@ -1,6 +1,7 @@
 """Which molecules are alike: Morgan fingerprints as packed bits, and the nearest of many (Numba)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,38 +77,47 @@ def _search(queries, query_sizes, known, known_sizes, similarity, index):
                     similarity[i, k], index[i, k] = found, j
 
 
-def count_common(
-    query_ptr: NDArray[np.int64],
-    query_tokens: NDArray[np.int64],
-    holder_ptr: NDArray[np.int64],
-    holders: NDArray[np.int32],
-    *,
-    number: int,
-) -> NDArray[np.int32]:
-    """How many tokens every query has in common with every known set: [queries, number].
+class Counts(NamedTuple):
+    """How often sets have tokens.
+
+    Attributes:
+        ptr: [sets + 1], where the tokens of every set begin, or [tokens + 1], the sets of every token.
+        others: tokens, numbered from 0, each once in a set, or sets.
+        counts: how often the one has the other, int32.
+    """
+
+    ptr: NDArray[np.int64]
+    others: NDArray[np.integer]
+    counts: NDArray[np.int32]
+
+
+def count_common(queries: Counts, holders: Counts, number: int) -> NDArray[np.int32]:
+    r"""How many tokens every query has in common with every known set, :math:`\sum_t \min(a_t, b_t)`.
 
     Args:
-        query_ptr: [queries + 1], where the tokens of every query begin.
-        query_tokens: those that known sets have, numbered from 0, each once in a query.
-        holder_ptr: [tokens + 1], where the holders of every token begin.
-        holders: the known sets that have it.
+        queries: the tokens of every query, of those that known sets have.
+        holders: the known sets that have each token.
         number: of known sets.
+
+    Returns:
+        [queries, number].
 
     Complexity: O(queries · number + holders of all tokens of all queries), on torch's threads.
     """
-    common = np.zeros((len(query_ptr) - 1, number), np.int32)
+    common = np.zeros((len(queries.ptr) - 1, number), np.int32)
 
     def run(first: int, last: int) -> None:
-        _count_common(query_ptr[first : last + 1], query_tokens, holder_ptr, holders, common[first:last])
+        part = queries._replace(ptr=queries.ptr[first : last + 1])
+        _count_common(*part, *holders, common[first:last])
 
     run_over_ranges(run, np.full(len(common), float(number)))
     return common
 
 
 @structure
-def _count_common(query_ptr, query_tokens, holder_ptr, holders, common):
+def _count_common(query_ptr, query_tokens, query_counts, holder_ptr, holders, holder_counts, common):
     for i in range(len(common)):
         for t in range(query_ptr[i], query_ptr[i + 1]):
-            token = query_tokens[t]
+            token, count = query_tokens[t], query_counts[t]
             for h in range(holder_ptr[token], holder_ptr[token + 1]):
-                common[i, holders[h]] += 1
+                common[i, holders[h]] += min(count, holder_counts[h])

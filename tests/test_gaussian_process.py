@@ -16,6 +16,7 @@ from plstm_graph.errors import InputError
 from plstm_graph.models import GaussianProcess, Graphs, gaussian_process
 from plstm_graph.models.fingerprint import environments
 from plstm_graph.predictor import Predictor
+from plstm_graph.similarity import Counts, count_common
 from plstm_graph.task import GraphTask
 
 SMILES = ["CCO", "CCCO", "c1ccccc1O", "CC(=O)O", "CCN", "CCCCCC", "C1CC1N", "c1ccncc1", "CC(C)=O", "CCOCC"]
@@ -59,6 +60,20 @@ def test_kernel_is_that_of_counts():
     counts = [counts_of(smiles, 2, 3) for smiles in SMILES]
     expected = [[np.mean([*map(min_max, one, other)]) for other in counts] for one in counts]
     torch.testing.assert_close(kernel.double(), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_common_tokens_are_counted_as_often_as_both_have_them():
+    rng = np.random.default_rng(0)
+    queries, known = rng.integers(0, 5, (7, 30)), rng.integers(0, 5, (11, 30))  # how often each has a token
+
+    def counts(table):
+        sets, others = table.nonzero()
+        return Counts(
+            np.searchsorted(sets, np.arange(len(table) + 1)), others, table[sets, others].astype(np.int32)
+        )
+
+    expected = np.minimum(queries[:, None], known).sum(2)
+    np.testing.assert_array_equal(count_common(counts(queries), counts(known.T), 11), expected)
 
 
 def test_it_solves_the_equations_of_a_gaussian_process():

@@ -184,24 +184,37 @@ def environments(graphs: Graphs, radius: int) -> Tensor:
     return torch.stack(colours)
 
 
-def occurrences(colours: Tensor, graph: Tensor) -> Tensor:
-    """Tell equal colours of a graph apart by numbering them, so that a set of tokens says what counts say.
+def counted(colours: Tensor, graph: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count the equal colours of every graph.
 
     Args:
         colours: int64 [M].
         graph: the graph of each, int64 [M].
 
     Returns:
-        int64 [M]; equal colours are numbered in their order.
+        The different colours, the graph of each, in ascending order, and how often it has the colour, [D].
     """
+    order, begins = _sorted(colours, graph)
+    first = begins.nonzero()[:, 0]
+    counts = F.pad(first, (0, 1), value=len(order)).diff()
+    return colours[order][first], graph[order][first], counts
+
+
+def occurrences(colours: Tensor, graph: Tensor) -> Tensor:
+    """Number the equal colours [M] of every graph, of which :func:`counted` gives the counts, from 0: [M]."""
+    order, begins = _sorted(colours, graph)
+    place = torch.arange(len(order), device=order.device)
+    return torch.empty_like(order).scatter_(0, order, place - place.where(begins, 0).cummax(0).values)
+
+
+def _sorted(colours: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
+    """By graph, then by colour, equal ones in their order; and which are the first of their kind."""
     order = colours.argsort(stable=True)
     order = order[graph[order].argsort(stable=True)]
     key = torch.stack([graph[order], colours[order]])
     begins = torch.ones_like(order, dtype=torch.bool)
     begins[1:] = (key[:, 1:] != key[:, :-1]).any(0)
-    place = torch.arange(len(order), device=order.device)
-    number = torch.empty_like(order).scatter_(0, order, place - place.where(begins, 0).cummax(0).values)
-    return mix(colours * STEP + number)
+    return order, begins
 
 
 def node_pairs(edge_index: Tensor, number: int, farthest: int) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from plstm_graph.errors import InputError
 from plstm_graph.models.branch import Branch
 from plstm_graph.models.fingerprint import (
     STEP,
+    counted,
     environments,
     hash_rows,
     node_pairs,
@@ -24,7 +25,10 @@ from plstm_graph.models.fingerprint import (
 )
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.ranges import MANY, check_range
-from plstm_graph.similarity import count_common
+from plstm_graph.similarity import Counts, count_common
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 #: Training graphs that are taken at most, and targets of so many: what is solved are as many linear
 #: equations, which are others for targets that are missing elsewhere.
@@ -33,6 +37,9 @@ LIMIT, _TARGETS = 12_000, 10
 #: Training graphs by which the noise is chosen, and its range as a share of the signal.
 _CHOOSING, _NOISE = 2_000, (1e-3, 10.0)
 
+#: More than a graph has tokens.
+_MANY = 2**32
+
 #: Columns of a matrix that are solved for at once.
 _COLUMNS = 1_000
 
@@ -40,6 +47,22 @@ _COLUMNS = 1_000
 def affordable(graphs: int, targets: int) -> bool:
     """Whether a Gaussian process is fitted in minutes: 12,000 training graphs at most, of ten targets."""
     return graphs <= LIMIT and targets * graphs**3 <= _TARGETS * LIMIT**3
+
+
+class _Tokens(NamedTuple):
+    """The different tokens of a batch of graphs, graph by graph.
+
+    Attributes:
+        colours: [D].
+        counts: how often its graph has each, int32 [D].
+        ptr: where those of every graph begin [B + 1].
+        sizes: number of tokens of every graph, equal ones too [B].
+    """
+
+    colours: Tensor
+    counts: Tensor
+    ptr: Tensor
+    sizes: Tensor
 
 
 class _Memory(dict[str, Tensor]):
@@ -52,8 +75,8 @@ class _Memory(dict[str, Tensor]):
 class GaussianProcess(Branch):
     r"""It predicts by similar training graphs, and learns in closed form, before any gradient.
 
-    A graph's tokens are its circular environments, and its pairs of nodes with their distance; equal ones
-    are numbered. With A and B the tokens of two graphs, of either kind,
+    A graph's tokens are its circular environments, and its pairs of nodes with their distance. With A and B
+    the tokens of two graphs, of either kind, of which equal ones count as often as both have them,
 
     .. math::
         k(A, B) = \frac{|A \cap B|}{|A \cup B|} \qquad
@@ -177,28 +200,24 @@ class GaussianProcess(Branch):
 
         Complexity: O(n · tokens) for a graph.
         """
-        from scipy.sparse import csr_array
-
         device, graphs, reference = graphs.x.device, _on_cpu(graphs), _on_cpu(reference)
         memory, total = self._memory, torch.zeros(len(graphs.x), self.channels, dtype=torch.double)
         if self.training or not memory:
             return total.to(device)
         weights = (memory["weights"] * memory["scale"]).double() / (2 + ("descriptors" in memory))
         batch = graphs.batch
-        tokens = zip(self._coloured(graphs), self._coloured(reference), strict=True)
-        for kind, ((new, first, second), (old, *_)) in enumerate(tokens):
+        both = zip(self._coloured(graphs), self._coloured(reference), strict=True)
+        for kind, ((new, first, second), (old, *_)) in enumerate(both):
             order = (new != old).argsort(stable=True)  # what is equal in both is numbered alike
             order = order[batch[first[order]].argsort(stable=True)]
             graph, ends = batch[first[order]], (new[order], old[order])
-            places = [self._place(kind, occurrences(colours, graph)).numpy() for colours in ends]
-            ptr, holders, sizes = (memory[f"{name}{kind}"] for name in ("ptr", "holders", "sizes"))
-            ptr = F.pad(ptr, (0, 1), value=len(holders))  # nobody has what is not known
-            known = csr_array((np.ones(len(holders)), holders, ptr), (len(ptr) - 1, len(sizes)))
+            ranges = [self._ranges(kind, colours, graph) for colours in ends]
+            sizes = memory[f"sizes{kind}"]
             gained = [total.new_empty(len(order), self.channels) for _ in ends]
             start = 0
             for count in torch.bincount(graph).tolist():
                 rows = slice(start, start := start + count)
-                held = [known[place[rows]] for place in places]
+                held = [self._held(kind, *part[:, rows]) for part in ranges]
                 unions = [count + sizes - torch.from_numpy(part.sum(0)) for part in held]
                 slopes = weights * ((count + sizes) / (unions[0] * unions[1]).clamp(min=1))[:, None]
                 for share, part in zip(gained, held, strict=True):
@@ -213,14 +232,34 @@ class GaussianProcess(Branch):
                 total.index_add_(0, first, shares / 2).index_add_(0, second, shares / 2)
         return total.to(device)
 
-    def _tokens(self, graphs: Graphs) -> list[tuple[Tensor, Tensor]]:
-        """Tokens [M] of both kinds, graph by graph, and where those of every graph begin [B + 1]."""
+    def _ranges(self, kind: int, colours: Tensor, graph: Tensor) -> Tensor:
+        """Where those training graphs begin and end, among the holders, that have tokens as often: [2, M]."""
+        ptr, holders, counts, _ = self._kept(kind)
+        place, number = self._place(kind, colours), occurrences(colours, graph)
+        many = torch.repeat_interleave(ptr.diff()) * _MANY - counts  # ascending
+        # Those with more than so many before; of unknown tokens there are none, at the end.
+        ends = torch.searchsorted(many, place * _MANY - number)
+        return torch.stack([F.pad(ptr, (0, 1), value=len(holders))[place], ends])
+
+    def _held(self, kind: int, begins: Tensor, ends: Tensor) -> csr_array:
+        """Which training graphs are in these ranges of holders: ones [M, n]."""
+        from scipy.sparse import csr_array
+
+        _, holders, _, sizes = self._kept(kind)
+        lengths = ends - begins
+        ptr = F.pad(lengths.cumsum(0), (1, 0))
+        entry = torch.arange(int(ptr[-1])) + torch.repeat_interleave(begins - ptr[:-1], lengths)
+        indices = holders[entry].numpy(), ptr.numpy()
+        return csr_array((np.ones(len(entry)), *indices), (len(lengths), len(sizes)))
+
+    def _tokens(self, graphs: Graphs) -> list[_Tokens]:
+        """Tokens of both kinds."""
         found = []
         for colours, first, _ in self._coloured(graphs):
-            graph = graphs.batch[first]
-            order = graph.argsort(stable=True)
-            counts = torch.bincount(graph, minlength=graphs.num_graphs)
-            found.append((occurrences(colours, graph)[order], F.pad(counts.cumsum(0), (1, 0))))
+            different, graph, counts = counted(colours, graphs.batch[first])
+            sizes = torch.zeros(graphs.num_graphs, dtype=torch.long).index_add_(0, graph, counts)
+            ptr = F.pad(torch.bincount(graph, minlength=graphs.num_graphs).cumsum(0), (1, 0))
+            found.append(_Tokens(different, counts.int(), ptr, sizes))
         return found
 
     def _coloured(self, graphs: Graphs) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -231,18 +270,23 @@ class GaussianProcess(Branch):
         pairs = mix(node[first] + node[second]) * STEP + distance
         return [(colours.flatten(), centre, centre), (mix(pairs), first, second)]
 
-    def _remember(self, kind: int, parts: list[tuple[Tensor, Tensor]]) -> None:
-        """Keep which training graphs hold each token of a kind."""
-        sizes = torch.cat([ptr.diff() for _, ptr in parts])
-        tokens, place = torch.cat([tokens for tokens, _ in parts]).unique(return_inverse=True)
-        order = place.argsort(stable=True)
-        holders = torch.repeat_interleave(torch.arange(len(sizes)), sizes)[order]
+    def _remember(self, kind: int, parts: list[_Tokens]) -> None:
+        """Keep which training graphs hold each token of a kind, and how often, those that have most first."""
+        tokens, place = torch.cat([part.colours for part in parts]).unique(return_inverse=True)
+        counts = torch.cat([part.counts for part in parts])
+        order = (place * _MANY - counts).argsort(stable=True)
+        holders = torch.repeat_interleave(torch.cat([part.ptr.diff() for part in parts]))[order]
         self._memory |= {
             f"tokens{kind}": tokens,
-            f"holders{kind}": holders.int(),
             f"ptr{kind}": F.pad(torch.bincount(place, minlength=len(tokens)).cumsum(0), (1, 0)),
-            f"sizes{kind}": sizes,
+            f"holders{kind}": holders.int(),
+            f"counts{kind}": counts[order],
+            f"sizes{kind}": torch.cat([part.sizes for part in parts]),
         }
+
+    def _kept(self, kind: int) -> list[Tensor]:
+        """Where the holders of every token of a kind begin, these, how often they have it, their sizes."""
+        return [self._memory[f"{name}{kind}"] for name in ("ptr", "holders", "counts", "sizes")]
 
     def _place(self, kind: int, tokens: Tensor) -> Tensor:
         """Numbers of tokens among those of the training graphs, which are as many as that where not known."""
@@ -250,19 +294,20 @@ class GaussianProcess(Branch):
         place = torch.searchsorted(known, tokens)
         return place.where(F.pad(known, (0, 1))[place] == tokens, len(known))
 
-    def _kernel(self, parts: list[tuple[Tensor, Tensor]], descriptors: Tensor | None) -> Tensor:
+    def _kernel(self, parts: Sequence[_Tokens], descriptors: Tensor | None) -> Tensor:
         """Mean of the kernels of graphs with these tokens and all training graphs: [B, n] float32."""
         kernels = []
-        for kind, (tokens, ptr) in enumerate(parts):
-            known, holder_ptr, holders, sizes = (
-                self._memory[f"{name}{kind}"] for name in ("tokens", "ptr", "holders", "sizes")
+        for kind, part in enumerate(parts):
+            *known, sizes = self._kept(kind)
+            place = self._place(kind, part.colours)
+            there = place < len(self._memory[f"tokens{kind}"])
+            kept = F.pad(there.cumsum(0), (1, 0))[part.ptr]
+            queries, holders = (
+                Counts(*(array.numpy() for array in arrays))
+                for arrays in ((kept, place[there], part.counts[there]), known)
             )
-            place = self._place(kind, tokens)
-            there = place < len(known)
-            kept = F.pad(there.cumsum(0), (1, 0))[ptr]
-            arrays = [part.numpy() for part in (kept, place[there], holder_ptr, holders)]
-            shared = torch.from_numpy(count_common(*arrays, number=len(sizes)))
-            every = ptr.diff()[:, None] + sizes - shared
+            shared = torch.from_numpy(count_common(queries, holders, len(sizes)))
+            every = part.sizes[:, None] + sizes - shared
             # Of graphs without pairs, such as methane, all are alike.
             kernels.append(torch.where(every > 0, shared / every.clamp(min=1), 1.0).float())
         if descriptors is not None:
