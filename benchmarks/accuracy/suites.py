@@ -97,7 +97,7 @@ SUITES = {
         seed_splits=True,
         references="moleculeace.csv",
     ),
-    "peptides": Suite(("peptides-func",), "PeptidesFunc", RECIPE, named=False),
+    "peptides": Suite(("peptides-func",), "PeptidesFunc", "peptides", named=False),
     "lipids": Suite(("lnpdb",), "Lipids", "lnpdb", named=False, also="pearson"),
     "tu": Suite(
         ("mutag", "nci1", "proteins"), "TU", "mutag", True, True,
