@@ -2,9 +2,10 @@
 
     python -m benchmarks.accuracy.reach --suite peptides --root path/to/data CHECKPOINT [CHECKPOINT ...]
 
-A prediction is a sum over nodes, of each node's states times their gradient. How much of a node's part comes
-from which node is that part's gradient times the latter's encoded features. The table has its absolute values
-by the number of bonds between the two, as shares of all.
+A node's part in a prediction is the product of its states and of their gradient. How much of it comes from
+which node is the norm of that part's gradient with respect to the latter's encoded features. The table has
+these norms by the number of bonds between the two, as shares of all. (Gradients times features would be 0
+behind a layer norm, which does not see how large features are.)
 
 What stands beside the nodes (descriptors, further branches) is left out, and so is what a node's own features
 say of others: its random-walk encodings. Results go to benchmarks/results/reach/DATASET.json.
@@ -35,19 +36,19 @@ RANGES = {"0": (0, 0), "1 to 4": (1, 4), "5 to 8": (5, 8), "more than 8": (9, 10
 
 
 def influences(network: GraphNetwork, data: Data) -> Tensor:
-    r"""What of every node's part in a graph's prediction comes from every node.
+    r"""How every node's part in a graph's prediction changes with every node.
 
     With states :math:`h_{il}` of node i after block l, encoded features :math:`x_j`, and f the sum of what
-    the nodes' head predicts, held fixed where it is a factor,
+    the nodes' head predicts, whose gradient is held fixed,
 
     .. math::
-        F_{ij} = \Big\langle x_j, \frac{\partial}{\partial x_j}
-        \sum_l \Big\langle \frac{\partial f}{\partial h_{il}}, h_{il} \Big\rangle \Big\rangle
+        F_{ij} = \frac{\partial}{\partial x_j}
+        \sum_l \Big\langle \frac{\partial f}{\partial h_{il}}, h_{il} \Big\rangle
 
-    so that a column's sum is the gradient of f times :math:`x_j`.
+    so that the sum over i is the gradient of f.
 
     Returns:
-        [N, N], the receiving node first.
+        [N, N, hidden_channels], the receiving node first.
 
     Complexity: N passes backward.
     """
@@ -70,7 +71,7 @@ def influences(network: GraphNetwork, data: Data) -> Tensor:
         if gradient is not None  # a layer that is not read out
     ]
     rows = [torch.autograd.grad(part, x, retain_graph=True)[0] for part in torch.stack(parts).sum(0)]
-    return (torch.stack(rows) * x.detach()).sum(2)
+    return torch.stack(rows)
 
 
 def distances(data: Data) -> Tensor:
@@ -80,8 +81,8 @@ def distances(data: Data) -> Tensor:
 
 
 def shares(network: GraphNetwork, data: Data) -> dict[str, float]:
-    """Shares of the absolute influences by :data:`RANGES` of distances."""
-    size, far = influences(network, data).abs(), distances(data)
+    """Shares of the norms of influences by :data:`RANGES` of distances."""
+    size, far = influences(network, data).norm(dim=2), distances(data)
     total = size.sum()
     return {
         name: (size[(far >= first) & (far <= last)].sum() / total).item()
