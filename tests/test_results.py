@@ -57,6 +57,28 @@ def test_accuracies_in_the_readme_are_those_of_the_results():
     assert set(stated) <= set(figures(details))
 
 
+def test_suites_in_the_readme_are_those_of_their_summaries():
+    [stated] = re.findall(
+        r"^\*\*Drug discovery\.\*\*(.*?)\n\n", (ROOT / "README.md").read_text(), re.M | re.S
+    )
+    mean, cliffs, other, other_cliffs, rank, models, other_rank = re.findall(
+        r"\b\d[\d.]*\d\b", stated.replace("20 sets", "").replace("11 ADMET", "")
+    )
+
+    def rows(suite, part=0):
+        text = (RESULTS / suite / "summary.md").read_text().split("### ")[part]
+        cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+        return {row[0]: row for row in cells}
+
+    for part, (ours, theirs) in enumerate(((mean, other), (cliffs, other_cliffs))):
+        found = rows("moleculeace", part)
+        assert found["PLSTM"][2:4] == ["5", ours]
+        assert theirs == min(row[3] for label, row in found.items() if "published" in label)
+    found = rows("tdc")
+    assert (found["PLSTM"][4], str(len(found))) == (rank, models)
+    assert other_rank == min((row[4] for label, row in found.items() if "published" in label), key=float)
+
+
 CALLS = [
     (init_from.main, []),
     (calibration.main, ["--datasets", "freesolv", "esol", "--splits", "random"]),
