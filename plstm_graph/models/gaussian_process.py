@@ -279,7 +279,7 @@ class GaussianProcess(Branch):
         self._memory |= {
             f"tokens{kind}": tokens,
             f"ptr{kind}": F.pad(torch.bincount(place, minlength=len(tokens)).cumsum(0), (1, 0)),
-            f"holders{kind}": holders.int(),
+            f"holders{kind}": holders.short(),  # of which LIMIT is below 2^15
             f"counts{kind}": counts[order],
             f"sizes{kind}": torch.cat([part.sizes for part in parts]),
         }
@@ -317,14 +317,12 @@ class GaussianProcess(Branch):
         return torch.stack(kernels).mean(0)
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """What was fitted, for the network's state; numbers of graphs are below 2^15."""
-        return {name: part.short() if "holders" in name else part for name, part in self._memory.items()}
+        """What was fitted, for the network's state."""
+        return dict(self._memory)
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Take what was fitted."""
-        self._memory = _Memory(
-            {name: part.int() if "holders" in name else part for name, part in state.items()}
-        )
+        self._memory = _Memory(state)
 
 
 class _First(nn.Module):
