@@ -32,7 +32,7 @@ BRANCHES: dict[str, type[Branch]] = {
 }
 
 #: Changes when an older release could not build what a newer one writes down, or the other way round.
-FORMAT = 6
+FORMAT = 7
 
 
 def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:

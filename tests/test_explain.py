@@ -339,7 +339,8 @@ def test_a_process_of_one_molecule_gives_what_is_like_it():
     ethanol, propane = (Batch.from_data_list([smiles_to_data(smiles)]) for smiles in ("CCO", "CCC"))
     ethanol.x[:2] = propane.x[1]  # as an alkane's
     process.fit([(Graphs.from_data(ethanol), torch.tensor([[1.0]]))], "regression")
-    process._memory |= {"weights": torch.tensor([[1.0]]), "scale": torch.tensor([1.0])}
+    fitted = process._memory.fitted
+    process._memory.fitted = fitted._replace(weights=torch.tensor([[1.0]]), scale=torch.tensor([1.0]))
     process.eval()
     alkane = alkane_of(ethanol)
     found = process.contributions(Graphs.from_data(ethanol), Graphs.from_data(alkane), torch.clone)

@@ -35,7 +35,7 @@ def fitted(smiles=SMILES, values=VALUES, task="regression", outputs=1, **argumen
 
 
 def kernel_of(process, graphs):
-    return process._kernel(process._tokens(graphs), graphs.descriptors)
+    return process._memory.fitted.kernel.between(process._tokens(graphs), graphs.descriptors)
 
 
 def min_max(first, second):
@@ -213,7 +213,7 @@ def test_a_checkpoint_knows_the_training_graphs(tmp_path):
         assert torch.equal(loaded(batch), task.eval()(batch))
     # The longest of what is kept takes two bytes a token.
     kept = checkpoint["state_dict"]["network.branches.1._extra_state"]
-    assert {kept["holders0"].dtype, kept["holders1"].dtype} == {torch.int16}
+    assert {known["holders"].dtype for known in kept["kernel"]["known"]} == {torch.int16}
     other = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess(radius=1)]), "regression")
     other.start_from(checkpoint)
     assert not other.network.branches[1].get_extra_state()  # it belongs to its own targets

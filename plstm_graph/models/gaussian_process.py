@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.utils import scatter
 
-from plstm_graph.dag.refinement import mix
 from plstm_graph.errors import InputError
 from plstm_graph.models.branch import Branch
-from plstm_graph.models.fingerprint import (
-    STEP,
-    counted,
-    environments,
-    hash_rows,
-    node_pairs,
-    occurrences,
-    share_within,
-)
+from plstm_graph.models.fingerprint import share_within
+from plstm_graph.models.graph_kernel import GraphKernel, Tokens, coloured
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.ranges import MANY, check_range
-from plstm_graph.similarity import Counts, count_common
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
 
 #: Training graphs that are taken at most, and targets of so many: what is solved are as many linear
 #: equations, which are others for targets that are missing elsewhere.
@@ -36,9 +23,6 @@ LIMIT, _TARGETS = 12_000, 10
 
 #: Training graphs by which the noise is chosen, and its range as a share of the signal.
 _CHOOSING, _NOISE = 2_000, (1e-3, 10.0)
-
-#: More than a graph has tokens.
-_MANY = 2**32
 
 #: Columns of a matrix that are solved for at once.
 _COLUMNS = 1_000
@@ -49,24 +33,25 @@ def affordable(graphs: int, targets: int) -> bool:
     return graphs <= LIMIT and targets * graphs**3 <= _TARGETS * LIMIT**3
 
 
-class _Tokens(NamedTuple):
-    """The different tokens of a batch of graphs, graph by graph.
+class _Fitted(NamedTuple):
+    """What was fitted.
 
     Attributes:
-        colours: [D].
-        counts: how often its graph has each, int32 [D].
-        ptr: where those of every graph begin [B + 1].
-        sizes: number of tokens of every graph, equal ones too [B].
+        kernel: of graphs and the training graphs.
+        weights: of the training graphs [n, T].
+        scale, shift: from sums of kernels to predictions [T].
     """
 
-    colours: Tensor
-    counts: Tensor
-    ptr: Tensor
-    sizes: Tensor
+    kernel: GraphKernel
+    weights: Tensor
+    scale: Tensor
+    shift: Tensor
 
 
-class _Memory(dict[str, Tensor]):
-    """What was fitted; copies of a network share it, such as averages of weights, which begin before that."""
+class _Memory:
+    """Where that is; copies of a network share it, such as averages of weights, which begin before it."""
+
+    fitted: _Fitted | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -145,14 +130,11 @@ class GaussianProcess(Branch):
                 .double()
                 .masked_fill(values.isnan(), torch.nan)
             )
-        self._memory.clear()
         tokens = [self._tokens(graphs) for graphs, _ in pairs]
-        for kind in range(2):
-            self._remember(kind, [part[kind] for part in tokens])
         beside = [graphs.descriptors for graphs, _ in pairs]
-        if described := [part for part in beside if part is not None]:
-            self._memory["descriptors"] = torch.cat(described)
-        kernel = torch.cat([self._kernel(*part) for part in zip(tokens, beside, strict=True)]).double()
+        described = [part for part in beside if part is not None]
+        similar = GraphKernel.of(tokens, torch.cat(described) if described else None)
+        kernel = torch.cat([similar.between(*part) for part in zip(tokens, beside, strict=True)]).double()
         del tokens
         mean = values.nanmean(0)
         std = (values - mean).square().nanmean(0).sqrt()
@@ -172,157 +154,58 @@ class GaussianProcess(Branch):
         scale, shift = std, mean
         if task != "regression":
             scale, shift = _odds(left_out, values, task)
-        self._memory |= {"weights": weights.float(), "scale": scale.float(), "shift": shift.float()}
+        self._memory.fitted = _Fitted(similar, weights.float(), scale.float(), shift.float())
 
     def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]] = ()) -> Tensor:
         """Predict [num_graphs, T], standardised or as log-odds; zeros in training and before it is fitted."""
-        memory = self._memory
-        if self.training or not memory:
+        fitted = self._memory.fitted
+        if self.training or fitted is None:
             return torch.zeros(graphs.num_graphs, self.channels, device=graphs.x.device)
         device, graphs = graphs.x.device, _on_cpu(graphs)
-        kernel = self._kernel(self._tokens(graphs), graphs.descriptors)
-        values = kernel @ memory["weights"] * memory["scale"] + memory["shift"]
-        return values.to(device)
+        kernel = fitted.kernel.between(self._tokens(graphs), graphs.descriptors)
+        return (kernel @ fitted.weights * fitted.scale + fitted.shift).to(device)
 
     @torch.no_grad()
     def contributions(self, graphs: Graphs, reference: Graphs, predict: Callable[[Tensor], Tensor]) -> Tensor:
-        r"""Share out among nodes, equally among those of an environment or a pair: [N, T].
+        """Share out among nodes, equally among those of an environment or a pair: [N, T].
 
-        A graph and its reference have equally many tokens, A and R. On the straight way from R to A,
-        :math:`k(\cdot, B)` depends on how much is shared alone, so that its integrated gradient has a closed
-        form: an environment or pair, of which the token is a in A and r in R, gets
-
-        .. math::
-            \frac{|A| + |B|}{|A \cup B| \, |R \cup B|} \big([a \in B] - [r \in B]\big)
-
-        What is equal in both gets nothing. Of the rest, equal ones of a graph share equally: which is which
-        is arbitrary.
+        Tokens have what :meth:`~plstm_graph.models.graph_kernel.KnownGraphs.gained` gives them.
 
         Complexity: O(n · tokens) for a graph.
         """
         device, graphs, reference = graphs.x.device, _on_cpu(graphs), _on_cpu(reference)
-        memory, total = self._memory, torch.zeros(len(graphs.x), self.channels, dtype=torch.double)
-        if self.training or not memory:
-            return total.to(device)
-        weights = (memory["weights"] * memory["scale"]).double() / (2 + ("descriptors" in memory))
-        batch = graphs.batch
-        both = zip(self._coloured(graphs), self._coloured(reference), strict=True)
-        for kind, ((new, first, second), (old, *_)) in enumerate(both):
-            order = (new != old).argsort(stable=True)  # what is equal in both is numbered alike
-            order = order[batch[first[order]].argsort(stable=True)]
-            graph, ends = batch[first[order]], (new[order], old[order])
-            ranges = [self._ranges(kind, colours, graph) for colours in ends]
-            sizes = memory[f"sizes{kind}"]
-            gained = [total.new_empty(len(order), self.channels) for _ in ends]
-            start = 0
-            for count in torch.bincount(graph).tolist():
-                rows = slice(start, start := start + count)
-                held = [self._held(kind, *part[:, rows]) for part in ranges]
-                unions = [count + sizes - torch.from_numpy(part.sum(0)) for part in held]
-                slopes = weights * ((count + sizes) / (unions[0] * unions[1]).clamp(min=1))[:, None]
-                for share, part in zip(gained, held, strict=True):
-                    share[rows] = torch.from_numpy(part @ slopes.numpy())
-            for share, colours in zip(gained, ends, strict=True):
-                equal = mix(colours * STEP + 2 * graph + (ends[0] != ends[1])).unique(return_inverse=True)[1]
-                share[:] = scatter(share, equal, reduce="mean")[equal]
-            shares = torch.empty_like(gained[0]).index_copy_(0, order, gained[0] - gained[1])
-            if kind == 0:
-                total += share_within(shares.view(self.radius + 1, *total.shape), graphs.edge_index)
-            else:
-                total.index_add_(0, first, shares / 2).index_add_(0, second, shares / 2)
+        fitted = self._memory.fitted
+        if self.training or fitted is None:
+            return torch.zeros(len(graphs.x), self.channels, dtype=torch.double, device=device)
+        weights = (fitted.weights * fitted.scale).double() / fitted.kernel.parts
+        new, old = (coloured(part, self.radius, self.distance) for part in (graphs, reference))
+        environments, pairs = (
+            known.gained(colours, before, graphs.batch[first], weights)
+            for known, (colours, first, _), (before, *_) in zip(fitted.kernel.known, new, old, strict=True)
+        )
+        by_radius = environments.view(self.radius + 1, len(graphs.x), self.channels)
+        total = share_within(by_radius, graphs.edge_index)
+        for nodes in new[1][1:]:
+            total.index_add_(0, nodes, pairs / 2)
         return total.to(device)
 
-    def _ranges(self, kind: int, colours: Tensor, graph: Tensor) -> Tensor:
-        """Where those training graphs begin and end, among the holders, that have tokens as often: [2, M]."""
-        ptr, holders, counts, _ = self._kept(kind)
-        place, number = self._place(kind, colours), occurrences(colours, graph)
-        many = torch.repeat_interleave(ptr.diff()) * _MANY - counts  # ascending
-        # Those with more than so many before; of unknown tokens there are none, at the end.
-        ends = torch.searchsorted(many, place * _MANY - number)
-        return torch.stack([F.pad(ptr, (0, 1), value=len(holders))[place], ends])
-
-    def _held(self, kind: int, begins: Tensor, ends: Tensor) -> csr_array:
-        """Which training graphs are in these ranges of holders: ones [M, n]."""
-        from scipy.sparse import csr_array
-
-        _, holders, _, sizes = self._kept(kind)
-        lengths = ends - begins
-        ptr = F.pad(lengths.cumsum(0), (1, 0))
-        entry = torch.arange(int(ptr[-1])) + torch.repeat_interleave(begins - ptr[:-1], lengths)
-        indices = holders[entry].numpy(), ptr.numpy()
-        return csr_array((np.ones(len(entry)), *indices), (len(lengths), len(sizes)))
-
-    def _tokens(self, graphs: Graphs) -> list[_Tokens]:
+    def _tokens(self, graphs: Graphs) -> list[Tokens]:
         """Tokens of both kinds."""
-        found = []
-        for colours, first, _ in self._coloured(graphs):
-            different, graph, counts = counted(colours, graphs.batch[first])
-            sizes = torch.zeros(graphs.num_graphs, dtype=torch.long).index_add_(0, graph, counts)
-            ptr = F.pad(torch.bincount(graph, minlength=graphs.num_graphs).cumsum(0), (1, 0))
-            found.append(_Tokens(different, counts.int(), ptr, sizes))
-        return found
+        return [
+            Tokens.of(colours, graphs.batch[first], graphs.num_graphs)
+            for colours, first, _ in coloured(graphs, self.radius, self.distance)
+        ]
 
-    def _coloured(self, graphs: Graphs) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Colours [M] of both kinds, and the nodes of each: both, or twice an environment's centre."""
-        colours = environments(graphs, self.radius)
-        first, second, distance = node_pairs(graphs.edge_index, len(graphs.x), self.distance)
-        node, centre = hash_rows(graphs.x), torch.arange(len(graphs.x)).repeat(len(colours))
-        pairs = mix(node[first] + node[second]) * STEP + distance
-        return [(colours.flatten(), centre, centre), (mix(pairs), first, second)]
-
-    def _remember(self, kind: int, parts: list[_Tokens]) -> None:
-        """Keep which training graphs hold each token of a kind, and how often, those that have most first."""
-        tokens, place = torch.cat([part.colours for part in parts]).unique(return_inverse=True)
-        counts = torch.cat([part.counts for part in parts])
-        order = (place * _MANY - counts).argsort(stable=True)
-        holders = torch.repeat_interleave(torch.cat([part.ptr.diff() for part in parts]))[order]
-        self._memory |= {
-            f"tokens{kind}": tokens,
-            f"ptr{kind}": F.pad(torch.bincount(place, minlength=len(tokens)).cumsum(0), (1, 0)),
-            f"holders{kind}": holders.short(),  # of which LIMIT is below 2^15
-            f"counts{kind}": counts[order],
-            f"sizes{kind}": torch.cat([part.sizes for part in parts]),
-        }
-
-    def _kept(self, kind: int) -> list[Tensor]:
-        """Where the holders of every token of a kind begin, these, how often they have it, their sizes."""
-        return [self._memory[f"{name}{kind}"] for name in ("ptr", "holders", "counts", "sizes")]
-
-    def _place(self, kind: int, tokens: Tensor) -> Tensor:
-        """Numbers of tokens among those of the training graphs, which are as many as that where not known."""
-        known = self._memory[f"tokens{kind}"]
-        place = torch.searchsorted(known, tokens)
-        return place.where(F.pad(known, (0, 1))[place] == tokens, len(known))
-
-    def _kernel(self, parts: Sequence[_Tokens], descriptors: Tensor | None) -> Tensor:
-        """Mean of the kernels of graphs with these tokens and all training graphs: [B, n] float32."""
-        kernels = []
-        for kind, part in enumerate(parts):
-            *known, sizes = self._kept(kind)
-            place = self._place(kind, part.colours)
-            there = place < len(self._memory[f"tokens{kind}"])
-            kept = F.pad(there.cumsum(0), (1, 0))[part.ptr]
-            queries, holders = (
-                Counts(*(array.numpy() for array in arrays))
-                for arrays in ((kept, place[there], part.counts[there]), known)
-            )
-            shared = torch.from_numpy(count_common(queries, holders, len(sizes)))
-            every = part.sizes[:, None] + sizes - shared
-            # Of graphs without pairs, such as methane, all are alike.
-            kernels.append(torch.where(every > 0, shared / every.clamp(min=1), 1.0).float())
-        if descriptors is not None:
-            others = self._memory["descriptors"]
-            varying = (others != others[0]).any(0).sum().clamp(min=1)
-            kernels.append((-torch.cdist(descriptors, others).square() / (2 * varying)).exp())
-        return torch.stack(kernels).mean(0)
-
-    def get_extra_state(self) -> dict[str, Tensor]:
+    def get_extra_state(self) -> dict[str, Any]:
         """What was fitted, for the network's state."""
-        return dict(self._memory)
+        fitted = self._memory.fitted
+        return fitted._asdict() | {"kernel": fitted.kernel.state()} if fitted else {}
 
-    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take what was fitted."""
-        self._memory = _Memory(state)
+        self._memory = _Memory()
+        if state:
+            self._memory.fitted = _Fitted(**state | {"kernel": GraphKernel.from_state(state["kernel"])})
 
 
 class _First(nn.Module):
