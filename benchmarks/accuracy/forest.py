@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import rdkit
@@ -35,18 +36,28 @@ COUNTS = 4096
 def fingerprints(smiles: list[str]) -> NDArray[np.uint8]:
     """Morgan fingerprints, [molecules, bits]; zeros where RDKit cannot read a SMILES."""
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
-    bits = np.zeros((len(smiles), BITS), np.uint8)
+    return _readable(smiles, lambda text: generator.GetFingerprintAsNumPy(read_smiles(text)))
+
+
+def counts_of(smiles: list[str]) -> NDArray[np.uint32]:
+    """Counts as the verb ``train`` has them, [molecules, size]; zeros where RDKit cannot read a SMILES."""
+    return _readable(smiles, lambda text: count_fingerprints([text])[0])
+
+
+def _readable(smiles: list[str], read: Callable[[str], NDArray[np.generic]]) -> NDArray[np.generic]:
+    """What is read of each SMILES, [molecules, size]."""
+    rows = np.zeros((len(smiles), len(read("C"))), read("C").dtype)
     unread = 0
-    for row, text in enumerate(smiles):
+    for row, text in zip(rows, smiles, strict=True):
         try:
-            bits[row] = generator.GetFingerprintAsNumPy(read_smiles(text))
+            row[:] = read(text)
         except InputError:
             unread += 1
     if unread:
         warnings.warn(
-            f"RDKit cannot read {unread} of {len(smiles)} SMILES; their fingerprints are zeros.", stacklevel=2
+            f"RDKit cannot read {unread} of {len(smiles)} SMILES; their fingerprints are zeros.", stacklevel=3
         )
-    return bits
+    return rows
 
 
 def features_of(graphs: PackedGraphs) -> NDArray[np.generic]:
@@ -74,24 +85,24 @@ def descriptors_of(module: GraphDataModule) -> NDArray[np.float32]:
     return np.load(file)
 
 
-def fit_forest(module: GraphDataModule, seed: int, counts: bool = False) -> tuple[Result, Predictions]:
+def fit_forest(module: GraphDataModule, seed: int) -> tuple[Result, Predictions]:
     """Train a forest for each task on its labelled graphs, and score it as networks are scored.
 
+    Of molecules it reads counts of environments and columns of the data, and has the settings of the verb
+    ``train``.
+
     Args:
-        module: Molecules, whose fingerprints are taken from their SMILES, or other graphs; set up.
+        module: Molecules, or other graphs; set up.
         seed: Of the forests.
-        counts: Whether it reads counts of environments and columns of the data, and has the settings of the
-            verb ``train``; otherwise it is that of the older results.
     """
     started = time.monotonic()
-    if counts:
-        features = np.hstack([count_fingerprints(module.dataset.smiles), known_columns(module)])
-        settings = forest.usual_forest(module, seed)
-        every = forest.forest_predictions(module, features, **settings)
-        return _outcome(module, f"Count fingerprint, {settings['n_estimators']} trees", every, started)
-    every = forest_predictions(module, features_of(module.dataset), seed)
-    kind = "Circular" if module.dataset.smiles is None else "Morgan"
-    return _outcome(module, f"{kind} fingerprint, {TREES} trees", every, started)
+    if module.dataset.smiles is None:
+        every = forest_predictions(module, features_of(module.dataset), seed)
+        return _outcome(module, f"Circular fingerprint, {TREES} trees", every, started)
+    features = np.hstack([counts_of(module.dataset.smiles), known_columns(module)])
+    settings = forest.usual_forest(module, seed)
+    every = forest.forest_predictions(module, features, **settings)
+    return _outcome(module, f"Count fingerprint, {settings['n_estimators']} trees", every, started)
 
 
 def fit_boosting(module: GraphDataModule, seed: int) -> tuple[Result, Predictions]:
@@ -101,7 +112,7 @@ def fit_boosting(module: GraphDataModule, seed: int) -> tuple[Result, Prediction
     """
     descriptors = descriptors_of(module)
     started = time.monotonic()
-    parts = [count_fingerprints(module.dataset.smiles), descriptors, known_columns(module)]
+    parts = [counts_of(module.dataset.smiles), descriptors, known_columns(module)]
     settings = {"early_stopping": False, "random_state": seed}
     models = HistGradientBoostingRegressor(**settings), HistGradientBoostingClassifier(**settings)
     with threadpool_limits(1):  # as everything in a table; its threads would spin beside those of other runs

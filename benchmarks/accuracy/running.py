@@ -28,7 +28,7 @@ from benchmarks.accuracy.outcome import (
     outcome,
     scores_of_parts,
 )
-from benchmarks.accuracy.suites import BOOSTING, FOREST, RECIPE, SUITES, Run, data_module, label_of, place
+from benchmarks.accuracy.suites import BOOSTING, FOREST, RECIPE, Run, data_module, label_of, place
 from benchmarks.measure import ROOT, environment
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fitted, side_by_side
@@ -124,7 +124,7 @@ class Job:
             module = self.prepared()
             with rdBase.BlockLogs():  # RDKit says of every molecule what it said when it was featurised
                 if self.run.model == FOREST:
-                    result, predictions = fit_forest(module, self.run.seed, SUITES[self.run.suite].counts)
+                    result, predictions = fit_forest(module, self.run.seed)
                 elif self.run.model == BOOSTING:
                     result, predictions = fit_boosting(module, self.run.seed)
                 else:

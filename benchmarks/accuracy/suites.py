@@ -36,7 +36,6 @@ class Suite:
         seeds: Number of seeds by default.
         seed_splits: Whether a run's seed parts training rows from validation rows too.
         molecules: Whether graphs are molecules, which other programs can read.
-        counts: Whether the forest reads counts of environments; otherwise it is that of older results.
         references: File of published scores.
         also: A further score that tables show.
     """
@@ -52,7 +51,6 @@ class Suite:
     seeds: int = 3
     seed_splits: bool = False
     molecules: bool = True
-    counts: bool = True
     references: str = ""
     also: str = ""
 
@@ -100,12 +98,11 @@ SUITES = {
     "peptides": Suite(("peptides-func",), "PeptidesFunc", "peptides", named=False),
     "lipids": Suite(("lnpdb",), "Lipids", "lnpdb", named=False, also="pearson"),
     "tu": Suite(
-        ("mutag", "nci1", "proteins"), "TU", "mutag", True, True,
-        folds=TU_FOLDS, seeds=1, molecules=False, counts=False,
+        ("mutag", "nci1", "proteins"), "TU", "mutag", True, True, folds=TU_FOLDS, seeds=1, molecules=False
     ),
     "tu-fair": Suite(
         ("NCI1", "PROTEINS"), "TU", "mutag", False, True, {"folds": "fair"},
-        folds=TU_FOLDS, seeds=1, molecules=False, counts=False,
+        folds=TU_FOLDS, seeds=1, molecules=False,
     ),
     "ogb": Suite(
         (
@@ -113,11 +110,8 @@ SUITES = {
             *("moltox21", "moltoxcast", "molhiv", "molmuv", "molpcba"),
         ),
         own=True,
-        counts=False,
     ),
-    "moleculenet": Suite(
-        ("esol", "freesolv", "lipophilicity", "sider", "tox21", "hiv"), own=True, counts=False
-    ),
+    "moleculenet": Suite(("esol", "freesolv", "lipophilicity", "sider", "tox21", "hiv"), own=True),
 }  # fmt: skip
 
 #: Where each kind of data module has its files below ``--root``.
@@ -299,7 +293,7 @@ class Run:
             suite, data = SUITES[self.suite], preset["data"]
             if not suite.own:
                 data["init_args"].pop("batch_size", None)  # of the recipe, which may change
-            counts = {"counts": True} if suite.counts and self.model == FOREST else {}
+            counts = {"counts": True} if suite.molecules and self.model == FOREST else {}
             return {"data": data} | counts  # all that others take of it
         taken = argument_names(NETWORKS[model.network])
         arguments = preset["model"]["network"]["init_args"]
