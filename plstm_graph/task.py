@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
@@ -360,7 +361,8 @@ class GraphTask(Predictor, LightningModule):
         else:
             targets = torch.cat([self._targets(batch).cpu() for batch in batches])
         self.fit_target_scale(targets)
-        self._fit_branches(getattr(datamodule, "train_graphs", None) or batches)
+        graphs = getattr(datamodule, "train_graphs", None) or batches
+        self._fit_branches(islice(graphs, int(self.trainer.fast_dev_run) or None))
 
     def _fit_branches(self, batches: Iterable[Data]) -> None:
         """Have branches learn what has a closed form from batches in any order."""

@@ -140,8 +140,6 @@ def test_every_preset_trains_a_step(run, preset, tmp_path):
         more = ["--data.root", files]
     if preset == "hiv":
         pytest.skip("the same molecules as molhiv, and half a minute to featurise")
-    if preset == "peptides":
-        pytest.skip("its process takes minutes to fit, whatever is left of the epochs")
     if data_of(preset) == "CSV":
         more = ["--data.path", own_table(tmp_path), "--data.target_columns", "[active]"]
         more += ["--data.split", "part"]

@@ -7,8 +7,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from rdkit import Chem
 from torch_geometric.data import Batch
+from torch_geometric.loader import DataLoader
 
 from plstm_graph import PLSTM
 from plstm_graph.chem import smiles_to_data
@@ -217,3 +219,22 @@ def test_a_checkpoint_knows_the_training_graphs(tmp_path):
     other = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess(radius=1)]), "regression")
     other.start_from(checkpoint)
     assert not other.network.branches[1].get_extra_state()  # it belongs to its own targets
+
+
+@pytest.mark.parametrize(("tried", "known"), [(False, 10), (1, 4)])
+def test_a_run_that_is_only_tried_out_takes_few_graphs(tried, known, tmp_path):
+    data = [smiles_to_data(smiles) for smiles in SMILES]
+    for graph, value in zip(data, VALUES, strict=True):
+        graph.y = value[None]
+    task = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()]), "regression")
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        fast_dev_run=tried,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(task, DataLoader(data, batch_size=4))
+    assert len(task.network.branches[1].get_extra_state()["weights"]) == known
