@@ -189,6 +189,7 @@ BRANCHED = {"branches": [FINGERPRINT, {"class_path": "GaussianProcess"}]}
         ("plstm", "PLSTM", 2),
         ("plstm-p", "PLSTM", 2),
         ("plstm-nodes", "PLSTM", 0),
+        ("plstm-d-nodes", "PLSTM", 0),
         ("gine", "GINE", 2),
         ("gine-nodes", "GINE", 0),
         ("process", "PLSTM", 2),
@@ -204,6 +205,9 @@ def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_pa
     run = Run("dili", name, 4, None, "tdc")
     settings = configured(Job(run, tmp_path / "data", tmp_path, tmp_path, {"batch_size": 7}), capsys)
     made = settings["model"]["network"]
+    assert made["init_args"].get("mode") == {"plstm-p": "P", "plstm-d-nodes": "D"}.get(
+        name, "PD" if network == "PLSTM" else None
+    )
     assert made["class_path"].rpartition(".")[2] == network
     assert len(made["init_args"]["branches"]) == branches
     for argument in ("hidden_channels", "num_layers", "dropout", "readout", "jk", "walk_length"):

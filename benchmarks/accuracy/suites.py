@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -171,6 +171,9 @@ _PLSTM = {"plstm": Model("PLSTM", "PLSTM")} | {
         ("bfs", "from an end", {"orientation": "bfs", "roots": "0"}),
         ("canonical", "canonical order", {"orientation": "canonical", "roots": "0"}),
         ("index", "index order", {"orientation": "index", "roots": "0"}),
+        ("roots", "four roots a step", {"roots": "4"}),
+        ("every-block", "a scan in every block", {"scan_every": "1"}),
+        ("one-scan", "one scan", {"scan_every": "4"}),
         ("no-local", "no message passing", {"local": "false", "scan_every": "1"}),
         ("no-walks", "no walk encodings", {"walk_length": "0"}),
         ("plain", "no walk encodings, last block read out", _PLAIN),
@@ -207,8 +210,11 @@ def models_of(name: str) -> dict[str, Model]:
         return models
     if processes_of(preset):
         models["process"] = Model("Gaussian process alone", "PLSTM", process=True)
-    nodes = ("PLSTM", *_LOCAL)
-    return models | {f"{n.lower()}-nodes": Model(f"{n}, nodes alone", n, bare=True) for n in nodes}
+    others = _PLSTM | {network.lower(): Model(network, network) for network in _LOCAL}
+    return models | {
+        f"{name}-nodes": replace(model, label=f"{model.label}, nodes alone", bare=True)
+        for name, model in others.items()
+    }
 
 
 def others_of(name: str) -> list[str]:

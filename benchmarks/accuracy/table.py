@@ -8,9 +8,9 @@
 ``--root`` holds ``tdc_admet/``, ``moleculeace/``, ``lrgb/``, ``lnpdb/``, ``tu/``, ``ogb/`` and
 ``moleculenet/``. All sets of ``tdc``, ``moleculeace``, ``peptides``, ``lipids`` and ``tu-fair`` have one
 recipe: a preset, of which the suite replaces the data. ``plstm`` is its own network, ``gine`` and so on have
-all of it but scans; ``plstm-nodes``, ``gine-nodes`` have no descriptors and no branches beside the nodes, and
-``process`` is the Gaussian process among the latter alone. A run's seed draws the validation rows of ``tdc``
-and ``moleculeace`` too.
+all of it but scans; ``plstm-nodes``, ``plstm-d-nodes``, ``gine-nodes`` and so on have no descriptors and no
+branches beside the nodes, and ``process`` is the Gaussian process among the latter alone. A run's seed draws
+the validation rows of ``tdc`` and ``moleculeace`` too.
 
 Sets of ``tu``, ``ogb`` and ``moleculenet`` have presets of their own, whose network is PLSTM; other networks
 take width, depth, dropout, norms and readout from it, but have no walk encodings and read the last block out
