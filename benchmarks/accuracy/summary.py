@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, rankdata
+from scipy.stats import binomtest
 
 from benchmarks.accuracy.suites import BOOSTING, CHEMPROP, FOREST, MODELS, SUITES
 from plstm_graph.commands.fit import Result
@@ -158,8 +158,9 @@ def summary(folder: Path) -> str:
     """Every model over all sets of a suite's folder, and our recipe against each of them.
 
     Means and ranks are of models that have half of the sets at least, over the sets that all of these have;
-    wins are over the sets that two models have. The p-value is of a two-sided sign test over the latter, ties
-    left out.
+    wins are over the sets that two models have. Where models are published, each of ours is ranked as if it
+    stood beside these alone, however many rows it has for sisters, and the published ones beside PLSTM. The
+    p-value is of a two-sided sign test over sets, ties left out.
     """
     tables = tables_of(folder)
     if not tables:
@@ -188,14 +189,21 @@ def _over_sets(
     }
     ranked = [label for label in labels if 2 * len(values[label]) >= len(scores)]
     common = [name for name in scores if all(name in values[label] for label in ranked)]
-    table = rankdata([[values[label][name] for name in common] for label in ranked], axis=0)
-    ranks = {label: np.mean(row) for label, row in zip(ranked, table, strict=True) if common}
-    best = {name: min(values[label][name] for label in labels if name in values[label]) for name in scores}
     ours = {label_of(run) for records, _ in tables.values() for run in records if run["run"]["model"] == OURS}
-    one_metric = len({metrics[name] for name in scores}) == 1
     us = min(ours, default="")
+    published = [label for label in labels if label.endswith(f"({PUBLISHED})")]
+    rivals = {
+        label: {*(published or labels), *([us] if us and label in published else [])} - {label}
+        for label in labels
+    }
+    ranks = {
+        label: mean(_rank(name, values[label], [values[rival] for rival in rivals[label]]) for name in common)
+        for label in ranked
+        if common
+    }
+    one_metric = len({metrics[name] for name in scores}) == 1
     lines = [
-        f"| model | sets | runs a set | mean | mean rank | best | {us or 'ours'} ahead | p |",
+        f"| model | sets | runs a set | mean | mean rank | first | {us or 'ours'} ahead | p |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for label in labels:
@@ -204,13 +212,22 @@ def _over_sets(
         cells = [label, str(len(values[label])), " to ".join(map(str, dict.fromkeys((runs[0], runs[-1]))))]
         cells += [f"{mean(means):.3f}" if means else ""]
         cells += [f"{ranks[label]:.1f}" if label in ranks else ""]
-        cells += [str(sum(value == best[name] for name, value in values[label].items()))]
+        beside = [values[rival] for rival in rivals[label]]
+        shared = [name for name in values[label] if any(name in rival for rival in beside)]
+        cells += [str(sum(_rank(name, values[label], beside) < 2 for name in shared))]
         cells += ["", ""] if not us or label == us else _pair(values[us], values[label])
         lines.append(f"| {' | '.join(cells)} |")
     note = (
         f"Means and ranks over the {len(common)} of {len(scores)} sets that all models with half of them have"
     )
-    return [*lines, "", f"{note}; p of a two-sided sign test over sets."]
+    among = "; ranks and firsts are among published models and the row" if published else ""
+    return [*lines, "", f"{note}{among}; p of a two-sided sign test over sets."]
+
+
+def _rank(name: str, values: dict[str, float], others: Sequence[dict[str, float]]) -> float:
+    """The place of a model's value of a set among others, from 1; half a place for each that is as good."""
+    found = np.sign([values[name] - other[name] for other in others if name in other])
+    return float(1 + (found > 0).sum() + (found == 0).sum() / 2)
 
 
 def _pair(ours: dict[str, float], theirs: dict[str, float]) -> list[str]:
