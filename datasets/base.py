@@ -97,6 +97,11 @@ class GraphDataModule(LightningDataModule, ABC):
         """Names of the targets, or of the classes of the one target."""
 
     @property
+    def class_names(self) -> list[list[str]] | None:
+        """Names of the two classes of each target of a classification, if they have some."""
+        return None
+
+    @property
     def metric(self) -> str:
         """Score that selects checkpoints."""
         return SELECTING[self.task]

@@ -8,11 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
-from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
+from plstm_graph.chem.descriptors import RDKIT, descriptor_names, rdkit_descriptors
 from plstm_graph.datasets.targets import Column
-
-#: Before the names of RDKit's descriptors; the others are columns.
-RDKIT = "rdkit."
 
 _LARGEST = float(np.finfo(np.float32).max)
 

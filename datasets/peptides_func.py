@@ -63,6 +63,7 @@ class PeptidesFunc(Published):
             np.array([self._labels(row, cell) for row, cell in enumerate(self.cells["labels"])], np.float32),
             "classification",
             CLASSES,
+            ["labels"],
         )
 
     def _labels(self, row: int, cell: str) -> list[int]:

@@ -16,7 +16,7 @@ from plstm_graph.datasets.splits import Split, check_fraction, random_split, sca
 from plstm_graph.datasets.stream import CSVTable, Source, open_source
 from plstm_graph.datasets.table import Table, check_there
 from plstm_graph.datasets.targets import Targets, choose_targets, columns_of, read_numbers, read_targets
-from plstm_graph.errors import InputError
+from plstm_graph.errors import InputError, listed
 from plstm_graph.predictor import Task
 
 #: Words of a split column, by part.
@@ -120,6 +120,11 @@ class CSV(MoleculeDataModule):
     def target_names(self) -> list[str]:
         """Columns of the targets, or the classes of the only one."""
         return self.targets.names
+
+    @property
+    def class_names(self) -> list[list[str]] | None:
+        """What the cells call the two classes of each target, if the task is classification."""
+        return self.targets.class_names
 
     @cached_property
     def targets(self) -> Targets:
@@ -287,6 +292,13 @@ class CSV(MoleculeDataModule):
         ]
         if self.descriptor_names:
             sentences.append(f"Descriptors beside the graph: {len(self.descriptor_names)}.")
+        read = {self.smiles_column, self.split, *self.descriptor_columns, *self.targets.columns}
+        if others := [name for name in self.cells if name not in read]:
+            sentences.append(f"Columns that are not read: {listed(others)}.")
+        smiles = self.dataset.smiles or []
+        train, *rest = ({smiles[row] for row in part.tolist()} for part in self.rows)
+        if again := len(train & set.union(*rest)):
+            sentences.append(f"{again:,} SMILES of training rows are those of validation or test rows too.")
         without = (self._parts or []).count(_LEFT_OUT)
         if without:
             sentences.append(f"{without:,} rows have no part in column {self.split!r} and are left out.")

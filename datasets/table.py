@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from plstm_graph.datasets.targets import columns_of, read_targets
-from plstm_graph.errors import InputError
+from plstm_graph.errors import InputError, listed
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,4 @@ def check_there(wanted: list[str], columns: list[str], name: object) -> None:
     """
     missing = [column for column in wanted if column not in columns]
     if missing:
-        raise InputError(
-            f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, columns))}."
-        )
+        raise InputError(f"{name} has no column {listed(missing)}; it has {listed(columns, 40)}.")

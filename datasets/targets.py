@@ -51,13 +51,17 @@ class Targets:
         values: float32 [rows, columns], NaN where a value is missing; a class is its number.
         task: Of all columns.
         names: Of the columns, or of the classes of the only one.
+        columns: Names of the columns.
         remarks: Sentences about how cells were read.
+        class_names: Of the two classes of each column, 0 and 1, if the task is classification.
     """
 
     values: NDArray[np.float32]
     task: Task
     names: list[str]
+    columns: list[str]
     remarks: list[str] = field(default_factory=list)
+    class_names: list[list[str]] | None = None
 
 
 @dataclass
@@ -126,17 +130,24 @@ class Column:
         """Different cells."""
         return set(self.text[self.known])
 
-    def classes(self) -> tuple[NDArray[np.float64], str] | None:
-        """Cells as 0, 1 and NaN, and a remark about words; ``None`` if they are no two classes."""
-        for negative in (0, -1) if self.is_numeric else ():
-            if set(self.numbers[self.known]) <= {negative, 1}:
-                remark = f"{self.name!r}: 1 is the positive class, -1 the negative one." if negative else ""
-                return np.where(self.known, self.numbers == 1, np.nan), remark
+    def classes(self, any_words: bool = False) -> tuple[NDArray[np.float64], list[str]] | None:
+        """Cells as 0, 1 and NaN, and the classes' names; ``None`` if they are no two classes.
+
+        Args:
+            any_words: Whether two words that are no known pair are classes too, the positive one last in the
+                order of letters.
+        """
+        for low in (0, -1) if self.is_numeric else ():
+            if set(self.numbers[self.known]) <= {low, 1}:
+                return np.where(self.known, self.numbers == 1, np.nan), [str(low), "1"]
         words = self.text.str.lower()
-        for negative, positive in _PAIRS:
-            if self.known.any() and set(words[self.known]) <= {negative, positive}:
-                remark = f"{self.name!r}: {positive!r} is the positive class, {negative!r} the negative one."
-                return np.where(self.known, words == positive, np.nan), remark
+        found = sorted(set(words[self.known]))
+        pairs = [pair for pair in _PAIRS if found and set(found) <= set(pair)]
+        if not pairs and any_words and len(found) == 2 and np.isnan(self.numbers[self.known]).all():
+            pairs = [(found[0], found[1])]
+        for pair in pairs:
+            spelled = dict(zip(words[self.known], self.text[self.known], strict=True))
+            return np.where(self.known, words == pair[1], np.nan), [spelled.get(word, word) for word in pair]
         return None
 
 
@@ -189,20 +200,21 @@ def read_targets(columns: Sequence[Column], task: Task | None, path: object) -> 
     Raises:
         InputError: A cell is not what the task has, or columns without a task are of several kinds.
     """
-    remarks = [column.remark for column in columns if column.remark]
+    remarks, called = [column.remark for column in columns if column.remark], _names(columns)
     if task is None:
         task = _infer_task(columns, path)
         remarks.append(f"The task is {task}, by the looks of the targets; --data.task says otherwise.")
     if task == "regression":
-        return Targets(read_numbers(columns, path), task, _names(columns), remarks)
+        return Targets(read_numbers(columns, path), task, called, called, remarks)
     if task == "classification":
-        read = [column.classes() or _refuse_classes(column, path) for column in columns]
-        remarks += [remark for _, remark in read if remark]
-        return Targets(_stack([values for values, _ in read]), task, _names(columns), remarks)
+        read = [column.classes(any_words=True) or _refuse_classes(column, path) for column in columns]
+        for column, (_, (low, high)) in zip(columns, read, strict=True):
+            if (low, high) != ("0", "1"):
+                remarks.append(f"{column.name!r}: {high!r} is the positive class, {low!r} the negative one.")
+        values, names = zip(*read, strict=True)
+        return Targets(_stack(values), task, called, called, remarks, list(names))
     if len(columns) != 1:
-        raise InputError(
-            f"A choice of several classes is one column, not {', '.join(map(repr, _names(columns)))}."
-        )
+        raise InputError(f"A choice of several classes is one column, not {', '.join(map(repr, called))}.")
     [column] = columns
     cells = pd.Series(column.numbers if column.is_numeric else column.text).where(column.known)
     numbers, classes = pd.factorize(cells, sort=True)
@@ -210,7 +222,7 @@ def read_targets(columns: Sequence[Column], task: Task | None, path: object) -> 
         found = "one class" if len(classes) else "no value"
         raise InputError(f"Column {column.name!r} of {path} has {found}; a choice needs two classes.")
     names = [f"{name:g}" if column.is_numeric else name for name in classes]
-    return Targets(_stack([np.where(column.known, numbers, np.nan)]), task, names, remarks)
+    return Targets(_stack([np.where(column.known, numbers, np.nan)]), task, names, called, remarks)
 
 
 def _infer_task(columns: Sequence[Column], path: object) -> Task:
@@ -259,7 +271,7 @@ def _refuse_classes(column: Column, path: object) -> Any:
     _refuse(
         [(row, column) for row in np.flatnonzero(column.known) if column.numbers[row] not in (0, 1)],
         path,
-        "none of the classes 0 and 1 (or -1 and 1, or two words as no and yes); for continuous values pass "
+        "none of the classes 0 and 1 (or -1 and 1, or two words); for continuous values pass "
         "--data.task regression, for several classes --data.task multiclass",
     )
     raise InputError(f"Column {column.name!r} of {path} has no value.")

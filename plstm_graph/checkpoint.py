@@ -46,7 +46,9 @@ def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
             format.
     """
     if isinstance(path, str | Path) and not Path(path).is_file():
-        raise InputError(f"There is no checkpoint file {str(path)!r}.")
+        inside = min(Path(path).glob("*.ckpt"), default=None)
+        found = f"; name one in that folder, such as {str(inside)!r}" if inside else ""
+        raise InputError(f"There is no checkpoint file {str(path)!r}{found}.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever foreign bytes lead its unpickler to

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from plstm_graph.calibration import Array, Calibration, Numbers, combine
 from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.datasets.descriptors import table_columns
 from plstm_graph.datasets.featurise import Featurised
-from plstm_graph.errors import InputError
+from plstm_graph.errors import InputError, listed
 from plstm_graph.predictor import Predictor
 from plstm_graph.reference import Reference
 
@@ -52,11 +52,13 @@ class Ensemble:
                     f"The network of {path} takes graphs of {predictor.network.in_channels} features a node, "
                     "not SMILES; it was trained on another kind of data."
                 )
-            if self._predicts(predictor) != self._predicts(self.predictors[0]):
-                raise InputError(
-                    f"{path} predicts {self._predicts(predictor)}, but {paths[0]} "
-                    f"{self._predicts(self.predictors[0])}; the checkpoints of an ensemble must agree."
-                )
+            first = _meaning(self.predictors[0])
+            for name, found in _meaning(predictor).items():
+                if found != first[name]:
+                    raise InputError(
+                        f"{path} has another {name} than {paths[0]}: {_shown(found)}, not "
+                        f"{_shown(first[name])}; the checkpoints of an ensemble must agree."
+                    )
         networks = [predictor.network for predictor in self.predictors]
         #: What the graphs carry for each network.
         self.preparations = [network.preparation(vars(network)) for network in networks]
@@ -77,18 +79,16 @@ class Ensemble:
             mean = combine(predictions)[0].astype(np.float32)
             self.reference = replace(known[0], val_predictions=mean)
 
-    @staticmethod
-    def _predicts(predictor: Predictor) -> str:
-        names = predictor.target_names or range(predictor.network.out_channels)
-        kind = " in ".join(filter(None, (predictor.task, predictor.unit)))
-        read = "".join(f" from {name}" for name in predictor.descriptor_names or ())
-        return f"{', '.join(map(str, names))} ({kind}{read})"
-
     @property
     def targets(self) -> list[str]:
         """Names of the targets, or their numbers."""
         first = self.predictors[0]
         return [str(name) for name in first.target_names or range(first.network.out_channels)]
+
+    @property
+    def class_names(self) -> list[list[str]]:
+        """Names of the two classes of each target of a classification, the positive one last."""
+        return self.predictors[0].class_names or [["0", "1"]] * len(self.targets)
 
     def predict(self, featurised: Featurised, batch_size: int) -> Prediction:
         """Predict by all networks together, see :meth:`evaluate`."""
@@ -122,6 +122,21 @@ class Ensemble:
             parts = [call(graphs.__getitems__(rows)) for rows in cuts]
             results.append(torch.cat(parts).float().numpy())
         return results
+
+
+def _meaning(predictor: Predictor) -> dict[str, Any]:
+    """What networks that are averaged have to agree on, by the names that a message has."""
+    return {
+        "kind of task": predictor.task,
+        "list of targets": predictor.target_names or [*range(predictor.network.out_channels)],
+        "pair of classes": predictor.class_names or [],
+        "unit": predictor.unit,
+        "list of descriptors": predictor.descriptor_names or [],
+    }
+
+
+def _shown(value: Any) -> str:
+    return (listed(value) or "none") if isinstance(value, list) else repr(value)
 
 
 def _cut(atoms: Sequence[int], batch_size: int) -> Iterator[range]:

@@ -69,6 +69,8 @@ class _Estimator(TransformerMixin, BaseEstimator):
         """Train on targets [n, T]; classes [n] get the same shares of the validation rows, if they can."""
         smiles, cells = _molecules(X)
         check_consistent_length(smiles, targets)
+        if len(smiles) < 2:
+            raise InputError("One molecule is too few: one at least trains, and another validates.")
         check_range(1, ensemble_size=self.ensemble_size, max_epochs=self.max_epochs)
         if classes is not None:
             counts = np.unique(classes, return_counts=True)[1]
@@ -90,7 +92,10 @@ class _Estimator(TransformerMixin, BaseEstimator):
             settings |= {"path": str(folder / "X.parquet"), "unreadable": "refuse"}
             pd.concat([targets, others], axis=1).to_parquet(settings["path"], index=False)
             config = configure(folder, settings, seed, self.max_epochs, options)
-            module = read_table(folder, config, "fit")
+            try:
+                module = read_table(folder, config, "fit")
+            except InputError as error:
+                raise InputError(str(error).replace(settings["path"], "X")) from error
             train_networks(folder, config, module, self.ensemble_size, jobs, not self.verbose)
             self.checkpoints_ = self._read(folder)
         self.target_names_ = list(targets)
@@ -160,7 +165,13 @@ class _Estimator(TransformerMixin, BaseEstimator):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what :meth:`save` has written; :class:`InputError` if it is not of this class."""
+        """Read what :meth:`save` has written, or the verb ``train``.
+
+        Raises:
+            InputError: It cannot be read, or is of another class.
+        """
+        if not (Path(folder) / _DESCRIPTION).exists() and (Path(folder) / "model_0.ckpt").exists():
+            return cls._of_train(Path(folder))
         try:
             state = json.loads((Path(folder) / _DESCRIPTION).read_text())
             if state["class"] != cls.__name__:
@@ -171,6 +182,25 @@ class _Estimator(TransformerMixin, BaseEstimator):
             raise InputError(f"{folder} is not as an estimator saves it: {error}.") from error
         for name, value in state["fitted"].items():
             setattr(estimator, name, np.array(value) if name == "classes_" else value)
+        return estimator
+
+    @classmethod
+    def _of_train(cls, folder: Path) -> Self:
+        """That of the networks in a folder of the verb ``train``."""
+        estimator = cls(ensemble_size=len(list(folder.glob("model_*.ckpt"))))
+        estimator.checkpoints_ = estimator._read(folder)
+        ensemble = estimator.ensemble_
+        if (ensemble.task == "regression") != issubclass(cls, RegressorMixin):
+            raise InputError(f"{folder} is of a {ensemble.task}; load it by the other class.")
+        choice = ensemble.task == "multiclass"
+        estimator.target_names_ = ["class"] if choice else ensemble.targets
+        estimator.ndim_ = min(len(estimator.target_names_), 2)
+        if estimator.ndim_ == 1 and isinstance(estimator, PLSTMClassifier):
+            names = np.array(ensemble.targets if choice else ensemble.class_names[0])
+            labels = names.astype(int) if all(map(str.isdigit, names)) else names
+            estimator.classes_, estimator.order_ = np.sort(labels), labels.argsort().tolist()
+        elif isinstance(estimator, PLSTMClassifier):
+            estimator.classes_, estimator.order_ = np.array([[0, 1]] * len(ensemble.targets)), [0, 1]
         return estimator
 
 
@@ -220,6 +250,7 @@ class PLSTMRegressor(RegressorMixin, _Estimator):
         Raises:
             InputError: There were too few validation rows for this confidence.
         """
+        check_range(0, 1, confidence=confidence)
         lower, upper = self._calibration.intervals(*self._predict(X), confidence)
         return (lower[:, 0], upper[:, 0]) if self.ndim_ == 1 else (lower, upper)
 
@@ -243,7 +274,7 @@ class PLSTMClassifier(ClassifierMixin, _Estimator):
             table = _numbers(y)
             if not table.isin([0, 1, np.nan]).all(axis=None):
                 raise InputError("y of several targets must be 0, 1, or NaN where missing.")
-            self.classes_ = np.array([[0, 1]] * table.shape[1])
+            self.classes_, self.order_ = np.array([[0, 1]] * table.shape[1]), [0, 1]
             return self._train(X, table, "classification")
         labels = np.asarray(y).ravel()
         if pd.isna(labels).any():
@@ -253,17 +284,23 @@ class PLSTMClassifier(ClassifierMixin, _Estimator):
         number, column = len(self.classes_), Column("y", self.classes_.tolist())
         if number < 2:
             raise InputError(f"y has one class, {labels[0]}; a classifier needs two.")
-        # Labels that a table would take for missing, or in another order, go by their numbers.
-        if number > 2 and column.known.all():
-            read = read_targets([column], "multiclass", "y").values[:, 0]
-            codes = labels if (read == np.arange(number)).all() else codes
+        task: Task = "classification" if number == 2 else "multiclass"
+        # Labels that a table would take for missing, for one or for no classes go by their numbers.
+        order = np.arange(number)
+        if column.known.all() and (number > 2 or column.classes(any_words=True) is not None):
+            read = read_targets([column], task, "y").values[:, 0].astype(int)
+            if sorted(read) == order.tolist():
+                order, codes = read, labels
+        self.order_ = order.tolist()
         table[table.columns[0]] = codes
-        return self._train(X, table, "classification" if number == 2 else "multiclass", labels)
+        return self._train(X, table, task, labels)
 
     def predict_proba(self, X: Any) -> Array:
         """Calibrated probabilities of the classes, [n, C], or of the 1 of each of several targets, [n, T]."""
         mean, _ = self._predict(X)
-        return np.hstack([1 - mean, mean]) if mean.shape[1] == 1 else mean
+        if self.ndim_ == 2:
+            return mean
+        return (np.hstack([1 - mean, mean]) if mean.shape[1] == 1 else mean)[:, self.order_]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Likeliest labels of molecules, in the shape of ``y``."""
@@ -272,7 +309,8 @@ class PLSTMClassifier(ClassifierMixin, _Estimator):
 
     def predict_set(self, X: Any, confidence: float = 0.9) -> NDArray[np.bool_]:
         """Classes among which the true one is with a confidence, whichever it is: [n, C] or [n, T, 2]."""
-        sets = self._calibration.sets(self._predict(X)[0], confidence)
+        check_range(0, 1, confidence=confidence)
+        sets = self._calibration.sets(self._predict(X)[0], confidence)[..., self.order_]
         return sets[:, 0] if sets.shape[1:] == (1, 2) else sets
 
 
@@ -291,7 +329,9 @@ def _molecules(X: Any) -> tuple[list[str | None], dict[str, list[Any]]]:
         cells = {str(name): X[name].tolist() for name in X if name != _SMILES}
         X = X[_SMILES]
     array = np.asarray(X, dtype=object)
-    if array.ndim not in (1, 2) or array.size != len(array) or not array.size:
+    if not array.size:
+        raise InputError("X has no molecules.")
+    if array.ndim not in (1, 2) or array.size != len(array):
         raise InputError(f"X must be SMILES or molecules, [n] or [n, 1], not of shape {list(array.shape)}.")
     found = [MolToSmiles(cell) if isinstance(cell, Mol) else cell for cell in array.ravel()]
     return [None if pd.isna(cell) else str(cell) for cell in found], cells

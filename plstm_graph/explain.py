@@ -120,6 +120,11 @@ def contributions(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor]:
 
     Complexity: 32 passes forward and T·32 backward. Source: Sundararajan et al., arXiv 1703.01365.
     """
+    if not isinstance(predictor, Predictor) or not isinstance(data, Data):
+        raise InputError(
+            "contributions takes a Predictor, such as Predictor.from_checkpoint(path).eval(), and a graph or "
+            f"batch, not a {type(predictor).__name__} and a {type(data).__name__}."
+        )
     network = predictor.network
     batch = data if isinstance(data, Batch) else Batch.from_data_list([data])
     chain, alkane = smiles_to_data("CCC"), batch.clone()

@@ -26,12 +26,13 @@ class Predictor(nn.Module):
         task: ``"regression"``, ``"classification"``, or ``"multiclass"``: one target, which is the number
             of one of T classes.
         target_names: Names of the T targets or classes.
+        class_names: Names of the two classes of each target of a classification, the positive one last.
         unit: Unit of the targets, for reports.
         descriptor_names: Names of the descriptors that the network reads beside a graph.
         metric: Score that the network is to be good at, as :class:`~plstm_graph.task.GraphTask` has it.
 
     Raises:
-        InputError: An unknown task, or names that are not as many as the network's descriptors.
+        InputError: An unknown task, or names that are not as many as the targets or descriptors.
     """
 
     target_mean: Tensor
@@ -42,6 +43,7 @@ class Predictor(nn.Module):
         network: GraphNetwork,
         task: Task = "regression",
         target_names: list[str] | None = None,
+        class_names: list[list[str]] | None = None,
         unit: str = "",
         descriptor_names: list[str] | None = None,
         metric: str | None = None,
@@ -54,7 +56,10 @@ class Predictor(nn.Module):
             raise InputError(f"descriptor_names has {len(descriptor_names)} names; the network reads {read}.")
         self.network = network
         self.task: Task = task
+        if class_names is not None and [len(pair) for pair in class_names] != [2] * network.out_channels:
+            raise InputError(f"class_names must be a pair for each of {network.out_channels} targets.")
         self.target_names = target_names
+        self.class_names = class_names
         self.unit = unit
         self.descriptor_names = descriptor_names
         self.register_buffer("target_mean", torch.zeros(network.out_channels))
@@ -104,7 +109,7 @@ class Predictor(nn.Module):
         """Build from what :func:`~plstm_graph.checkpoint.read_checkpoint` has read."""
         arguments = checkpoint["hyper_parameters"]
         network = build_network(arguments["network"])
-        kept = ("task", "target_names", "unit", "descriptor_names", "metric")
+        kept = ("task", "target_names", "class_names", "unit", "descriptor_names", "metric")
         predictor = cls(network, **{name: arguments[name] for name in kept})
         weights = checkpoint["state_dict"]
         predictor.load_state_dict({name: weights[name] for name in predictor.state_dict() if name in weights})

@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from torchmetrics import MeanMetric, MetricCollection
 
 from plstm_graph.checkpoint import FORMAT, build_network, describe_network, read_checkpoint
-from plstm_graph.errors import InputError
+from plstm_graph.errors import InputError, listed
 from plstm_graph.metrics import ERRORS, SELECTING, mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
 from plstm_graph.models.fingerprint import FingerprintTask
@@ -28,9 +28,6 @@ _DATA = "plstm_graph_data"
 #: Parts of a network that belong to its own targets and descriptors, and the share of the learning rate at
 #: which others are trained that come from another run.
 _NEW, _TAKEN_RATE = ("predictors.", "descriptor_encoder."), 0.1
-
-#: Names that a message lists.
-_LISTED = 8
 
 
 class Prediction(TypedDict):
@@ -68,6 +65,7 @@ class GraphTask(Predictor, LightningModule):
         weight_decay: AdamW's decay of weight matrices; biases, norms and embeddings have none.
         warmup: Share of the training steps, 0 to 1.
         target_names: Names of the T targets or classes.
+        class_names: Names of the two classes of each target of a classification, the positive one last.
         unit: Unit of the targets, for reports.
         descriptor_names: Names of the descriptors that the network reads beside a graph.
         fingerprint_weight: Weight of an auxiliary loss in training: predict the graph's circular fingerprint
@@ -109,6 +107,7 @@ class GraphTask(Predictor, LightningModule):
         weight_decay: float = 1e-2,
         warmup: float = 0.1,
         target_names: list[str] | None = None,
+        class_names: list[list[str]] | None = None,
         unit: str = "",
         descriptor_names: list[str] | None = None,
         fingerprint_weight: float = 0.0,
@@ -123,7 +122,7 @@ class GraphTask(Predictor, LightningModule):
             mixup=mixup,
         )
         check_range(0, 1, warmup=warmup)
-        super().__init__(network, task, target_names, unit, descriptor_names, metric)
+        super().__init__(network, task, target_names, class_names, unit, descriptor_names, metric)
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": describe_network(network)})
         self.learning_rate = learning_rate
@@ -206,7 +205,7 @@ class GraphTask(Predictor, LightningModule):
             return "The class has"
         names = self.target_names or range(self.target_mean.numel())
         several = len(columns) > 1
-        return f"{'Targets' if several else 'Target'} {_listed([names[column] for column in columns])} " + (
+        return f"{'Targets' if several else 'Target'} {listed([names[column] for column in columns])} " + (
             "have" if several else "has"
         )
 
@@ -238,9 +237,10 @@ class GraphTask(Predictor, LightningModule):
             and not name.startswith(_NEW, len("network."))
         }
         taken = {n: weight for n, weight in others.items() if n in state and state[n].shape == weight.shape}
-        if not taken:
+        if 2 * len(taken) <= len(state.keys() & others.keys()):
             raise InputError(
-                "Nothing of that network fits into this one; give it the same widths and blocks."
+                f"Of that network's {len(others)} tensors {len(taken)} fit into this one; give it the same "
+                "widths and blocks, such as hidden_channels and heads."
             )
         self.network.load_state_dict(taken, strict=False)
         for name, parameter in self.network.named_parameters():
@@ -253,7 +253,7 @@ class GraphTask(Predictor, LightningModule):
             ("starts from nothing", state.keys() - taken),
         ):
             if names:
-                sentences.append(f"What {lack}: {_listed(sorted(names))}.")
+                sentences.append(f"What {lack}: {listed(sorted(names))}.")
         return sentences
 
     def fit_target_scale(self, targets: Tensor) -> None:
@@ -362,7 +362,8 @@ class GraphTask(Predictor, LightningModule):
             targets = torch.cat([self._targets(batch).cpu() for batch in batches])
         self.fit_target_scale(targets)
         graphs = getattr(datamodule, "train_graphs", None) or batches
-        self._fit_branches(islice(graphs, int(self.trainer.fast_dev_run) or None))
+        tried = int(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+        self._fit_branches(islice(graphs, tried or None))
 
     def _fit_branches(self, batches: Iterable[Data]) -> None:
         """Have branches learn what has a closed form from batches in any order."""
@@ -479,7 +480,7 @@ class GraphTask(Predictor, LightningModule):
         if names and self.target_names and list(names) != list(self.target_names):
             kind = "class" if self.task == "multiclass" else "target"
             plural = "" if len(names) == 1 else "es" if kind == "class" else "s"
-            return f"{trained} on {kind}{plural} {_listed(names)}, this run has {_listed(self.target_names)}"
+            return f"{trained} on {kind}{plural} {listed(names)}, this run has {listed(self.target_names)}"
         networks = known.get("network") or {}, describe_network(self.network) or {}
         if all(networks):  # of one's own, checkpoints know nothing
             was, now = (network["class_path"].rpartition(".")[2] for network in networks)
@@ -491,7 +492,7 @@ class GraphTask(Predictor, LightningModule):
                     return f"{trained} on graphs with {key} {was}, this run's have {now}"
         read = known.get("descriptor_names") or [], self.descriptor_names or []
         if read[0] != read[1]:
-            return f"{trained} with the descriptors {_listed(read[0])}, this run has {_listed(read[1])}"
+            return f"{trained} with the descriptors {listed(read[0])}, this run has {listed(read[1])}"
         weights, others = self.state_dict(), checkpoint.get("state_dict", {})
         for name in weights.keys() | others.keys():
             was, now = (
@@ -547,11 +548,6 @@ class GraphTask(Predictor, LightningModule):
             kwargs["network"] = build_network(checkpoint["hyper_parameters"]["network"])
         kwargs["weights_only"] = True
         return super().load_from_checkpoint(checkpoint_path, **kwargs)
-
-
-def _listed(names: Sequence[object]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(repr, names[:_LISTED])) + more
 
 
 def _distinct(targets: Tensor) -> list[int]:

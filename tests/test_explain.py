@@ -430,3 +430,27 @@ def test_summaries_show_the_scans(batch):
     assert table.count("PLSTMConv") == 2
     assert f"{sum(p.numel() for p in PLSTM(hidden_channels=16, num_layers=2).parameters()):,}" in table
     assert "GINEConv" in summary(GINE(hidden_channels=16, num_layers=1).eval(), batch, max_depth=5)
+
+
+@pytest.mark.parametrize("given", ["CCO", [smiles_to_data("CCO")], None])
+def test_what_is_no_graph_is_refused(given):
+    network = PLSTM(hidden_channels=8, heads=2)
+    with pytest.raises(InputError, match="A network takes a graph or a batch of PyG's"):
+        network(given)
+    with pytest.raises(InputError, match="contributions takes a Predictor, such as"):
+        contributions(GraphTask(network), given)
+    with pytest.raises(InputError, match="not a PLSTM and a Data"):
+        contributions(network, smiles_to_data("CCO"))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: PLSTMConv(8, 8, orientation="centre"),
+        lambda: PLSTM(orientation="centre"),
+        lambda: ToLineGraphDAG("centre"),
+    ],
+)
+def test_an_unknown_orientation_is_refused_before_any_graph(made):
+    with pytest.raises(InputError, match="orientation 'centre' is unknown; use one of 'center'"):
+        made()

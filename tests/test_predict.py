@@ -21,6 +21,7 @@ from cli_runs import ROOT
 from benchmarks.speed.predict import save
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.main import main
+from plstm_graph.commands.options import checkpoints_in
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets.featurise import featurise_smiles
 from plstm_graph.ensemble import _cut
@@ -322,7 +323,10 @@ def test_an_empty_table_has_an_empty_output(run, models, tmp_path):
         (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
         (["--ckpt_path", "mols.csv"], "cannot be read as a checkpoint"),
         (["--ckpt_path", "tu.ckpt"], "takes graphs of 7 features a node, not SMILES"),
-        (["--ckpt_path", "first.ckpt", "other.ckpt"], "predicts logP (regression), but first.ckpt expt"),
+        (
+            ["--ckpt_path", "first.ckpt", "other.ckpt"],
+            "another list of targets than first.ckpt: 'logP', not",
+        ),
     ],
 )
 def test_wrong_inputs_get_one_sentence(refusal, monkeypatch, table, models, tmp_path, arguments, part):
@@ -362,3 +366,12 @@ def test_a_finished_file_is_replaced_on_request_only(run, refusal, table, models
     assert out.read_text() == "mine"
     run(*arguments, "--overwrite")
     assert pq.read_table(out).num_rows == 642
+
+
+def test_the_checkpoint_that_a_run_goes_on_from_is_no_second_network(tmp_path):
+    for name in ("best-3.ckpt", "last.ckpt", "model_1.ckpt", "notes.txt"):
+        (tmp_path / name).touch()
+    found = [Path(name).name for name in checkpoints_in(tmp_path)]
+    assert found == ["best-3.ckpt", "model_1.ckpt"]
+    (tmp_path / "best-3.ckpt").unlink()
+    assert [Path(name).name for name in checkpoints_in(tmp_path)] == ["last.ckpt", "model_1.ckpt"]

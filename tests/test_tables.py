@@ -340,10 +340,42 @@ def test_the_task_is_what_cells_look_like(cells, task, values, tmp_path):
     assert any(f"The task is {task}" in sentence for sentence in module.describe())
 
 
-def test_a_positive_class_is_named(tmp_path):
-    module = read(write(tmp_path / "table.csv", {"y": ["no", "yes"] * 10}))
-    assert "'y': 'yes' is the positive class, 'no' the negative one." in module.describe()
-    assert "Targets (classification) and their values: y (20, 10 positive)." in module.describe()
+@pytest.mark.parametrize(
+    ("cells", "task", "names"),
+    [
+        (["no", "Yes"], None, ["no", "Yes"]),
+        (["-1", "1"], None, ["-1", "1"]),
+        (["Toxic", "benign"], "classification", ["benign", "Toxic"]),  # in the order of letters
+        (["active", ""], None, ["inactive", "active"]),
+    ],
+)
+def test_a_positive_class_is_named(cells, task, names, tmp_path):
+    module = read(write(tmp_path / "table.csv", {"y": cells * 10}), task=task)
+    remark = f"'y': {names[1]!r} is the positive class, {names[0]!r} the negative one."
+    assert remark in module.describe()
+    known = sum(map(bool, cells * 10))
+    assert f"Targets (classification) and their values: y ({known}, 10 positive)." in module.describe()
+    assert module.class_names == [names]
+    positive = module.targets.values[:, 0] == 1
+    assert [cells[row % 2] for row in positive.nonzero()[0]] == names[1:] * 10
+
+
+def test_what_is_not_read_and_what_is_there_twice_is_said(tmp_path):
+    path = write(tmp_path / "table.csv", {"y": halves(), "batch": ["a"] * 20, "part": ["train", "test"] * 10})
+    lines = path.read_text().splitlines()
+    once = read(path, target_columns=["y"], split="part").describe()
+    assert "Columns that are not read: 'batch'." in once
+    assert not any("rows too" in sentence for sentence in once)
+    again = [lines[1].split(",")[0], *lines[2].split(",")[1:]]
+    path.write_text("\n".join([*lines[:2], ",".join(again), *lines[3:]]))
+    twice = read(path, target_columns=["y"], split="part", cache=tmp_path / "cache").describe()
+    assert "1 SMILES of training rows are those of validation or test rows too." in twice
+
+
+@pytest.mark.parametrize("cells", [["1", "2"], ["a", "b", "c"], ["low", "3"]])
+def test_other_cells_are_no_two_classes(cells, tmp_path):
+    with pytest.raises(InputError, match=r"none of the classes 0 and 1 .or -1 and 1, or two words.; for"):
+        read(write(tmp_path / "table.csv", {"y": (cells * 10)[:20]}), task="classification").targets  # noqa: B018
 
 
 def test_several_classes_keep_their_names(tmp_path):

@@ -6,15 +6,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from cli_calls import refused, serially, torch_as_before
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from torch_geometric.data import Batch
 
 from plstm_graph.checkpoint import read_checkpoint
+from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands import train
 from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.commands.main import main
 from plstm_graph.commands.pool import read_options
+from plstm_graph.errors import InputError
+from plstm_graph.estimators import PLSTMClassifier, PLSTMRegressor
+from plstm_graph.predictor import Predictor
 from plstm_graph.task import GraphTask
 
 QUICK = ("--epochs", 2, "--ensemble-size", 2)
@@ -108,6 +114,75 @@ def test_the_folder_predicts_as_it_was_tested(trained, run, tmp_path, spelling):
     assert tested["smiles"].tolist() == predicted["smiles"].tolist()
     for name in ("predicted_carbons", "std_carbons", "predicted_size", "std_size"):
         np.testing.assert_allclose(predicted[name], tested[name], rtol=1e-4, atol=1e-6)
+
+
+def test_python_predicts_from_the_folder_too(trained, tmp_path):
+    """By an estimator, or by a network and a molecule with the descriptors that it reads."""
+    tested = pd.read_csv(trained / "test_predictions.csv")
+    columns = [f"{kind}_{name}" for kind in ("predicted", "std") for name in ("carbons", "size")]
+    wanted = tested[columns].to_numpy()
+    estimator = PLSTMRegressor.load(trained)
+    np.testing.assert_allclose(estimator.predict(tested["smiles"]), wanted[:, :2], rtol=1e-4)
+    estimator.save(tmp_path / "saved")
+    again = PLSTMRegressor.load(tmp_path / "saved")
+    np.testing.assert_array_equal(again.predict(tested["smiles"]), estimator.predict(tested["smiles"]))
+    with pytest.raises(InputError, match="is of a regression; load it by the other class"):
+        PLSTMClassifier.load(trained)
+    predictors = [Predictor.from_checkpoint(trained / f"model_{n}.ckpt").eval() for n in range(2)]
+    names = predictors[0].descriptor_names
+    graphs = Batch.from_data_list([smiles_to_data(smiles, names) for smiles in tested["smiles"]])
+    with torch.no_grad():
+        mean = torch.stack([predictor(graphs) for predictor in predictors]).mean(0)
+    np.testing.assert_allclose(mean.numpy(), wanted[:, :2], rtol=1e-4)
+    with pytest.raises(
+        InputError, match=r"smiles_to_data\(smiles, predictor.descriptor_names\) computes them"
+    ):
+        predictors[0](smiles_to_data("CCO"))
+    with pytest.raises(InputError, match="The descriptors 'dose' are columns of a table"):
+        smiles_to_data("CCO", [*names, "dose"])
+
+
+@pytest.mark.parametrize("words", [("inactive", "active"), ("benign", "toxic")])
+def test_both_ways_to_train_mean_the_same_class(words, run, tmp_path):
+    """Of a table, and of an estimator, whose classes are in the order of letters."""
+    table = pd.read_csv(made_up(tmp_path)).drop(UNREADABLE)
+    table["kind"] = np.where(table["aromatic"] == "yes", words[1], words[0])
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    given = ["--target-columns", "kind", "--task-type", "classification", "--split", "part"]
+    code, _, err = run(
+        *("train", "-i", tmp_path / "mine.csv", "-o", tmp_path / "table", "--epochs", 1),
+        *("--ensemble-size", 1, *given),
+    )
+    assert code == 0, err
+    fitted = PLSTMClassifier(max_epochs=1, verbose=False).fit(table["smiles"], table["kind"])
+    fitted.save(tmp_path / "estimator")
+    for name in ("table", "estimator"):
+        out = tmp_path / f"{name}.csv"
+        more = ["--model-paths", tmp_path / name, "-o", out, "--interval", 0.5]
+        code, _, err = run("predict", "-i", tmp_path / "mine.csv", *more)
+        assert code == 0, err
+        assert f"predicted_kind: probability of {words[1]!r}" in err
+        found = pd.read_csv(out)
+        assert set("|".join(found["set_kind"].dropna()).replace(" ", "").split("|")) <= {*words, ""}
+        means = found.groupby("kind")["predicted_kind"].mean()
+        assert means[words[1]] > means[words[0]]
+        loaded = PLSTMClassifier.load(tmp_path / name)
+        assert loaded.classes_.tolist() == sorted(words)
+        shares = loaded.predict_proba(table["smiles"])[:, sorted(words).index(words[1])]
+        np.testing.assert_allclose(shares, found["predicted_kind"], rtol=1e-4)
+        assert (loaded.predict(table["smiles"]) == np.where(shares > 0.5, words[1], words[0])).all()
+
+
+def test_what_is_taken_from_other_weights_is_said(trained, run, tmp_path):
+    given = ["--target-columns", "carbons", "--split", "part", "--epochs", 1, "--ensemble-size", 1]
+    given += ["--init_from", trained / "model_0.ckpt"]
+    arguments = ["train", "-i", trained.parent / "mine.csv", *given]
+    code, out, err = run(*arguments, "-o", tmp_path / "model")
+    assert code == 0, err
+    assert "Taken from the other run: " in out
+    message = refused(run(*arguments, "-o", tmp_path / "other", "--model.network.hidden_channels", 32))
+    assert "fit into this one; give it the same widths and blocks" in message
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_configuration_is_one_for_fit(trained, run, tmp_path):

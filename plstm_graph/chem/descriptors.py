@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from rdkit import rdBase
 from rdkit.Chem import Descriptors, Mol
 
-from plstm_graph.errors import InputError
+from plstm_graph.errors import InputError, listed
+
+#: Before the names of RDKit's descriptors, where a network's others are columns of a table.
+RDKIT = "rdkit."
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -19,6 +22,21 @@ _SLOW, _ATOMS = ("Ipc", "AvgIpc"), 100
 def descriptor_names() -> list[str]:
     """Names of the descriptors that the installed RDKit has, some 200."""
     return [name for name, _ in Descriptors.descList]
+
+
+def named_descriptors(mol: Mol, names: Sequence[str]) -> NDArray[np.float32]:
+    """What a network of these ``descriptor_names`` reads beside a molecule, [1, names].
+
+    Raises:
+        InputError: Some are columns of a table, or the installed RDKit does not have one.
+    """
+    columns = [name for name in names if not name.startswith(RDKIT)]
+    if columns:
+        raise InputError(
+            f"The descriptors {listed(columns)} are columns of a table, which a SMILES does not say; set "
+            "data.descriptors to all of them, [1, D] in their order."
+        )
+    return rdkit_descriptors([mol], [name.removeprefix(RDKIT) for name in names])
 
 
 def rdkit_descriptors(mols: Sequence[Mol], names: Sequence[str]) -> NDArray[np.float32]:

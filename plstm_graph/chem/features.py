@@ -17,6 +17,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.rdchem import BondStereo, BondType, ChiralType, HybridizationType
 from torch_geometric.data import Data
 
+from plstm_graph.chem.descriptors import named_descriptors
 from plstm_graph.errors import InputError
 
 # Number of categories per feature column, in OGB's order. The last category of most columns
@@ -289,16 +290,22 @@ def _reason(text: str) -> str:
     return textwrap.shorten("; ".join(words).replace("# ", ""), 120, placeholder=" ...")
 
 
-def smiles_to_data(smiles: str) -> Data:
+def smiles_to_data(smiles: str, descriptors: Sequence[str] | None = None) -> Data:
     """Turn a SMILES string into a graph with OGB's features.
 
     Args:
         smiles: SMILES of a molecule with at least one atom.
+        descriptors: ``descriptor_names`` of a :class:`~plstm_graph.predictor.Predictor` that is to read it.
 
     Returns:
-        The graph that :func:`mol_to_data` describes, with ``smiles`` as it was given.
+        The graph that :func:`mol_to_data` describes, with ``smiles`` as it was given, and ``descriptors``
+        float32 [1, D] if names were given.
 
     Raises:
-        InputError: RDKit cannot read the string.
+        InputError: RDKit cannot read the string, or descriptors are not RDKit's.
     """
-    return _to_data(read_smiles(smiles), smiles)
+    mol = read_smiles(smiles)
+    data = _to_data(mol, smiles)
+    if descriptors:
+        data.descriptors = torch.from_numpy(named_descriptors(mol, descriptors))
+    return data

@@ -181,7 +181,7 @@ class GraphCLI(LightningCLI):
             )
         source, target = "data.descriptor_names", "model.network.init_args.descriptors"
         parser.link_arguments(source, target, len, apply_on="instantiate")
-        for name in ("task", "metric", "target_names", "unit", "descriptor_names"):
+        for name in ("task", "metric", "target_names", "class_names", "unit", "descriptor_names"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         for name in Preparation._fields:
             wanted = partial(_prepared, name)
@@ -319,11 +319,17 @@ class GraphCLI(LightningCLI):
         )
         return [*callbacks, best, last]
 
+    def take_weights(self) -> list[str]:
+        """Start from another run's network, if one is named, and say in sentences what was taken."""
+        source = self._get(self.config, "init_from")
+        if not source:
+            return []
+        return self.model.start_from(read_checkpoint(source), self._get(self.config, "freeze"))
+
     def before_fit(self) -> None:
         """Take over weights, refuse to go on with other data, and remove what was left half-written."""
-        if source := self._get(self.config, "init_from"):
-            for sentence in self.model.start_from(read_checkpoint(source), self._get(self.config, "freeze")):
-                rank_zero_only(print)(sentence)
+        for sentence in self.take_weights():
+            rank_zero_only(print)(sentence)
         resumed = self._get(self.config, "ckpt_path")
         if resumed:
             self.model.check_resumption(read_checkpoint(resumed), self.datamodule)

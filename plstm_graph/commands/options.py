@@ -153,9 +153,9 @@ class _Checkpoints(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: object
     ) -> None:
         """Keep the files' names."""
-        found = []
+        found: list[str] = []
         for name in values:
-            inside = sorted(map(str, Path(name).glob("*.ckpt"))) if Path(name).is_dir() else [name]
+            inside = checkpoints_in(Path(name)) if Path(name).is_dir() else [name]
             if not inside:
                 raise InputError(f"There is no checkpoint (.ckpt) in the folder {name}.")
             found += inside
@@ -327,3 +327,10 @@ def _add_table(parser: ArgumentParser, verb: str) -> None:
             help="share a folder of Parquet files out on this Ray cluster, local: this machine; the output "
             "is a folder too",
         )
+
+
+def checkpoints_in(folder: Path) -> list[str]:
+    """The checkpoints in a folder, but that from which a run goes on, if its best one is there too."""
+    found = sorted(folder.glob("*.ckpt"))
+    best = any(path.name.startswith("best-") for path in found)
+    return [str(path) for path in found if not (best and path.name == "last.ckpt")]

@@ -130,8 +130,11 @@ def fitted(arguments: Sequence[str], epoch_ended: Callable[[], object] = bool) -
         return Watched(["fit", *arguments, *quiet])
 
 
-def check(arguments: Sequence[str]) -> None:
+def check(arguments: Sequence[str]) -> GraphCLI:
     """Build what ``fit`` would train, and train nothing.
+
+    Returns:
+        The command, with its data and network.
 
     Raises:
         InputError: There is no such option, it takes no such value, or values do not fit together.
@@ -146,7 +149,7 @@ def check(arguments: Sequence[str]) -> None:
             pass
 
     sys.argv = sys.argv[:1]
-    Untrained(["fit", *arguments])
+    return Untrained(["fit", *arguments])
 
 
 def read_options(arguments: Sequence[str]) -> dict[str, Any]:

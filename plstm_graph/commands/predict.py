@@ -330,6 +330,8 @@ class Job:
             for part in parts:
                 part.unlink(missing_ok=True)
                 record_of(part).unlink(missing_ok=True)
+        for remark in self.results.remarks:
+            print(remark, file=sys.stderr)
         speed = self.done / (time.monotonic() - self.started)
         print(
             f"{self.done:,} rows at {speed:,.0f} molecules/s, {self.broken:,} of them with an error: "

@@ -1,6 +1,7 @@
 """Results for a table of SMILES: its columns with predictions, or fingerprints."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
@@ -25,6 +26,7 @@ class Results(ABC):
 
     schema: pa.Schema
     fingerprints = False  #: whether graphs have to come with their Morgan fingerprints
+    remarks: Sequence[str] = ()  #: on columns of the output
 
     def __init__(self, ensemble: Ensemble, smiles_column: str, batch_size: int) -> None:
         self.ensemble = ensemble
@@ -108,6 +110,10 @@ class Predictions(Results):
                     f"The input has a column {name!r} already, as the output would; rename it there."
                 )
         self.schema = pa.schema([*table, *ours])
+        named = zip(ensemble.targets, ensemble.class_names, strict=True)
+        self.remarks = [
+            f"predicted_{name}: probability of {high!r}" for name, (_, high) in named if high != "1"
+        ]
 
     def _evaluate(self, featurised: Featurised) -> list[NDArray[Any]]:
         mean, std = self.ensemble.predict(featurised, self.batch_size)
@@ -129,11 +135,11 @@ class Predictions(Results):
         if self.ensemble.task == "regression":
             lower, upper = calibration.intervals(mean, std, confidence)
             return [*lower.T, *upper.T]
-        sets, names = calibration.sets(mean, confidence), ["0", "1"]
+        sets, names = calibration.sets(mean, confidence), self.ensemble.class_names
         if self.ensemble.task == "multiclass":
-            sets, names = sets[:, None], self.ensemble.targets
-        columns = sets.swapaxes(0, 1).tolist()
-        return [np.array([" | ".join(compress(names, row)) for row in rows], object) for rows in columns]
+            sets, names = sets[:, None], [self.ensemble.targets]
+        columns = zip(names, sets.swapaxes(0, 1).tolist(), strict=True)
+        return [np.array([" | ".join(compress(pair, row)) for row in rows], object) for pair, rows in columns]
 
     def _row(
         self, start: int, batch: pa.RecordBatch, columns: list[pa.Array], errors: pa.Array

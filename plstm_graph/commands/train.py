@@ -20,7 +20,7 @@ from rich.progress import Progress
 from plstm_graph.checkpoint import NETWORKS
 from plstm_graph.commands.assessment import assess
 from plstm_graph.commands.options import PROGRAM
-from plstm_graph.commands.pool import fit, read_options, side_by_side, unchanged
+from plstm_graph.commands.pool import check, fit, read_options, side_by_side, unchanged
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.seeds import check_seed
@@ -177,6 +177,10 @@ def processes_of(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for one in branches if one["class_path"].rpartition(".")[2] == GaussianProcess.__name__]
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def train_networks(
     folder: Path, config: dict[str, Any], module: CSV, number: int, jobs: int, quiet: bool = False
 ) -> list[pd.DataFrame]:
@@ -202,8 +206,11 @@ def train_networks(
         arguments = [str(part) for option in options.items() for part in option]
         calls.append(partial(fit, arguments, partial(_count, run / "epochs")))
     console = Console(file=sys.stdout, quiet=quiet)  # this one, though a run in this process has another
-    console.print(f"Training: {number} networks of {epochs} epochs.")
+    console.print(f"Training: {_counted(number, 'network')} of {_counted(epochs, 'epoch')}.")
     jobs = min(jobs, number)
+    if config.get("init_from"):
+        with unchanged():
+            console.print(*check(["--config", _write(config, folder)]).take_weights(), sep="\n")
     with unchanged(), _Epochs(console=console, disable=quiet) as progress:
         progress.folder = folder / "runs"
         progress.add_task("Training", total=number * epochs)

@@ -22,6 +22,7 @@ from plstm_graph.conv.gates import edge_logits, reset_offsets
 from plstm_graph.conv.gating_matrix import GatingMatrix, mask_gates
 from plstm_graph.conv.states import StateGates
 from plstm_graph.dag import LineGraphDAG, Orientation
+from plstm_graph.dag.orientation import check_orientation
 from plstm_graph.errors import InputError
 from plstm_graph.kernels import Backend, HeadLayout, HeadMode, gating_matrix
 from plstm_graph.kernels.heads import HeadInputs, head_inputs, normed_heads, scan_heads
@@ -146,7 +147,7 @@ class PLSTMConv(MessagePassing):
         self.head_dim = -(-out_channels // heads) if head_dim is None else head_dim
         self.state_dim = state_dim
         self.root_weight = root_weight
-        self.orientation = orientation
+        self.orientation = check_orientation(orientation)
         self.backend: Backend = backend
         # A residual block norms what the layer reads: queries and keys only must not overflow.
         largest_input = 1.0 if root_weight else 16.0
@@ -214,7 +215,7 @@ class PLSTMConv(MessagePassing):
             x: [N, in_channels], or the same tensor twice, (x, x).
             edge_index: [2, C], or a matrix of ``torch.sparse`` with a row for every bond's end, as PyG has it
                 (``adj_t``), whose values are the bonds' features if the layer takes any.
-            edge_attr: [C, edge_dim].
+            edge_attr: [C, edge_dim], all zeros if left out.
             batch: [N] sorted; never needed, checked against the bonds when a DAG is built.
             dag: the prepared line graph of ``edge_index``, which is refused if it does not fit. Without it
                 one is built from ``edge_index``, with ``x`` and ``edge_attr`` to break ties.

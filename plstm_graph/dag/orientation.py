@@ -78,20 +78,24 @@ def tie_breakers(graph: Data) -> tuple[Tensor | None, Tensor | None]:
     return graph.get("x"), graph.get("edge_attr")
 
 
-def resolve(orientation: Orientation, graph: Data) -> OrientationName | Root | Tensor:
-    """Call an orientation that is a function, check the name of one that is a string."""
+def check_orientation(orientation: Orientation) -> Orientation:
+    """Return an orientation; InputError if it is none, or has an unknown name."""
     if isinstance(orientation, str) and orientation not in get_args(OrientationName):
         names = ", ".join(repr(name) for name in get_args(OrientationName))
         raise InputError(
             f"orientation {orientation!r} is unknown; use one of {names}, a Root, a tensor or a function."
         )
-    if isinstance(orientation, str | Root | Tensor):
-        return orientation
-    if not callable(orientation):
+    if not isinstance(orientation, str | Root | Tensor) and not callable(orientation):
         raise InputError(
             f"orientation must be a name, a Root, a tensor or a function, not {type(orientation).__name__}."
         )
-    return orientation(graph)
+    return orientation
+
+
+def resolve(orientation: Orientation, graph: Data) -> OrientationName | Root | Tensor:
+    """Call an orientation that is a function, check all others."""
+    check_orientation(orientation)
+    return orientation if isinstance(orientation, str | Root | Tensor) else orientation(graph)
 
 
 def rank_bonds(bonds: Bonds, orientation: OrientationName | Root | Tensor) -> NDArray[np.int64]:

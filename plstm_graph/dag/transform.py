@@ -9,7 +9,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from plstm_graph.dag.line_graph import LineGraphDAG
-from plstm_graph.dag.orientation import Orientation, Root, resolve, tie_breakers
+from plstm_graph.dag.orientation import Orientation, Root, check_orientation, resolve, tie_breakers
 from plstm_graph.errors import InputError
 
 #: The message of a layer or :func:`dag_of` for a graph that was changed after its DAG was prepared.
@@ -107,7 +107,7 @@ class ToLineGraphDAG(BaseTransform):
     """
 
     def __init__(self, orientation: Orientation = "center") -> None:
-        self.orientation = orientation
+        self.orientation = check_orientation(orientation)
 
     def forward(self, data: Data) -> LineGraphData:
         """Return the graph as :class:`LineGraphData`; its other attributes are kept."""

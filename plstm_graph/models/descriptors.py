@@ -82,5 +82,8 @@ class DescriptorEncoder(nn.Module):
         wanted = self.mean.numel()
         if values is None or values.dim() != 2 or values.size(1) != wanted:
             found = "nothing" if values is None else list(values.shape)
-            raise InputError(f"The network reads descriptors [num_graphs, {wanted}] of a batch, not {found}.")
+            raise InputError(
+                f"The network reads descriptors [num_graphs, {wanted}] of a batch, not {found}; for a "
+                "checkpoint's, smiles_to_data(smiles, predictor.descriptor_names) computes them."
+            )
         return values

@@ -162,7 +162,12 @@ class GraphNetwork(nn.Module):
         return torch.stack([share * part for share, part in zip(self.shares, parts, strict=True)]).sum(0)
 
     def graphs(self, data: Data) -> Graphs:
-        """The tensors of a graph or batch as they are before any encoder."""
+        """The tensors of a graph or batch as they are before any encoder; InputError if it is none."""
+        if not isinstance(data, Data):
+            raise InputError(
+                f"A network takes a graph or a batch of PyG's, such as smiles_to_data(smiles) or "
+                f"Batch.from_data_list(graphs), not a {type(data).__name__}."
+            )
         return Graphs.from_data(data, edges=self.encoder.edges is not None)
 
     def encode(self, data: Data) -> tuple[Tensor, Tensor | None]:
