@@ -82,7 +82,7 @@ def test_it_solves_the_equations_of_a_gaussian_process():
     process = fitted()
     kernel = kernel_of(process, graphs_of(SMILES)).double().numpy()
     scaled = ((VALUES - VALUES.mean()) / VALUES.std(correction=0)).double()
-    noise = gaussian_process._noise(torch.from_numpy(kernel), scaled)
+    noise = gaussian_process._tuned(torch.from_numpy(kernel), scaled)[0]
     values, z = np.linalg.solve(kernel + noise * np.eye(10), scaled.numpy()), scaled.numpy()
 
     def evidence(noise):
@@ -99,7 +99,7 @@ def test_it_solves_the_equations_of_a_gaussian_process():
 def test_errors_of_what_is_left_out_are_those_of_another_fit(monkeypatch):
     monkeypatch.setattr(gaussian_process, "_COLUMNS", 4)
     kernel = kernel_of(fitted(), graphs_of(SMILES)).double()
-    values, noise = VALUES.double(), gaussian_process._noise(kernel, VALUES.double())
+    values, noise = VALUES.double(), gaussian_process._tuned(kernel, VALUES.double())[0]
     factor = gaussian_process._factor(kernel.clone(), values)
     errors = torch.cholesky_solve(values, factor) / gaussian_process._diagonal_of_inverse(factor)[:, None]
     for row in range(10):
@@ -136,10 +136,46 @@ def test_descriptors_are_a_third_kernel():
     process = GaussianProcess()
     process.heads(0, 8, 1, 0.0)
     process.fit([(graphs_of(SMILES, descriptors=descriptors), VALUES)], "regression")
-    two, three = fitted(), kernel_of(process, graphs_of(SMILES, descriptors=descriptors))
+    found = process._memory.fitted.kernel
+    graphs = graphs_of(SMILES, descriptors=descriptors)
     beside = torch.exp(-torch.cdist(descriptors, descriptors).square() / 4)
-    expected = (2 * kernel_of(two, graphs_of(SMILES)) + beside) / 3
-    torch.testing.assert_close(three, expected, atol=1e-5, rtol=0)
+    three = (2 * kernel_of(fitted(), graphs_of(SMILES)) + beside) / 3
+    for share in (0.0, 0.25):
+        process._memory.fitted = process._memory.fitted._replace(kernel=found._replace(linear=share))
+        expected = (1 - share) * three + share * descriptors @ descriptors.T / 2
+        torch.testing.assert_close(kernel_of(process, graphs), expected, atol=1e-5, rtol=0)
+
+
+def test_errors_that_choose_are_those_of_what_is_left_out():
+    kernel = kernel_of(fitted(), graphs_of(SMILES)).double()
+    values = torch.cat([VALUES, VALUES.flip(0)], 1).double()
+    noise, error = gaussian_process._tuned(kernel, values)
+    expected = 0.0
+    for row in range(10):
+        others = [other for other in range(10) if other != row]
+        weights = torch.linalg.solve(kernel[others][:, others] + noise * torch.eye(9), values[others])
+        expected += (values[row] - kernel[row, others] @ weights).square().sum().item()
+    assert error == pytest.approx(expected)
+
+
+def test_what_descriptors_say_linearly_is_predicted_far_from_all_training_graphs():
+    """Half of the values are missing in the second column, of which descriptors say nothing."""
+    draw = torch.Generator().manual_seed(0)
+    smiles = [f"{'C' * length}{end}" for length in range(1, 11) for end in ("O", "N", "S", "F")]
+    descriptors = torch.randn(40, 2, generator=draw)
+    line = 2 * descriptors[:, :1] - descriptors[:, 1:]
+    alike = torch.tensor([[0.0], [1.0], [2.0], [3.0]]).repeat(10, 1)
+    for values, linear in ((line, True), (alike, False), (torch.cat([line, alike], 1), True)):
+        values = values.clone()
+        values[::2, 1:] = torch.nan
+        process = GaussianProcess()
+        process.heads(0, 8, values.size(1), 0.0)
+        process.fit([(graphs_of(smiles, descriptors=descriptors), values)], "regression")
+        assert (process._memory.fitted.kernel.linear > 0) == linear
+        far = torch.tensor([[4.0, 0.0], [0.0, 6.0]])
+        found = process.eval()(graphs_of(["c1ccccc1Br", "C#N"], descriptors=far))[:, 0]
+        if linear:
+            torch.testing.assert_close(found, torch.tensor([8.0, -6.0]), atol=1.0, rtol=0)
 
 
 def test_classes_become_log_odds():

@@ -185,15 +185,18 @@ class KnownGraphs(NamedTuple):
 class GraphKernel(NamedTuple):
     r"""The mean of two MinMax kernels, of environments and of pairs of nodes, and of one of descriptors.
 
-    If graphs have D descriptors that vary, standardised to z, the last is :math:`\exp(-|z - z'|^2 / 2D)`.
+    If graphs have D descriptors that vary, standardised to z, the last is :math:`\exp(-|z - z'|^2 / 2D)`. All
+    are bounded; a share may be of one that is not, :math:`z \cdot z' / D`.
 
     Attributes:
         known: the tokens of n graphs, of each kind.
         descriptors: of these graphs [n, ·], or ``None``.
+        linear: share of the kernel that is not bounded.
     """
 
     known: list[KnownGraphs]
     descriptors: Tensor | None
+    linear: float = 0.0
 
     @classmethod
     def of(cls, batches: Sequence[Sequence[Tokens]], descriptors: Tensor | None) -> GraphKernel:
@@ -201,23 +204,36 @@ class GraphKernel(NamedTuple):
         return cls([KnownGraphs.of(kind) for kind in zip(*batches, strict=True)], descriptors)
 
     @property
-    def parts(self) -> int:
-        """Number of kernels of which this is the mean."""
-        return len(self.known) + (self.descriptors is not None)
+    def share(self) -> float:
+        """That of each kind of tokens."""
+        return (1 - self.linear) / (len(self.known) + (self.descriptors is not None))
 
     def between(self, tokens: Sequence[Tokens], descriptors: Tensor | None) -> Tensor:
         """Kernel of other graphs, by their tokens of both kinds, and the known ones: float32 [B, n]."""
         kernels = [known.kernel(part) for known, part in zip(self.known, tokens, strict=True)]
-        if self.descriptors is not None and descriptors is not None:
-            varying = (self.descriptors != self.descriptors[0]).any(0).sum().clamp(min=1)
-            kernels.append((-torch.cdist(descriptors, self.descriptors).square() / (2 * varying)).exp())
-        return torch.stack(kernels).mean(0)
+        if self.descriptors is None or descriptors is None:
+            return torch.stack(kernels).mean(0)
+        apart = torch.cdist(descriptors, self.descriptors).square()
+        kernels.append((-apart / (2 * self._varying)).exp())
+        return torch.stack(kernels).mean(0).lerp(self.products(descriptors), self.linear)
+
+    @property
+    def _varying(self) -> Tensor:
+        """Number of descriptors that vary."""
+        known = self.descriptors
+        return torch.tensor(1) if known is None else (known != known[0]).any(0).sum().clamp(min=1)
+
+    def products(self, descriptors: Tensor) -> Tensor:
+        """The kernel that is not bounded, of graphs with these descriptors and the known ones: [B, n]."""
+        if self.descriptors is None:
+            return descriptors.new_zeros(len(descriptors), len(self.known[0].sizes))
+        return descriptors @ self.descriptors.to(descriptors).T / self._varying
 
     def state(self) -> dict[str, Any]:
-        """All that it knows, as dictionaries of tensors."""
-        return {"known": [known._asdict() for known in self.known], "descriptors": self.descriptors}
+        """All that it knows, as a dictionary of numbers, tensors and dictionaries of these."""
+        return self._asdict() | {"known": [known._asdict() for known in self.known]}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> GraphKernel:
         """The kernel of a state."""
-        return cls([KnownGraphs(**known) for known in state["known"]], state["descriptors"])
+        return cls(**state | {"known": [KnownGraphs(**known) for known in state["known"]]})
