@@ -5,6 +5,7 @@ import codecs
 import csv
 import gzip
 import lzma
+import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ csv.field_size_limit(2**31 - 1)  # one long cell is that row's trouble, not the 
 
 STANDARD = "-"  #: standard input, standard output
 ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx", ".smi", ".txt")  #: of tables
+_NUMBER = re.compile(r"[+-]?\d*[.,]?\d+")  # as no column of a table is called
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": None}
 _SEPARATORS = (",", ";", "\t", "|")
 #: What UTF-16 begins with, as Excel's "Unicode text" does; UTF-8 may begin with a mark of its own.
@@ -373,6 +375,8 @@ def check_columns(path: str, names: Sequence[str], smiles_column: str) -> None:
         remedy = (
             f"pass --data.smiles_column {alike!r}" if alike else "--data.smiles_column may name one of them"
         )
+        if any(_NUMBER.fullmatch(name) for name in names):
+            remedy = "its first line looks like a row; write the columns' names above it"
         raise InputError(
             f"{path} has no column {smiles_column!r}; it has {', '.join(map(repr, names))}: {remedy}."
         )

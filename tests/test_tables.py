@@ -62,6 +62,7 @@ def halves(number: int = 20) -> list[float]:
         ("", "no header"),
         ("\n\n", "no header"),
         ("structure,y\nCCO,1\n", "no column 'smiles'; it has 'structure', 'y'"),
+        ("CCO,1.5\nCCC,2\n", "'1.5': its first line looks like a row; write the columns' names above it"),
     ],
 )
 def test_fit_and_predict_refuse_a_table_with_one_sentence(text, sentence, tmp_path):

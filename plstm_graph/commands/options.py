@@ -62,7 +62,8 @@ what to train on
   --data.split SPLIT        CSV: scaffold, random, or a column of train, val and test
   --data.separator CHARACTER, --data.encoding NAME
                             CSV: between cells, and of text (default: found, utf-8)
-  --data.root FOLDER        public sets: where the files lie
+  --data.root FOLDER, --data.dataset_name NAME
+                            public sets: where the files lie, and which set
   --data.fold NUMBER        OGB, TU: one of the folds
   --data.batch_size NUMBER
 
