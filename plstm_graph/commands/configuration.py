@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from plstm_graph.checkpoint import NETWORKS
 from plstm_graph.commands.presets import PRESETS
+from plstm_graph.datasets import __all__ as data_modules
 from plstm_graph.errors import InputError
 
 _PACKAGES = ("plstm_graph", "lightning", "torch")
@@ -52,6 +53,15 @@ class Parser(LightningArgumentParser):
             text += f"; {presets}"
         if key == network:
             text = f"{text.removesuffix('.')}; networks are {', '.join(NETWORKS)}"
+        if key == 'Parser key "data"' and "import path" in text:
+            known = [name for name in data_modules if not name.endswith("DataModule")]
+            text = f"{text.removesuffix('.')}; data modules are {', '.join(known)}"
+        if unknown := re.search(r"[Uu]nrecognized arguments: --(?:[\w.]*\.)?(\w+)", text):
+            options = [option for action in self._actions for option in action.option_strings]
+            alike = [option for option in options if unknown[1] in option.rpartition(".")[2]]
+            text = f"{text.removesuffix('.')}; " + (
+                f"there is {', '.join(alike[:3])}" if alike else "see --help"
+            )
         raise InputError(textwrap.shorten(text.removesuffix("."), 600) + ".") from ex
 
     def instantiate_classes(self, *arguments: Any, **options: Any) -> Namespace:
