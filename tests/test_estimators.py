@@ -218,7 +218,6 @@ REFUSED = [
     (["C(C", *SMILES[1:]], CARBONS, {}, r"1 of 40 SMILES cannot be read.*Row 0: .*open parentheses"),
     ([None, 5.0, *SMILES[2:]], CARBONS, {}, r"2 of 40 SMILES cannot be read.*Row 0: .*Row 1: "),
     (SMILES, CARBONS[1:], {}, r"\[40, 39\]"),
-    (SMILES[:1], CARBONS[:1], {}, "train set will be empty"),
     ([], [], {}, "X has no molecules"),
     ("CCO", CARBONS, {}, r"not of shape \[\]"),
     (np.array(SMILES).reshape(20, 2), CARBONS[:20], {}, r"not of shape \[20, 2\]"),
