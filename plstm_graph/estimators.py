@@ -84,6 +84,9 @@ class _Estimator(TransformerMixin, BaseEstimator):
         settings: dict[str, Any] = {"smiles_column": _SMILES, "split": _PART, "task": task}
         settings |= {"target_columns": list(targets), "descriptor_columns": list(cells) or None}
         given = {name: getattr(self, name.rpartition(".")[2]) for name in _OPTIONS} | (self.options or {})
+        ours = {*(f"data.{name}" for name in (*settings, "path", "unreadable")), "seed_everything"}
+        if taken := [name for name in given if name.replace(".init_args", "") in ours]:
+            raise InputError(f"options cannot have {taken[0]!r}, which the estimator sets itself.")
         options = [f"--{name}={_text(value)}" for name, value in given.items() if value is not None]
         with unchanged(), TemporaryDirectory(ignore_cleanup_errors=True) as place:
             from plstm_graph.commands.train import configure, read_table, train_networks

@@ -237,6 +237,7 @@ REFUSED = [
     (SMILES, CARBONS, {"hidden_channels": 0}, "hidden_channels must be at least 1"),
     (SMILES, CARBONS, {"options": {"model.foo": 1}}, "model.foo"),
     (SMILES, CARBONS, {"init_from": "missing.ckpt"}, "missing.ckpt"),
+    (SMILES, CARBONS, {"options": {"data.split": "random"}}, "cannot have 'data.split', which the estimator"),
     (SMILES[:1], CARBONS[:1], {}, "One molecule is too few"),
     (pd.DataFrame({"smiles": SMILES, "dose": ["a lot"] * 40}), CARBONS, {}, "^X: 40 cells are not numeric"),
 ]
