@@ -46,13 +46,13 @@ class Ensemble:
             checkpoint = read_checkpoint(path)
             self.predictors.append(Predictor.from_parts(checkpoint).eval())
             references.append(Reference.of(checkpoint))
+        first = _meaning(self.predictors[0])
         for path, predictor in zip(paths, self.predictors, strict=True):
             if predictor.network.in_channels is not None:
                 raise InputError(
                     f"The network of {path} takes graphs of {predictor.network.in_channels} features a node, "
                     "not SMILES; it was trained on another kind of data."
                 )
-            first = _meaning(self.predictors[0])
             for name, found in _meaning(predictor).items():
                 if found != first[name]:
                     raise InputError(

@@ -192,12 +192,17 @@ def _over_sets(
     ours = {label_of(run) for records, _ in tables.values() for run in records if run["run"]["model"] == OURS}
     us = min(ours, default="")
     published = [label for label in labels if label.endswith(f"({PUBLISHED})")]
-    rivals = {
-        label: {*(published or labels), *([us] if us and label in published else [])} - {label}
+    beside = {
+        label: [
+            values[other]
+            for other in labels
+            if other != label
+            and (not published or other in published or (other == us and label in published))
+        ]
         for label in labels
     }
     ranks = {
-        label: mean(_rank(name, values[label], [values[rival] for rival in rivals[label]]) for name in common)
+        label: mean(_rank(name, values[label], beside[label]) for name in common)
         for label in ranked
         if common
     }
@@ -212,9 +217,8 @@ def _over_sets(
         cells = [label, str(len(values[label])), " to ".join(map(str, dict.fromkeys((runs[0], runs[-1]))))]
         cells += [f"{mean(means):.3f}" if means else ""]
         cells += [f"{ranks[label]:.1f}" if label in ranks else ""]
-        beside = [values[rival] for rival in rivals[label]]
-        shared = [name for name in values[label] if any(name in rival for rival in beside)]
-        cells += [str(sum(_rank(name, values[label], beside) < 2 for name in shared))]
+        shared = [name for name in values[label] if any(name in other for other in beside[label])]
+        cells += [str(sum(_rank(name, values[label], beside[label]) < 2 for name in shared))]
         cells += ["", ""] if not us or label == us else _pair(values[us], values[label])
         lines.append(f"| {' | '.join(cells)} |")
     note = (

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from plstm_graph.errors import InputError
 from plstm_graph.models.branch import Branch
 from plstm_graph.models.fingerprint import share_within
-from plstm_graph.models.graph_kernel import GraphKernel, Tokens, coloured
+from plstm_graph.models.graph_kernel import GraphKernel, Tokens, coloured, linear_kernel
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.ranges import MANY, check_range
 
@@ -149,9 +149,10 @@ class GaussianProcess(Branch):
         weights, left_out = torch.zeros_like(values), torch.full_like(values, torch.nan)
         if similar.descriptors is not None:
             z = similar.descriptors.double()
-            similar = similar._replace(linear=_linear_share(kernel, similar, z, scaled))
-            for some, part in zip(kernel.split(_COLUMNS), z.split(_COLUMNS), strict=True):
-                some.lerp_(similar.products(part), similar.linear)
+            linear = linear_kernel(z, z)
+            similar = similar._replace(linear=_linear_share(kernel, linear, scaled))
+            kernel.lerp_(linear, similar.linear)
+            del linear
         for rows, columns in _patterns(values):
             learned = scaled[rows][:, columns]
             factor = _factor(kernel[rows[:, None], rows], learned)
@@ -256,15 +257,15 @@ def _patterns(values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield pattern.nonzero()[:, 0], (known == pattern[:, None]).all(0)
 
 
-def _linear_share(kernel: Tensor, similar: GraphKernel, z: Tensor, values: Tensor) -> float:
-    """Share of the linear kernel of descriptors z [n, D] beside a kernel [n, n], for values [n, T]."""
+def _linear_share(bounded: Tensor, linear: Tensor, values: Tensor) -> float:
+    """Share of the linear kernel beside the bounded one, [n, n] both, for values [n, T]."""
     errors = torch.zeros(len(_SHARES), dtype=torch.double)
     for rows, columns in _patterns(values):
         rows = _some(rows, _COMPARING)
-        bounded, products = kernel[rows[:, None], rows], similar.products(z[rows])[:, rows]
+        few, others = (kernel[rows[:, None], rows] for kernel in (bounded, linear))
         learned = values[rows][:, columns]
         for place, share in enumerate(_SHARES):
-            errors[place] += _tuned(bounded.lerp(products, share), learned)[1]
+            errors[place] += _tuned(few.lerp(others, share), learned)[1]
     return _SHARES[int((errors <= _TOLERANCE * errors.min()).nonzero()[0])]
 
 

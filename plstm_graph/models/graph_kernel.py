@@ -214,20 +214,9 @@ class GraphKernel(NamedTuple):
         if self.descriptors is None or descriptors is None:
             return torch.stack(kernels).mean(0)
         apart = torch.cdist(descriptors, self.descriptors).square()
-        kernels.append((-apart / (2 * self._varying)).exp())
-        return torch.stack(kernels).mean(0).lerp(self.products(descriptors), self.linear)
-
-    @property
-    def _varying(self) -> Tensor:
-        """Number of descriptors that vary."""
-        known = self.descriptors
-        return torch.tensor(1) if known is None else (known != known[0]).any(0).sum().clamp(min=1)
-
-    def products(self, descriptors: Tensor) -> Tensor:
-        """The kernel that is not bounded, of graphs with these descriptors and the known ones: [B, n]."""
-        if self.descriptors is None:
-            return descriptors.new_zeros(len(descriptors), len(self.known[0].sizes))
-        return descriptors @ self.descriptors.to(descriptors).T / self._varying
+        kernels.append((-apart / (2 * _varying(self.descriptors))).exp())
+        mean = torch.stack(kernels).mean(0)
+        return mean.lerp(linear_kernel(descriptors, self.descriptors), self.linear) if self.linear else mean
 
     def state(self) -> dict[str, Any]:
         """All that it knows, as a dictionary of numbers, tensors and dictionaries of these."""
@@ -237,3 +226,13 @@ class GraphKernel(NamedTuple):
     def from_state(cls, state: dict[str, Any]) -> GraphKernel:
         """The kernel of a state."""
         return cls(**state | {"known": [KnownGraphs(**known) for known in state["known"]]})
+
+
+def linear_kernel(descriptors: Tensor, known: Tensor) -> Tensor:
+    """The kernel that is not bounded, of descriptors [B, D] and those of known graphs [n, D]: [B, n]."""
+    return descriptors @ known.T / _varying(known)
+
+
+def _varying(known: Tensor) -> Tensor:
+    """How many of the descriptors [n, D] vary, or 1."""
+    return (known != known[0]).any(0).sum().clamp(min=1)
