@@ -19,15 +19,15 @@ from plstm_graph.errors import InputError, listed
 from plstm_graph.metrics import ERRORS, SELECTING, mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
 from plstm_graph.models.fingerprint import FingerprintTask
+from plstm_graph.other_run import difference, weights_to_take
 from plstm_graph.predictor import Predictor, Task, check_finite
 from plstm_graph.ranges import check_range
 
 #: Where checkpoints have the digests of the data that their task was trained on.
 _DATA = "plstm_graph_data"
 
-#: Parts of a network that belong to its own targets and descriptors, and the share of the learning rate at
-#: which others are trained that come from another run.
-_NEW, _TAKEN_RATE = ("predictors.", "descriptor_encoder."), 0.1
+#: The share of the learning rate at which parts of a network are trained that come from another run.
+_TAKEN_RATE = 0.1
 
 
 class Prediction(TypedDict):
@@ -224,36 +224,12 @@ class GraphTask(Predictor, LightningModule):
         Raises:
             InputError: Nothing fits.
         """
-        state = {
-            name: weight
-            for name, weight in self.network.state_dict().items()
-            if isinstance(weight, Tensor) and not name.startswith(_NEW)
-        }
-        others = {
-            name.removeprefix("network."): weight
-            for name, weight in checkpoint["state_dict"].items()
-            if isinstance(weight, Tensor)
-            and name.startswith("network.")
-            and not name.startswith(_NEW, len("network."))
-        }
-        taken = {n: weight for n, weight in others.items() if n in state and state[n].shape == weight.shape}
-        if 2 * len(taken) <= len(state.keys() & others.keys()):
-            raise InputError(
-                f"Of that network's {len(others)} tensors {len(taken)} fit into this one; give it the same "
-                "widths and blocks, such as hidden_channels and heads."
-            )
+        taken, sentences = weights_to_take(self.network, checkpoint)
         self.network.load_state_dict(taken, strict=False)
         for name, parameter in self.network.named_parameters():
             if name in taken:
                 parameter.requires_grad_(not freeze)
                 self._taken.add(parameter)
-        sentences = [f"Taken from the other run: {len(taken)} of its {len(others)} tensors beside the heads."]
-        for lack, names in (
-            ("fits nowhere here", others.keys() - taken),
-            ("starts from nothing", state.keys() - taken),
-        ):
-            if names:
-                sentences.append(f"What {lack}: {listed(sorted(names))}.")
         return sentences
 
     def fit_target_scale(self, targets: Tensor) -> None:
@@ -447,8 +423,8 @@ class GraphTask(Predictor, LightningModule):
             return
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.check_resumption(checkpoint, getattr(self.trainer, "datamodule", None))
-        elif difference := self._difference(checkpoint):
-            raise InputError(f"{difference}; pass another checkpoint, or other data.")
+        elif found := difference(self, checkpoint, self.strict_loading):
+            raise InputError(f"{found}; pass another checkpoint, or other data.")
 
     def check_resumption(self, checkpoint: dict[str, Any], datamodule: Any = None) -> None:
         """Refuse to go on with the training of a checkpoint that was begun with something else.
@@ -461,47 +437,14 @@ class GraphTask(Predictor, LightningModule):
             InputError: The checkpoint is of another task, other targets, features, graphs, another split or
                 network.
         """
-        difference = self._difference(checkpoint)
+        found = difference(self, checkpoint, self.strict_loading)
         trained, asked = checkpoint.get(_DATA), getattr(datamodule, "digests", None)
-        if difference is None and trained is not None and asked is not None:
+        if found is None and trained is not None and asked is not None:
             others = [name for name in asked if trained.get(name) != asked[name]]
             if others:
-                difference = f"The checkpoint was trained with other {' and '.join(others)} than this run has"
-        if difference is not None:
-            raise InputError(f"{difference}; leave --ckpt_path out to train from the start.")
-
-    def _difference(self, checkpoint: dict[str, Any]) -> str | None:
-        """In which way a checkpoint is none of this task, as a sentence without its full stop."""
-        trained = "The checkpoint was trained"
-        known = checkpoint.get("hyper_parameters", {})
-        if known.get("task", self.task) != self.task:
-            return f"{trained} for {known['task']}, this run is for {self.task}"
-        names = known.get("target_names")
-        if names and self.target_names and list(names) != list(self.target_names):
-            kind = "class" if self.task == "multiclass" else "target"
-            plural = "" if len(names) == 1 else "es" if kind == "class" else "s"
-            return f"{trained} on {kind}{plural} {listed(names)}, this run has {listed(self.target_names)}"
-        networks = known.get("network") or {}, describe_network(self.network) or {}
-        if all(networks):  # of one's own, checkpoints know nothing
-            was, now = (network["class_path"].rpartition(".")[2] for network in networks)
-            if was != now:
-                return f"{trained} with the network {was}, this run has {now}"
-            for key in ("in_channels", "edge_dim", "descriptors"):
-                was, now = (network["init_args"].get(key) for network in networks)
-                if was != now:
-                    return f"{trained} on graphs with {key} {was}, this run's have {now}"
-        read = known.get("descriptor_names") or [], self.descriptor_names or []
-        if read[0] != read[1]:
-            return f"{trained} with the descriptors {listed(read[0])}, this run has {listed(read[1])}"
-        weights, others = self.state_dict(), checkpoint.get("state_dict", {})
-        for name in weights.keys() | others.keys():
-            was, now = (
-                list(part[name].shape) if isinstance(part.get(name), Tensor) else None
-                for part in (others, weights)
-            )
-            if was != now and (self.strict_loading or None not in (was, now)):
-                return f"{trained} with another network, whose {name} has shape {was} and not {now}"
-        return None
+                found = f"The checkpoint was trained with other {' and '.join(others)} than this run has"
+        if found is not None:
+            raise InputError(f"{found}; leave --ckpt_path out to train from the start.")
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay, stepped every batch."""

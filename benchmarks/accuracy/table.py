@@ -6,19 +6,17 @@
     python -m benchmarks.accuracy.table --suite tdc --print        # what is kept, nothing is trained
 
 ``--root`` holds ``tdc_admet/``, ``moleculeace/``, ``lrgb/``, ``lnpdb/``, ``tu/``, ``ogb/`` and
-``moleculenet/``. All sets of ``tdc``, ``moleculeace``, ``peptides``, ``lipids`` and ``tu-fair`` have one
-recipe: a preset, of which the suite replaces the data. ``plstm`` is its own network, ``gine`` and so on have
-all of it but scans; ``plstm-nodes``, ``plstm-d-nodes``, ``gine-nodes`` and so on have no descriptors and no
-branches beside the nodes, and ``process`` is the Gaussian process among the latter alone. A run's seed draws
-the validation rows of ``tdc`` and ``moleculeace`` too.
+``moleculenet/``. All sets of a suite but ``tu`` have one recipe: a preset, of which the suite replaces the
+data. ``plstm`` is its own network, ``gine`` and so on have all of it but scans; ``plstm-nodes``,
+``plstm-d-nodes``, ``gine-nodes`` and so on have no descriptors and no branches beside the nodes, and
+``process`` is the Gaussian process among the latter alone. A run's seed draws the validation rows of ``tdc``
+and ``moleculeace`` too.
 
-Sets of ``tu``, ``ogb`` and ``moleculenet`` have presets of their own, whose network is PLSTM; other networks
-take width, depth, dropout, norms and readout from it, but have no walk encodings and read the last block out
+Sets of ``tu`` have presets of their own, whose network is PLSTM, or else that of MUTAG. Other networks take
+width, depth, dropout, norms and readout from it, but have no walk encodings and read the last block out
 alone. ``gin-sum`` and so on read the sums of every block out, as GIN was published, ``gin-encoded`` and so on
-have all that the preset says, which leaves the scan as the only difference, and ``...-fingerprint`` read
-circular fingerprints out beside the nodes, for OGB's features. ``plstm-...`` are PLSTM without one of its
-parts, in every suite. TU sets without a preset take that of MUTAG. ``plstm-recipe`` has
-the preset ``table`` with its descriptors in place of the set's own.
+have all that the preset says, which leaves the scan as the only difference. ``plstm-...`` are PLSTM without
+one of its parts, in every suite.
 
 ``forest`` is a random forest on fingerprints, part of every table; ``boosting`` reads descriptors too;
 ``chemprop`` is that package's default network, trained by its own program from an environment of its own
@@ -212,12 +210,14 @@ def refuse(options: argparse.Namespace, waiting: Sequence[Job]) -> None:
             )
     with unchanged():
         for job in {job.run.model: job for job in reversed(waiting) if job.run.network}.values():
-            check(job.command())
+            check(job.command(suited=False))
     for job in waiting:
         if job.run.model == CHEMPROP and not shutil.which(job.chemprop):
             raise InputError(f"{job.chemprop} is no program; pass chemprop's executable with --chemprop.")
     for job in {job.run.dataset: job for job in waiting}.values():
         _ = job.data().prepared_file  # whose name is made of all that is read
+    for job in {job.run.dataset: job for job in waiting if job.alone}.values():
+        job.command()  # which counts the training rows
 
 
 def joined(options: argparse.Namespace, job: Job) -> tuple[Any, Any]:

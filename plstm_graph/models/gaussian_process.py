@@ -128,7 +128,8 @@ class GaussianProcess(Branch):
         if not affordable(*targets.shape):
             raise InputError(
                 f"A Gaussian process of {len(targets):,} training graphs and {targets.size(1)} targets would "
-                "take too long; leave it out of the network's branches."
+                "take too long; put circular fingerprints in its place: branches=[CircularFingerprint()], or "
+                "--model.network.branches=[CircularFingerprint]."
             )
         values = targets.double().cpu()
         if task == "multiclass":
