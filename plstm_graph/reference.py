@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from plstm_graph.checkpoint import read_checkpoint
-from plstm_graph.chem import read_smiles
+from plstm_graph.chem import read_each
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.predictor import Predictor
 from plstm_graph.similarity import Similar, morgan_bits, nearest
@@ -25,10 +25,13 @@ _MOST = 100_000  # training molecules: to search more takes several times as lon
 class Reference:
     """Validation rows as the network predicts them and, of molecules up to 100,000, the training rows.
 
+    Of these, m have SMILES that RDKit can read.
+
     Args:
         val_predictions: float32 [n, T], in the unit of the targets, or probabilities.
         val_targets: float32 [n, T], or [n, 1] of classes; NaN where a value is missing.
-        val_similarity: float32 [n], of every validation molecule to the nearest training molecule.
+        val_similarity: float32 [n], of every validation molecule to the nearest training molecule; 0 where
+            RDKit cannot read its SMILES.
         train_fingerprints: uint8 [m, 256], see :func:`~plstm_graph.similarity.morgan_bits`.
         train_smiles: m strings.
         train_targets: float32 [m, T] or [m, 1].
@@ -72,9 +75,13 @@ def keep_reference(path: str | Path, module: "GraphDataModule") -> None:
     parts["val_predictions"] = torch.cat([predictor(batch).float() for batch in batches])
     if data.smiles is not None and len(train) <= _MOST:
         smiles = [[data.smiles[row] for row in rows.tolist()] for rows in (train, val)]
-        known, others = (morgan_bits(list(map(read_smiles, part))) for part in smiles)
-        parts |= {"train_smiles": smiles[0], "train_targets": module.train_targets}
-        parts["train_fingerprints"] = torch.from_numpy(known)
-        parts["val_similarity"] = torch.from_numpy(nearest(others, known, 1)[0][:, 0])
+        known, others = map(read_each, smiles)  # OGB's sets have some that RDKit cannot read
+        fingerprints, searched = (morgan_bits([*mols.values()]) for mols in (known, others))
+        if known:
+            similarity = torch.zeros(len(val))
+            similarity[[*others]] = torch.from_numpy(nearest(searched, fingerprints, 1)[0][:, 0])
+            parts |= {"train_smiles": [smiles[0][place] for place in known], "val_similarity": similarity}
+            parts |= {"train_targets": module.train_targets[[*known]]}
+            parts |= {"train_fingerprints": torch.from_numpy(fingerprints)}
     with whole_file(Path(path), "wb") as file:
         torch.save(checkpoint | {_KEY: parts}, file)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cli_calls import SMALL, carry_out
 from data_modules import own_table, prepared
 from ogb.graphproppred import Evaluator
 from ogb.utils import smiles2graph
@@ -15,12 +16,15 @@ from torch_geometric.data import Data
 from torch_geometric.datasets import TUDataset
 
 from benchmarks.speed import epoch
+from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.dag import ToLineGraphDAG, rank_nodes
 from plstm_graph.datasets import CSV, OGB, TU, MoleculeNet
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import classification_metrics, regression_metrics
 from plstm_graph.models import PLSTM
+from plstm_graph.reference import Reference
+from plstm_graph.similarity import morgan_bits, nearest
 
 
 @pytest.fixture
@@ -118,6 +122,28 @@ def test_ogb_molecules_have_rdkits_descriptors_where_their_smiles_can_be_read(to
     assert found[1].isnan().all()
     wanted = [Descriptors.MolWt(read_smiles(text)) for row, text in enumerate(table["smiles"]) if row != 1]
     torch.testing.assert_close(found[[0, *range(2, 12)], weight], torch.tensor(wanted))
+
+
+def test_molecules_that_rdkit_cannot_read_are_trained_on_and_similar_to_none(tox):
+    folder = tox / "ogb" / "ogbg_moltox21"
+    table = pd.read_csv(folder / "mapping" / "mol.csv.gz")
+    table.loc[[2, 11], "smiles"] = "C(C"  # the second training molecule, the first that validates
+    table.to_csv(folder / "mapping" / "mol.csv.gz", index=False)
+    labels = pd.DataFrame(np.arange(12 * 12).reshape(12, 12) // 5 % 2)
+    labels.to_csv(folder / "raw" / "graph-label.csv.gz", header=False, index=False)
+    places = ["--data.root", tox / "ogb", "--data.cache", tox, "--trainer.default_root_dir", tox / "run"]
+    network = ["--model.network", "PLSTM", *SMALL, "--trainer.max_epochs", 1]
+    carry_out("fit", *network, "--data", "OGB", "--data.dataset_name", "ogbg-moltox21", *places)
+    [path] = (tox / "run").rglob("last.ckpt")
+    reference = Reference.of(read_checkpoint(path.with_name("best-0.ckpt")))
+    assert reference.train_smiles == table["smiles"][[0, 4, 6, 8, 10]].tolist()
+    np.testing.assert_array_equal(reference.train_targets, labels.loc[[0, 4, 6, 8, 10]])
+    bits = [
+        morgan_bits([read_smiles(text)]) for text in table["smiles"][[1, *range(0, 12, 2)]] if text != "C(C"
+    ]
+    wanted = nearest(bits[0], np.concatenate(bits[1:]), 1)[0][0, 0]
+    assert reference.val_similarity.tolist() == [0.0, wanted]
+    assert 0 < wanted < 1
 
 
 def test_epochs_are_timed_on_the_same_graphs_from_both_loaders(tox):

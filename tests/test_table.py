@@ -220,14 +220,6 @@ def test_rows_of_a_suite_have_its_recipe(name, network, branches, capsys, tmp_pa
     assert data["root"] == str(tmp_path / "data" / "tdc_admet")
 
 
-def test_a_process_of_too_many_rows_is_no_row(tmp_path, monkeypatch):
-    module = SimpleNamespace(rows=SimpleNamespace(train=range(13_000)), num_tasks=1)
-    monkeypatch.setattr(Job, "prepared", lambda _: module)
-    job = Job(Run("cyp2d6_veith", "process", 0, None, "tdc"), tmp_path, tmp_path, tmp_path)
-    with pytest.raises(InputError, match="cyp2d6_veith has 13,000 training rows, too many for a G"):
-        job.command()
-
-
 def test_a_process_predicts_alone(tmp_path, monkeypatch):
     """Its row is what it predicts when it is fitted by hand, whatever else its network has."""
     monkeypatch.setattr(sys, "argv", ["table"])

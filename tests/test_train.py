@@ -17,7 +17,6 @@ from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands import train
 from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.commands.main import main
-from plstm_graph.commands.pool import read_options
 from plstm_graph.errors import InputError
 from plstm_graph.estimators import PLSTMClassifier, PLSTMRegressor
 from plstm_graph.predictor import Predictor
@@ -323,24 +322,11 @@ def test_the_forest_reads_counts():
     assert counts.sum(1).tolist() == [8 + 8 + 6, 1]
 
 
-@pytest.mark.parametrize(
-    ("rows", "targets", "epochs", "branch"),
-    [
-        (100, 1, 100, "GaussianProcess"),
-        (800, 2, 25, "GaussianProcess"),
-        (12_000, 10, 15, "GaussianProcess"),
-        (12_000, 11, 15, "CircularFingerprint"),
-        (12_001, 1, 15, "CircularFingerprint"),
-    ],
-)
-def test_what_is_trained_suits_the_number_of_rows(rows, targets, epochs, branch, tmp_path):
+@pytest.mark.parametrize(("rows", "epochs"), [(100, 100), (800, 25), (12_000, 15), (1_000_000, 15)])
+def test_what_is_trained_suits_the_number_of_rows(rows, epochs, tmp_path):
     config = train.configure(tmp_path, {}, 0, None, ["--model.network.mode", "P"])
-    train.suit_rows(config, rows, targets)
+    train.suit_rows(config, rows)
     assert config["trainer"]["max_epochs"] == epochs
-    taken = read_options(["--config", train._write(config, tmp_path)])  # as fit reads it
-    [found] = taken["model"]["network"]["init_args"]["branches"]
-    assert found["class_path"] == f"plstm_graph.models.{branch}"
     config["trainer"]["max_epochs"] = 7
-    del config["model"]["network"]["init_args"]["branches"]
-    train.suit_rows(config, rows, targets)
+    train.suit_rows(config, rows)
     assert config["trainer"]["max_epochs"] == 7

@@ -43,14 +43,13 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
 
 from benchmarks.accuracy.running import keep_all, known
-from benchmarks.accuracy.suites import data_module
+from benchmarks.accuracy.suites import FOLDERS
 from benchmarks.command import add_data, launch, parser_of
 from benchmarks.measure import RESULTS
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
-from plstm_graph.commands.presets import read_preset
 from plstm_graph.commands.report import spread
-from plstm_graph.datasets import GraphDataModule
+from plstm_graph.datasets import OGB
 from plstm_graph.models.encoder import CategoryEncoder
 
 OUTCOMES = RESULTS / "drop_in"
@@ -131,11 +130,9 @@ class Run:
         return f"{self.dataset}/{self.conv}{'-virtual' * self.virtual}-seed{self.seed}"
 
 
-def data_of(dataset: str, root: Path, cache: Path) -> GraphDataModule:
-    """The preset's data, whose graphs carry nothing."""
-    return data_module(
-        read_preset(dataset), root, cache=cache, batch_size=_BATCH, orientation=None, walk_length=0
-    )
+def data_of(dataset: str, root: Path, cache: Path) -> OGB:
+    """The data, whose graphs carry no DAGs."""
+    return OGB(f"ogbg-{dataset}", root / FOLDERS["OGB"], cache=cache, batch_size=_BATCH, orientation=None)
 
 
 def train(run: Run, epochs: int, root: Path, cache: Path) -> dict[str, Any]:

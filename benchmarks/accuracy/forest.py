@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import rdkit
@@ -13,7 +15,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy.outcome import Predictions, outcome, rows_of
-from plstm_graph.chem import read_smiles
+from plstm_graph.chem import read_each
 from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.forest import (
@@ -26,7 +28,6 @@ from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.descriptors import table_columns
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.datasets.graphs import PackedGraphs
-from plstm_graph.errors import InputError
 from plstm_graph.models import Graphs
 from plstm_graph.models.fingerprint import environment_counts
 
@@ -42,19 +43,19 @@ def counts_of(graphs: PackedGraphs) -> NDArray[np.generic]:
     if graphs.smiles is None:
         batch = Graphs.from_data(graphs.__getitems__(range(len(graphs))))
         return environment_counts(batch, COUNTS, radius=3).numpy()
-    empty = np.zeros_like(count_fingerprints(["C"]))
-    rows, unread = [], 0
-    for text in graphs.smiles:
-        try:
-            rows.append(count_fingerprints([text]))
-        except InputError:
-            rows.append(empty)
-            unread += 1
-    if unread:
+    mols = read_each(graphs.smiles)
+    if unread := len(graphs) - len(mols):
         warnings.warn(
-            f"RDKit cannot read {unread} of {len(rows)} SMILES; their fingerprints are zeros.", stacklevel=2
+            f"RDKit cannot read {unread} of {len(graphs)} SMILES; their fingerprints are zeros.", stacklevel=2
         )
-    return np.concatenate(rows)
+    return _in_place(count_fingerprints([graphs.smiles[place] for place in mols]), mols, len(graphs), 0)
+
+
+def _in_place(values: NDArray[np.generic], places: Iterable[int], rows: int, lacking: float) -> NDArray[Any]:
+    """Values [n, columns] in some of so many rows, and another value in all others."""
+    filled = np.full((rows, values.shape[1]), lacking, values.dtype)
+    filled[[*places]] = values
+    return filled
 
 
 def known_columns(module: GraphDataModule) -> NDArray[np.float32]:
@@ -65,12 +66,16 @@ def known_columns(module: GraphDataModule) -> NDArray[np.float32]:
 
 
 def descriptors_of(module: GraphDataModule) -> NDArray[np.float32]:
-    """RDKit's 2D descriptors of molecules, [molecules, descriptors], kept beside the prepared graphs."""
+    """RDKit's 2D descriptors of molecules, [molecules, descriptors], kept beside the prepared graphs.
+
+    They are missing where RDKit cannot read a SMILES.
+    """
     file = module.prepared_file.with_suffix(f".rdkit-{rdkit.__version__}.npy")
     if not file.is_file():
-        molecules = list(map(read_smiles, module.dataset.smiles))
+        mols = read_each(module.dataset.smiles)
+        values = rdkit_descriptors([*mols.values()], descriptor_names())
         with whole_file(file, "wb") as opened:
-            np.save(opened, rdkit_descriptors(molecules, descriptor_names()))
+            np.save(opened, _in_place(values, mols, len(module.dataset), np.nan))
     return np.load(file)
 
 

@@ -32,7 +32,7 @@ from benchmarks.accuracy.suites import BOOSTING, FOREST, RECIPE, Run, data_modul
 from benchmarks.measure import ROOT, environment
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fitted, side_by_side
-from plstm_graph.commands.train import BY_ROWS, processes_of, suit_rows
+from plstm_graph.commands.train import BY_ROWS, suit_rows
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.errors import InputError
@@ -95,13 +95,7 @@ class Job:
         config, data = settings["preset"], settings["preset"]["data"]
         if suited and self.run.recipe == RECIPE:  # as the verb train trains
             config["trainer"]["max_epochs"] = BY_ROWS
-            module = self.prepared()
-            suit_rows(config, len(module.rows.train), module.num_tasks)
-            if self.alone and not processes_of(config):
-                raise InputError(
-                    f"{self.run.dataset} has {len(module.rows.train):,} training rows, too many for a "
-                    "Gaussian process: leave the model process out."
-                )
+            suit_rows(config, len(self.prepared().rows.train))
         places = place(data["class_path"], self.root) | {"cache": self.cache}
         data["init_args"] |= self.run.part | {name: str(path) for name, path in places.items()}
         # One folder for all of a run, however often it is killed.

@@ -216,8 +216,6 @@ def refuse(options: argparse.Namespace, waiting: Sequence[Job]) -> None:
             raise InputError(f"{job.chemprop} is no program; pass chemprop's executable with --chemprop.")
     for job in {job.run.dataset: job for job in waiting}.values():
         _ = job.data().prepared_file  # whose name is made of all that is read
-    for job in {job.run.dataset: job for job in waiting if job.alone}.values():
-        job.command()  # which counts the training rows
 
 
 def joined(options: argparse.Namespace, job: Job) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from plstm_graph.chem.features import (
     BOND_FEATURE_DIMS,
     mol_to_data,
     mols_to_arrays,
+    read_each,
     read_smiles,
     smiles_to_data,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "BOND_FEATURE_DIMS",
     "mol_to_data",
     "mols_to_arrays",
+    "read_each",
     "read_smiles",
     "smiles_to_data",
 ]

@@ -4,7 +4,7 @@ import re
 import textwrap
 import unicodedata
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import repeat
 from reprlib import Repr
@@ -258,6 +258,15 @@ def read_smiles(smiles: object) -> Chem.Mol:
         if mol is not None and mol.GetNumAtoms():
             return mol
     raise InputError(_complaint(smiles, text, behind))
+
+
+def read_each(smiles: Iterable[object]) -> dict[int, Chem.Mol]:
+    """Molecules by the places of their SMILES, without those that :func:`read_smiles` refuses."""
+    mols = {}
+    for place, text in enumerate(smiles):
+        with suppress(InputError):
+            mols[place] = read_smiles(text)
+    return mols
 
 
 def _complaint(smiles: str, text: str, behind: str) -> str:

@@ -25,8 +25,7 @@ from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
-from plstm_graph.models import PLSTM, CircularFingerprint, GaussianProcess
-from plstm_graph.models.gaussian_process import affordable
+from plstm_graph.models import PLSTM, GaussianProcess
 
 #: Graphs that a network sees in training, as far as these are no fewer or more epochs than that.
 _SEEN, _FEWEST, _MOST = 20_000, 15, 100
@@ -159,16 +158,10 @@ def _count(file: Path) -> None:
         opened.write(b".")
 
 
-def suit_rows(config: dict[str, Any], rows: int, targets: int) -> None:
-    """Give a configuration whose epochs are :data:`BY_ROWS` those for a number of training rows.
-
-    Where a Gaussian process among the network's branches would take too long, it is a fingerprint.
-    """
+def suit_rows(config: dict[str, Any], rows: int) -> None:
+    """Give a configuration whose epochs are :data:`BY_ROWS` those for a number of training rows."""
     if config["trainer"].get("max_epochs") == BY_ROWS:
         config["trainer"]["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
-    if not affordable(rows, targets):
-        for branch in processes_of(config):
-            branch |= {"class_path": CircularFingerprint.__name__, "init_args": {}}
 
 
 def processes_of(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -196,7 +189,7 @@ def train_networks(
     """
     trainer, seed = config["trainer"], config.get("seed_everything", 0)  # what is left out is a default
     check_seed(seed + number - 1, "The seed of the last network")
-    suit_rows(config, len(module.rows.train), module.num_tasks)
+    suit_rows(config, len(module.rows.train))
     epochs = trainer.get("max_epochs", 100)
     calls, runs = [], [folder / "runs" / str(seed + place) for place in range(number)]
     for run in runs:

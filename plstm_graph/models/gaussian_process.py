@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plstm_graph.errors import InputError
 from plstm_graph.models.branch import Branch
 from plstm_graph.models.fingerprint import share_within
 from plstm_graph.models.graph_kernel import GraphKernel, Tokens, coloured, linear_kernel
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.ranges import MANY, check_range
 
-#: Training graphs that are taken at most, and targets of so many: what is solved are as many linear
+#: Training graphs that all take part at most, and targets of so many: what is solved are as many linear
 #: equations, which are others for targets that are missing elsewhere.
 LIMIT, _TARGETS = 12_000, 10
+
+#: Landmarks of more at most, pairs of training graphs and landmarks, and what is added to the kernel of each
+#: landmark with itself, as some are alike.
+_LANDMARKS, _PAIRS, _JITTER = 6_000, 300_000_000, 1e-4
 
 #: Training graphs by which the noise is chosen, and its range as a share of the signal.
 _CHOOSING, _NOISE = 2_000, (1e-3, 10.0)
@@ -32,9 +35,15 @@ _SHARES, _COMPARING, _TOLERANCE = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75), 1_000, 1.01
 _COLUMNS = 1_000
 
 
-def affordable(graphs: int, targets: int) -> bool:
-    """Whether a Gaussian process is fitted in minutes: 12,000 training graphs at most, of ten targets."""
-    return graphs <= LIMIT and targets * graphs**3 <= _TARGETS * LIMIT**3
+def landmarks(graphs: int, targets: int) -> int:
+    """How many of so many training graphs a Gaussian process compares others with, to be fitted in minutes.
+
+    All of 12,000 of ten targets; of more graphs 6,000, or as many as make 300,000,000 pairs with these.
+    """
+    work = _TARGETS * LIMIT**3
+    if graphs <= LIMIT and targets * graphs**3 <= work:
+        return graphs
+    return min(_LANDMARKS, _PAIRS // graphs, int((work / (targets * graphs)) ** 0.5), graphs)
 
 
 class _Fitted(NamedTuple):
@@ -80,6 +89,11 @@ class GaussianProcess(Branch):
     noise :math:`\sigma^2` maximises the marginal likelihood. Of classes, f becomes log-odds a f + b, where a
     and b minimise the log loss of what the other training graphs predict for each.
 
+    Of more than 12,000 training graphs, landmarks :math:`z_j` stand for all, half of them graphs with rare
+    labels if there are as many: :math:`f(x) = \bar y + \sum_j \alpha_j \, k(x, z_j)` with
+    :math:`\alpha = (K_{zx} K_{xz} + \sigma^2 K_{zz})^{-1} K_{zx} (y - \bar y)`. Share and noise are chosen by
+    them alone.
+
     It has no gradient, is the same in all networks of an ensemble, and has four times the weight of the nodes
     beside it: on validation molecules of six sets it predicted alone as well as with them, or better.
 
@@ -90,9 +104,10 @@ class GaussianProcess(Branch):
     Raises:
         InputError: a number that is out of its range.
 
-    Complexity: for n training graphs, O(n³) once, in 24 n² bytes, and O(n · tokens) for a graph.
-    Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), 5.4.2 for leaving out;
-    Ralaivola et al., Graph kernels for chemical informatics (Neural Networks 2005).
+    Complexity: for n training graphs, O(n³) once, in 24 n² bytes, and O(n · tokens) for a graph; with m
+    landmarks O(n m²) in 4 n m bytes, and O(m · tokens).
+    Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), 5.4.2 for leaving out and
+    8.3.1 for landmarks; Ralaivola et al., Graph kernels for chemical informatics (Neural Networks 2005).
     """
 
     learns = False
@@ -119,52 +134,37 @@ class GaussianProcess(Branch):
             batches: of graphs and their targets [B, T], NaN where missing: standardised, or 0 and 1, or
                 [B, 1] of classes.
             task: ``"regression"``, ``"classification"`` or ``"multiclass"``.
-
-        Raises:
-            InputError: it would take too long, see :func:`affordable`.
         """
         pairs = [(_on_cpu(graphs), part) for graphs, part in batches]
-        targets = torch.cat([part for _, part in pairs])
-        if not affordable(*targets.shape):
-            raise InputError(
-                f"A Gaussian process of {len(targets):,} training graphs and {targets.size(1)} targets would "
-                "take too long; put circular fingerprints in its place: branches=[CircularFingerprint()], or "
-                "--model.network.branches=[CircularFingerprint]."
-            )
-        values = targets.double().cpu()
+        values = torch.cat([part for _, part in pairs]).double().cpu()
         if task == "multiclass":
             values = (
                 F.one_hot(values[:, 0].nan_to_num().long(), self.channels)
                 .double()
                 .masked_fill(values.isnan(), torch.nan)
             )
-        tokens = [self._tokens(graphs) for graphs, _ in pairs]
-        beside = [graphs.descriptors for graphs, _ in pairs]
-        described = [part for part in beside if part is not None]
-        similar = GraphKernel.of(tokens, torch.cat(described) if described else None)
-        kernel = torch.cat([similar.between(*part) for part in zip(tokens, beside, strict=True)]).double()
-        del tokens
         mean = values.nanmean(0)
         std = (values - mean).square().nanmean(0).sqrt()
         scaled = (values - mean) / torch.where(std > 0, std, 1.0)
-        weights, left_out = torch.zeros_like(values), torch.full_like(values, torch.nan)
+        parts = [_Part(self._tokens(graphs), graphs.descriptors) for graphs, _ in pairs]
+        known = _landmarks(values, task)
+        compared = parts if len(known) == len(values) else _taken(parts, known)
+        described = [part.descriptors for part in compared if part.descriptors is not None]
+        tokens = [part.tokens for part in compared]
+        similar = GraphKernel.of(tokens, torch.cat(described) if described else None)
+        kernel = _with(similar, compared).double()
         if similar.descriptors is not None:
             z = similar.descriptors.double()
             linear = linear_kernel(z, z)
-            similar = similar._replace(linear=_linear_share(kernel, linear, scaled))
+            similar = similar._replace(linear=_linear_share(kernel, linear, scaled[known]))
             kernel.lerp_(linear, similar.linear)
             del linear
-        for rows, columns in _patterns(values):
-            learned = scaled[rows][:, columns]
-            factor = _factor(kernel[rows[:, None], rows], learned)
-            alpha = torch.cholesky_solve(learned, factor)
-            weights[rows[:, None], columns] = alpha
-            if task != "regression":
-                missed = alpha / _diagonal_of_inverse(factor)[:, None]
-                left_out[rows[:, None], columns] = learned - missed
-        scale, shift = std, mean
-        if task != "regression":
-            scale, shift = _odds(left_out, values, task)
+        odds = task != "regression"
+        if len(known) == len(values):
+            weights, left_out = _solved(kernel, scaled, odds)
+        else:
+            weights, left_out = _solved_by_landmarks(_with(similar, parts), kernel, known, scaled, odds)
+        scale, shift = _odds(left_out, values, task) if odds else (std, mean)
         self._memory.fitted = _Fitted(similar, weights.float(), scale.float(), shift.float())
 
     def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]] = ()) -> Tensor:
@@ -235,6 +235,91 @@ def _on_cpu(graphs: Graphs) -> Graphs:
     return Graphs._make(part.cpu() if isinstance(part, Tensor) else part for part in graphs)
 
 
+class _Part(NamedTuple):
+    """Some graphs: their tokens of both kinds, and their descriptors [B, D], if they have some."""
+
+    tokens: list[Tokens]
+    descriptors: Tensor | None
+
+
+def _landmarks(values: Tensor, task: str) -> Tensor:
+    """Rows of the graphs with values [n, T] that others are compared with, ascending."""
+    rows, number = torch.arange(len(values)), landmarks(*values.shape)
+    if number == len(values) or task == "regression":
+        return _some(rows, number)
+    counts = torch.stack([(values == label).sum(0) for label in (0, 1)])
+    rarity = (1 / counts.gather(0, values.nan_to_num().long())).masked_fill(values.isnan(), 0.0).amax(1)
+    rare = rarity > rarity.median()
+    chosen = _some(rows[rare], number // 2)
+    others = torch.ones(len(values), dtype=torch.bool).index_fill(0, chosen, False)
+    return torch.cat([chosen, _some(rows[others], number - len(chosen))]).sort().values
+
+
+def _taken(parts: Sequence[_Part], rows: Tensor) -> list[_Part]:
+    """Those of all graphs that have these rows, ascending."""
+    found, start = [], 0
+    for tokens, descriptors in parts:
+        end = start + len(tokens[0].sizes)
+        if len(here := rows[(rows >= start) & (rows < end)] - start):
+            described = None if descriptors is None else descriptors[here]
+            found.append(_Part([kind.take(here) for kind in tokens], described))
+        start = end
+    return found
+
+
+def _with(similar: GraphKernel, parts: Sequence[_Part]) -> Tensor:
+    """Kernel of all graphs and the known ones, float32 [n, m]."""
+    return torch.cat([similar.between(*part) for part in parts])
+
+
+def _solved(kernel: Tensor, values: Tensor, leave_out: bool) -> tuple[Tensor, Tensor]:
+    """Weights of all graphs by their kernel [n, n] and values [n, T], and what the others say of each."""
+    weights, left_out = torch.zeros_like(values), torch.full_like(values, torch.nan)
+    for rows, columns in _patterns(values):
+        learned = values[rows][:, columns]
+        factor = _factor(kernel[rows[:, None], rows], learned)
+        alpha = torch.cholesky_solve(learned, factor)
+        weights[rows[:, None], columns] = alpha
+        if leave_out:
+            missed = alpha / _diagonal_of_inverse(factor)[:, None]
+            left_out[rows[:, None], columns] = learned - missed
+    return weights, left_out
+
+
+def _solved_by_landmarks(
+    kernel: Tensor, among: Tensor, known: Tensor, values: Tensor, leave_out: bool
+) -> tuple[Tensor, Tensor]:
+    """Weights of landmarks, and what the other graphs say of each, or of some.
+
+    Args:
+        kernel: of all graphs and the landmarks, float32 [n, m].
+        among: of the landmarks [m, m].
+        known: their rows [m].
+        values: [n, T].
+        leave_out: whether graphs are left out.
+    """
+    weights, left_out = values.new_zeros(len(known), values.size(1)), torch.full_like(values, torch.nan)
+    for rows, columns in _patterns(values):
+        learned, of_known = values[rows][:, columns], values[known][:, columns]
+        there = ~of_known.isnan().any(1)
+        noise = _tuned(among[there][:, there], of_known[there])[0] if there.any() else 1.0
+        total, sums = noise * among, torch.zeros_like(of_known)
+        total.diagonal().add_(noise * _JITTER)
+        for some, part in zip(rows.split(_COLUMNS), learned.split(_COLUMNS), strict=True):
+            similarity = kernel[some].double()
+            total.addmm_(similarity.T, similarity)
+            sums.addmm_(similarity.T, part)
+        factor = torch.linalg.cholesky(total)
+        alpha = torch.cholesky_solve(sums, factor)
+        weights[:, columns] = alpha
+        for some in _some(rows, LIMIT).split(_COLUMNS) if leave_out else ():
+            similarity, part = kernel[some].double(), values[some][:, columns]
+            leverage = torch.linalg.solve_triangular(factor, similarity.T, upper=False).square().sum(0)
+            missed = (part - similarity @ alpha) / (1 - leverage)[:, None]
+            left_out[some[:, None], columns] = part - missed
+    return weights, left_out
+
+
 def _factor(kernel: Tensor, values: Tensor) -> Tensor:
     """Cholesky factor of a kernel [n, n] and the noise of values [n, T], which is added to it in place."""
     kernel.diagonal().add_(_tuned(kernel, values)[0])
@@ -255,7 +340,8 @@ def _patterns(values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows of values [n, T], NaN where missing, and a mask of the columns that are known in these alone."""
     known = ~values.isnan()
     for pattern in known.unique(dim=1).T:
-        yield pattern.nonzero()[:, 0], (known == pattern[:, None]).all(0)
+        if pattern.any():
+            yield pattern.nonzero()[:, 0], (known == pattern[:, None]).all(0)
 
 
 def _linear_share(bounded: Tensor, linear: Tensor, values: Tensor) -> float:
@@ -299,7 +385,7 @@ def _tuned(kernel: Tensor, values: Tensor) -> tuple[float, float]:
 
 def _odds(values: Tensor, targets: Tensor, task: str) -> tuple[Tensor, Tensor]:
     """Scale and shift [T] that make log-odds of values [n, T], by labels [n, T] smoothed as Platt did."""
-    known = ~targets.isnan()
+    known = ~values.isnan()
     labels = targets.nan_to_num()
     counts = torch.stack([(known & (labels == number)).sum(0) for number in (0, 1)])
     smoothed = torch.where(labels > 0, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))

@@ -65,6 +65,13 @@ class Tokens(NamedTuple):
         ptr = F.pad(torch.bincount(holder, minlength=num_graphs).cumsum(0), (1, 0))
         return cls(different, counts.int(), ptr, torch.bincount(graph, minlength=num_graphs))
 
+    def take(self, graphs: Tensor) -> Tokens:
+        """Those of some of the graphs."""
+        lengths = self.ptr.diff()[graphs]
+        ptr = F.pad(lengths.cumsum(0), (1, 0))
+        places = torch.arange(int(ptr[-1])) + torch.repeat_interleave(self.ptr[graphs] - ptr[:-1], lengths)
+        return Tokens(self.colours[places], self.counts[places], ptr, self.sizes[graphs])
+
 
 class KnownGraphs(NamedTuple):
     r"""The tokens of n graphs, token by token, for their MinMax kernel with others.
