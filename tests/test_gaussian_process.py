@@ -208,7 +208,7 @@ def test_landmarks_that_are_all_graphs_leave_nothing_out(monkeypatch):
 
 def test_graphs_are_compared_with_landmarks_alone(monkeypatch):
     """By the equations, left out by another fit, and with what is kept of four of ten graphs."""
-    monkeypatch.setattr(gaussian_process, "landmarks", lambda graphs, targets: 4)
+    monkeypatch.setattr(gaussian_process, "landmarks", lambda graphs, systems: 4)
     monkeypatch.setattr(gaussian_process, "_tuned", lambda *_: (0.3, 0.0))
     process, rows = fitted(), torch.tensor([0, 3, 6, 9])
     assert process.get_extra_state()["weights"].shape == (4, 1)
@@ -235,7 +235,7 @@ def test_graphs_are_compared_with_landmarks_alone(monkeypatch):
 
 
 def test_landmarks_are_half_of_rare_labels(monkeypatch):
-    monkeypatch.setattr(gaussian_process, "landmarks", lambda graphs, targets: 20)
+    monkeypatch.setattr(gaussian_process, "landmarks", lambda graphs, systems: 20)
     labels = torch.zeros(1000, 2).double()
     labels[[5, 300, 999], 0] = 1.0
     labels[::50, 1] = 1.0
@@ -248,14 +248,14 @@ def test_landmarks_are_half_of_rare_labels(monkeypatch):
     assert values.tolist() == torch.linspace(0, 999, 20).long().tolist()
 
 
-@pytest.mark.parametrize("targets", [1, 12, 128, 617])
-def test_any_number_of_graphs_is_fitted_in_minutes(targets):
+@pytest.mark.parametrize("systems", [1, 12, 128, 617])
+def test_any_number_of_graphs_is_fitted_in_minutes(systems):
     for graphs in (1, 12_000, 12_001, 40_000, 440_000, 3_000_000):
-        number = gaussian_process.landmarks(graphs, targets)
+        number = gaussian_process.landmarks(graphs, systems)
         assert 1 <= number <= graphs
-        assert targets * graphs * number**2 <= 10 * 12_000**3
+        assert systems * graphs * number**2 <= 10 * 12_000**3
         assert graphs * number <= max(3e8, graphs**2 * (graphs <= 12_000))
-        assert number == graphs or graphs > 12_000 or targets > 10
+        assert number == graphs or graphs > 12_000 or systems > 10
 
 
 def test_a_network_predicts_the_mean_over_its_branches_and_trains_the_others():

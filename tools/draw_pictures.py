@@ -26,16 +26,19 @@ MOLECULE, ATOM = "CC(=O)Nc1ccc(O)cc1", 7  # paracetamol, the carbon that carries
 #: Panels of accuracy: folder of results, label of the axis, and rows.
 ACCURACIES = {
     "tu/nci1": ("NCI1, accuracy", ["plstm", "mpnn", "gin", "gat", "gcn", "forest"]),
-    "ogb/mollipo": (
-        "mollipo, RMSE (lower is better)",
-        ["plstm-recipe", "plstm", "gine", "chemprop", "forest"],
-    ),
-    "ogb/molhiv": ("molhiv, ROC-AUC", ["plstm", "plstm-fingerprint", "gine", "gin", "forest"]),
+    **{
+        f"ogb/{name}": (
+            f"{name}, RMSE (lower is better)",
+            ["plstm", "gine", "plstm-nodes", "gine-nodes", "gin-nodes", "chemprop", "forest"],
+        )
+        for name in ("molesol", "mollipo")
+    },
 }
 NAMES = {
     "plstm": "PLSTM",
-    "plstm-recipe": "PLSTM, recipe",
-    "plstm-fingerprint": "PLSTM + fingerprint",
+    "plstm-nodes": "PLSTM, nodes",
+    "gine-nodes": "GINE, nodes",
+    "gin-nodes": "GIN, nodes",
     "gine": "GINE",
     "gin": "GIN",
     "gat": "GAT",

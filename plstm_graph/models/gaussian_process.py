@@ -16,9 +16,9 @@ from plstm_graph.models.graph_kernel import GraphKernel, Tokens, coloured, linea
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.ranges import MANY, check_range
 
-#: Training graphs that all take part at most, and targets of so many: what is solved are as many linear
-#: equations, which are others for targets that are missing elsewhere.
-LIMIT, _TARGETS = 12_000, 10
+#: Training graphs with which all others are compared at most, if so many systems of equations are to be
+#: solved: one for all targets that have values in the same graphs.
+LIMIT, _SYSTEMS = 12_000, 10
 
 #: Landmarks of more at most, pairs of training graphs and landmarks, and what is added to the kernel of each
 #: landmark with itself, as some are alike.
@@ -35,15 +35,16 @@ _SHARES, _COMPARING, _TOLERANCE = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75), 1_000, 1.01
 _COLUMNS = 1_000
 
 
-def landmarks(graphs: int, targets: int) -> int:
+def landmarks(graphs: int, systems: int) -> int:
     """How many of so many training graphs a Gaussian process compares others with, to be fitted in minutes.
 
-    All of 12,000 of ten targets; of more graphs 6,000, or as many as make 300,000,000 pairs with these.
+    All of 12,000 if ten systems of equations are solved; of more graphs 6,000 or as many as make 300,000,000
+    pairs with these, and fewer where that takes longer.
     """
-    work = _TARGETS * LIMIT**3
-    if graphs <= LIMIT and targets * graphs**3 <= work:
+    work = _SYSTEMS * LIMIT**3
+    if graphs <= LIMIT and systems * graphs**3 <= work:
         return graphs
-    return min(_LANDMARKS, _PAIRS // graphs, int((work / (targets * graphs)) ** 0.5), graphs)
+    return min(_LANDMARKS, _PAIRS // graphs, int((work / (systems * graphs)) ** 0.5), graphs)
 
 
 class _Fitted(NamedTuple):
@@ -244,7 +245,7 @@ class _Part(NamedTuple):
 
 def _landmarks(values: Tensor, task: str) -> Tensor:
     """Rows of the graphs with values [n, T] that others are compared with, ascending."""
-    rows, number = torch.arange(len(values)), landmarks(*values.shape)
+    rows, number = torch.arange(len(values)), landmarks(len(values), len(list(_patterns(values))))
     if number == len(values) or task == "regression":
         return _some(rows, number)
     counts = torch.stack([(values == label).sum(0) for label in (0, 1)])
