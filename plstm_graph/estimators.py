@@ -70,7 +70,9 @@ class _Estimator(TransformerMixin, BaseEstimator):
         smiles, cells = _molecules(X)
         check_consistent_length(smiles, targets)
         if len(smiles) < 2:
-            raise InputError("One molecule is too few: one at least trains, and another validates.")
+            raise InputError(
+                "There is one sample, which is too few: one at least trains, and another validates."
+            )
         check_range(1, ensemble_size=self.ensemble_size, max_epochs=self.max_epochs)
         if classes is not None:
             counts = np.unique(classes, return_counts=True)[1]

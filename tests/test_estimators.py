@@ -238,7 +238,7 @@ REFUSED = [
     (SMILES, CARBONS, {"options": {"model.foo": 1}}, "model.foo"),
     (SMILES, CARBONS, {"init_from": "missing.ckpt"}, "missing.ckpt"),
     (SMILES, CARBONS, {"options": {"data.split": "random"}}, "cannot have 'data.split', which the estimator"),
-    (SMILES[:1], CARBONS[:1], {}, "One molecule is too few"),
+    (SMILES[:1], CARBONS[:1], {}, "There is one sample, which is too few"),
     (pd.DataFrame({"smiles": SMILES, "dose": ["a lot"] * 40}), CARBONS, {}, "^X: 40 cells are not numeric"),
 ]
 

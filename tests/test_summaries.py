@@ -110,9 +110,10 @@ def test_a_suite_without_results_says_so(tmp_path, capsys):
 
 
 def test_pictures_have_a_dot_for_every_set(kept, tmp_path):
+    write(kept, "process", "A", 0, 0.3)
     dots = dots_of(kept)
     assert [dot.part for dot in dots["A"]] == ["test", "cliffs"]
-    # The best of all rows that PLSTM has no part in.
+    # The best of all rows in which neither PLSTM nor its process has a part.
     wanted = {"A": (0.5, 0.6), "B": (0.6, 0.7), "C": (0.7, 0.6), "D": (0.9, 0.9)}
     assert {name: (test.ours, test.other) for name, (test, _) in dots.items()} == {
         name: pytest.approx(pair) for name, pair in wanted.items()

@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.accuracy.suites import SUITES
+from benchmarks.accuracy.suites import PROCESS, SUITES
 from benchmarks.accuracy.summary import OURS, label_of, parts_of, scores_of, tables_of
 from benchmarks.command import parser_of
 from benchmarks.measure import RESULTS, ROOT
@@ -29,7 +29,7 @@ class Dot:
         part: "test", or the name of a subset.
         metric: Name of the score.
         ours: PLSTM's mean over runs.
-        other: That of the best row in which PLSTM has no part.
+        other: That of the best row in which neither PLSTM nor its Gaussian process has a part.
         label: That row's.
     """
 
@@ -52,7 +52,11 @@ def dots_of(folder: Path) -> dict[str, list[Dot]]:
     for dataset, (records, references) in tables_of(folder).items():
         metric = records[0]["result"]["metric"]
         best = min if metric in ERRORS else max
-        ours = {label_of(run): run["run"]["model"] for run in records if OURS in run["run"]["model"]}
+        ours = {
+            label_of(run): run["run"]["model"]
+            for run in records
+            if {OURS, PROCESS} & set(run["run"]["model"].split("-"))
+        }
         for part in parts_of(records):
             scores = {label: found.mean for label, found in scores_of(records, references, part).items()}
             own = [scores[label] for label, model in ours.items() if model == OURS]

@@ -152,6 +152,7 @@ class Model:
 
 
 FOREST, BOOSTING, CHEMPROP, JOINED = "forest", "boosting", "chemprop", "-and-"
+PROCESS = "process"
 _LOCAL = [name for name, network in NETWORKS.items() if issubclass(network, LocalNetwork)]
 _PLAIN = {"walk_length": "0", "jk": "last"}
 _SUMS = _PLAIN | {"jk": "cat", "readout": "sum"}
@@ -199,7 +200,7 @@ def models_of(name: str) -> dict[str, Model]:
     if not preset["model"]["network"]["init_args"].get("branches"):
         return models
     if processes_of(preset):
-        models["process"] = Model("Gaussian process alone", "PLSTM", process=True)
+        models[PROCESS] = Model("Gaussian process alone", "PLSTM", process=True)
     others = _PLSTM | {network.lower(): Model(network, network) for network in _LOCAL}
     return models | {
         f"{name}-nodes": replace(model, label=f"{model.label}, nodes alone", bare=True)

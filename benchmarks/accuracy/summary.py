@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from benchmarks.accuracy.suites import BOOSTING, CHEMPROP, FOREST, MODELS, SUITES
+from benchmarks.accuracy.suites import BOOSTING, CHEMPROP, FOREST, MODELS, PROCESS, SUITES
 from plstm_graph.commands.fit import Result
 from plstm_graph.commands.report import baseline_name, spread
 from plstm_graph.metrics import ERRORS
@@ -26,7 +26,7 @@ OURS, _PARTS = "plstm", {"rmse_cliff": "cliffs"}
 _SOURCE = "Published: five seeds by CheMeleon's authors, arXiv 2506.15792, raw scores."
 _ORDER = [
     OURS,
-    "process",
+    PROCESS,
     *MODELS,
     *(f"{name}-nodes" for name in MODELS),
     CHEMPROP,
