@@ -215,10 +215,8 @@ def test_graphs_are_compared_with_landmarks_alone(monkeypatch):
     assert kernel_of(process, graphs_of(SMILES)).shape == (10, 4)
     monkeypatch.undo()
     whole = kernel_of(fitted(), graphs_of(SMILES)).double().numpy()
-    among, z = (
-        whole[np.ix_(rows, rows)],
-        ((VALUES - VALUES.mean()) / VALUES.std(correction=0)).double().numpy(),
-    )
+    among = whole[np.ix_(rows, rows)]
+    z = ((VALUES - VALUES.mean()) / VALUES.std(correction=0)).double().numpy()
 
     def weights(kept):
         cross = whole[np.ix_(kept, rows)]

@@ -292,17 +292,8 @@ def test_wrong_options_are_refused_before_any_run(arguments, part, place, tmp_pa
     monkeypatch.setattr(table, "side_by_side", None)
     monkeypatch.setattr(sys, "argv", ["table"])
     given = ["--suite", "moleculenet", "--datasets", "freesolv", "--models", "plstm", "--seeds", "1"]
-    given += [
-        "--root",
-        place,
-        "--out",
-        tmp_path,
-        "--runs",
-        tmp_path / "runs",
-        "--cache",
-        tmp_path / "cache",
-        *arguments,
-    ]
+    given += ["--root", place, "--out", tmp_path, "--runs", tmp_path / "runs"]
+    given += ["--cache", tmp_path / "cache", *arguments]
     with torch_as_before(), pytest.raises(InputError, match=re.escape(part)):
         table.main(list(map(str, given)))
 

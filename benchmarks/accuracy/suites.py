@@ -10,13 +10,12 @@ from typing import Any
 from plstm_graph import datasets
 from plstm_graph.checkpoint import NETWORKS, argument_names
 from plstm_graph.commands.presets import read_preset
-from plstm_graph.commands.train import processes_of
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.splits import SCAFFOLD_FOLDS
 from plstm_graph.datasets.tu import FOLDS as TU_FOLDS
 from plstm_graph.errors import InputError
-from plstm_graph.models import LocalNetwork
+from plstm_graph.models import GaussianProcess, LocalNetwork
 
 
 @dataclass(frozen=True)
@@ -196,10 +195,10 @@ def models_of(name: str) -> dict[str, Model]:
     if suite.own:
         return MODELS
     models = _PLSTM | {network.lower(): Model(f"{network}, same recipe", network) for network in _LOCAL}
-    preset = read_preset(suite.preset)
-    if not preset["model"]["network"]["init_args"].get("branches"):
+    branches = read_preset(suite.preset)["model"]["network"]["init_args"].get("branches")
+    if not branches:
         return models
-    if processes_of(preset):
+    if any(branch["class_path"] == GaussianProcess.__name__ for branch in branches):
         models[PROCESS] = Model("Gaussian process alone", "PLSTM", process=True)
     others = _PLSTM | {network.lower(): Model(network, network) for network in _LOCAL}
     return models | {

@@ -25,7 +25,7 @@ from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
-from plstm_graph.models import PLSTM, GaussianProcess
+from plstm_graph.models import PLSTM
 
 #: Graphs that a network sees in training, as far as these are no fewer or more epochs than that.
 _SEEN, _FEWEST, _MOST = 20_000, 15, 100
@@ -162,12 +162,6 @@ def suit_rows(config: dict[str, Any], rows: int) -> None:
     """Give a configuration whose epochs are :data:`BY_ROWS` those for a number of training rows."""
     if config["trainer"].get("max_epochs") == BY_ROWS:
         config["trainer"]["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
-
-
-def processes_of(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The Gaussian processes among the branches of a configuration's network."""
-    branches = config["model"]["network"].get("init_args", {}).get("branches") or []
-    return [one for one in branches if one["class_path"].rpartition(".")[2] == GaussianProcess.__name__]
 
 
 def _counted(number: int, noun: str) -> str:
