@@ -7,6 +7,7 @@ from data_modules import prepared
 from scipy.stats import norm, rankdata, spearmanr
 
 from plstm_graph import PLSTM
+from plstm_graph.chem import read_smiles
 from plstm_graph.commands.forest import count_fingerprints, forest_predictions
 from plstm_graph.datasets import CSV
 from plstm_graph.normal_scores import NormalScores
@@ -64,7 +65,7 @@ def test_the_forest_beside_these_tasks_learns_scores_too(tmp_path):
         rows = [f"{'C' * (1 + row % 9)}{'ON'[row % 2]}{'C' * (row // 18)},{column[row]}" for row in range(80)]
         path.write_text("\n".join(["smiles,y", *rows]))
         module = prepared(CSV(path, cache=tmp_path, split="random", metric="spearman"))
-        features = count_fingerprints(module.dataset.smiles)
+        features = count_fingerprints(map(read_smiles, module.dataset.smiles))
         order.append(forest_predictions(module, features, n_estimators=20, random_state=0)[:, 0])
         train = module.train_targets
         assert train.min() <= order[-1].min() < order[-1].max() <= train.max()

@@ -344,7 +344,7 @@ def test_forest_and_boosting_are_scikit_learns_on_the_training_rows(place):
     module.rows = module.rows._replace(train=train)
     smiles, targets = module.dataset.smiles, module.dataset.tensors["y"].flatten()
     seen, unseen = ([smiles[row] for row in rows] for rows in (train.tolist(), test.tolist()))
-    counts, others = map(count_fingerprints, (seen, unseen))
+    counts, others = (count_fingerprints(map(read_smiles, part)) for part in (seen, unseen))
     result, predictions = fit_forest(module, seed=1)
     assert result.network == "Count fingerprint, 500 trees"
     forest = RandomForestRegressor(500, max_features=1 / 3, random_state=1).fit(counts, targets[train])

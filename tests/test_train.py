@@ -13,7 +13,7 @@ from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from torch_geometric.data import Batch
 
 from plstm_graph.checkpoint import read_checkpoint
-from plstm_graph.chem import smiles_to_data
+from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.commands import train
 from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.commands.main import main
@@ -316,7 +316,7 @@ def test_a_folder_without_checkpoints_does_not_predict(run, tmp_path):
 
 
 def test_the_forest_reads_counts():
-    counts = count_fingerprints(["CCCCCCCC", "C"])
+    counts = count_fingerprints(map(read_smiles, ["CCCCCCCC", "C"]))
     assert counts.shape == (2, 2048)
     assert counts[0].max() > 1
     assert counts.sum(1).tolist() == [8 + 8 + 6, 1]

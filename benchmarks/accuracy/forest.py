@@ -48,7 +48,7 @@ def counts_of(graphs: PackedGraphs) -> NDArray[np.generic]:
         warnings.warn(
             f"RDKit cannot read {unread} of {len(graphs)} SMILES; their fingerprints are zeros.", stacklevel=2
         )
-    return _in_place(count_fingerprints([graphs.smiles[place] for place in mols]), mols, len(graphs), 0)
+    return _in_place(count_fingerprints(mols.values()), mols, len(graphs), 0)
 
 
 def _in_place(values: NDArray[np.generic], places: Iterable[int], rows: int, lacking: float) -> NDArray[Any]:

@@ -1,15 +1,15 @@
 """The floor of every table: a random forest on fingerprints."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rdkit.Chem import rdFingerprintGenerator
+from rdkit.Chem import Mol, rdFingerprintGenerator
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from plstm_graph.chem import read_smiles
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.normal_scores import NormalScores
 from plstm_graph.predictor import BY_ORDER
@@ -17,10 +17,10 @@ from plstm_graph.predictor import BY_ORDER
 _TREES, _DRAWN = 500, 10_000
 
 
-def count_fingerprints(smiles: list[str]) -> NDArray[np.uint32]:
+def count_fingerprints(mols: Iterable[Mol]) -> NDArray[np.uint32]:
     """Counts of Morgan fingerprints of radius 2, [molecules, 2048]."""
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    return np.stack([generator.GetCountFingerprintAsNumPy(read_smiles(text)) for text in smiles])
+    return np.stack([generator.GetCountFingerprintAsNumPy(mol) for mol in mols])
 
 
 def usual_forest(module: GraphDataModule, seed: int = 0) -> dict[str, Any]:
