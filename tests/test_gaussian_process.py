@@ -14,7 +14,7 @@ from torch_geometric.loader import DataLoader
 
 from plstm_graph import PLSTM
 from plstm_graph.chem import smiles_to_data
-from plstm_graph.models import GaussianProcess, Graphs, gaussian_process
+from plstm_graph.models import GaussianProcess, Graphs, kernel_regression
 from plstm_graph.models.fingerprint import environments
 from plstm_graph.predictor import Predictor
 from plstm_graph.similarity import Counts, count_common
@@ -81,7 +81,7 @@ def test_it_solves_the_equations_of_a_gaussian_process():
     process = fitted()
     kernel = kernel_of(process, graphs_of(SMILES)).double().numpy()
     scaled = ((VALUES - VALUES.mean()) / VALUES.std(correction=0)).double()
-    noise = gaussian_process._tuned(torch.from_numpy(kernel), scaled)[0]
+    noise = kernel_regression._tuned(torch.from_numpy(kernel), scaled)[0]
     values, z = np.linalg.solve(kernel + noise * np.eye(10), scaled.numpy()), scaled.numpy()
 
     def evidence(noise):
@@ -93,18 +93,6 @@ def test_it_solves_the_equations_of_a_gaussian_process():
     expected = kernel_of(process, graphs_of(smiles)).double().numpy() @ values
     expected = expected * VALUES.std(correction=0).item() + VALUES.mean().item()
     np.testing.assert_allclose(process(graphs_of(smiles)).numpy(), expected, atol=1e-5)
-
-
-def test_errors_of_what_is_left_out_are_those_of_another_fit(monkeypatch):
-    monkeypatch.setattr(gaussian_process, "_COLUMNS", 4)
-    kernel = kernel_of(fitted(), graphs_of(SMILES)).double()
-    values, noise = VALUES.double(), gaussian_process._tuned(kernel, VALUES.double())[0]
-    factor = gaussian_process._factor(kernel.clone(), values)
-    errors = torch.cholesky_solve(values, factor) / gaussian_process._diagonal_of_inverse(factor)[:, None]
-    for row in range(10):
-        others = [other for other in range(10) if other != row]
-        weights = torch.linalg.solve(kernel[others][:, others] + noise * torch.eye(9), values[others])
-        torch.testing.assert_close(errors[row], values[row] - kernel[row, others] @ weights)
 
 
 def test_neither_numbering_nor_company_matters():
@@ -145,18 +133,6 @@ def test_descriptors_are_a_third_kernel():
         torch.testing.assert_close(kernel_of(process, graphs), expected, atol=1e-5, rtol=0)
 
 
-def test_errors_that_choose_are_those_of_what_is_left_out():
-    kernel = kernel_of(fitted(), graphs_of(SMILES)).double()
-    values = torch.cat([VALUES, VALUES.flip(0)], 1).double()
-    noise, error = gaussian_process._tuned(kernel, values)
-    expected = 0.0
-    for row in range(10):
-        others = [other for other in range(10) if other != row]
-        weights = torch.linalg.solve(kernel[others][:, others] + noise * torch.eye(9), values[others])
-        expected += (values[row] - kernel[row, others] @ weights).square().sum().item()
-    assert error == pytest.approx(expected)
-
-
 def test_what_descriptors_say_linearly_is_predicted_far_from_all_training_graphs():
     """Half of the values are missing in the second column, of which descriptors say nothing."""
     draw = torch.Generator().manual_seed(0)
@@ -194,22 +170,10 @@ def test_classes_become_log_odds():
     assert abs(shares.mean(0)[0] - 0.4) < 0.15
 
 
-def test_landmarks_that_are_all_graphs_leave_nothing_out(monkeypatch):
-    monkeypatch.setattr(gaussian_process, "_JITTER", 1e-9)
-    kernel = kernel_of(fitted(), graphs_of(SMILES))
-    values = torch.cat([VALUES, VALUES.flip(0)], 1).double()
-    values[[1, 6], 1] = torch.nan
-    expected, left_out = gaussian_process._solved(kernel.double(), values, True)
-    rows = torch.arange(10)
-    weights, others = gaussian_process._solved_by_landmarks(kernel, kernel.double(), rows, values, True)
-    torch.testing.assert_close(kernel.double() @ weights, kernel.double() @ expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(others, left_out, atol=1e-4, rtol=0, equal_nan=True)
-
-
 def test_graphs_are_compared_with_landmarks_alone(monkeypatch):
     """By the equations, left out by another fit, and with what is kept of four of ten graphs."""
-    monkeypatch.setattr(gaussian_process, "landmarks", lambda graphs, systems: 4)
-    monkeypatch.setattr(gaussian_process, "_tuned", lambda *_: (0.3, 0.0))
+    monkeypatch.setattr(kernel_regression, "landmark_count", lambda graphs, systems: 4)
+    monkeypatch.setattr(kernel_regression, "_tuned", lambda *_: (0.3, 0.0))
     process, rows = fitted(), torch.tensor([0, 3, 6, 9])
     assert process.get_extra_state()["weights"].shape == (4, 1)
     assert kernel_of(process, graphs_of(SMILES)).shape == (10, 4)
@@ -224,36 +188,12 @@ def test_graphs_are_compared_with_landmarks_alone(monkeypatch):
 
     expected = whole[:, rows] @ weights(range(10)) * VALUES.std(correction=0).item() + VALUES.mean().item()
     np.testing.assert_allclose(process(graphs_of(SMILES)).numpy(), expected, atol=1e-4)
-    monkeypatch.setattr(gaussian_process, "_tuned", lambda *_: (0.3, 0.0))
+    monkeypatch.setattr(kernel_regression, "_tuned", lambda *_: (0.3, 0.0))
     kernels = torch.from_numpy(whole)[:, rows].float(), torch.from_numpy(among)
-    _, left_out = gaussian_process._solved_by_landmarks(*kernels, rows, torch.from_numpy(z), True)
+    _, left_out = kernel_regression.solve_by_landmarks(*kernels, rows, torch.from_numpy(z), True)
     for row in range(10):
         others = [other for other in range(10) if other != row]
         assert left_out[row].item() == pytest.approx((whole[row, rows] @ weights(others)).item(), abs=1e-4)
-
-
-def test_landmarks_are_half_of_rare_labels(monkeypatch):
-    monkeypatch.setattr(gaussian_process, "landmarks", lambda graphs, systems: 20)
-    labels = torch.zeros(1000, 2).double()
-    labels[[5, 300, 999], 0] = 1.0
-    labels[::50, 1] = 1.0
-    labels[5, 1] = torch.nan
-    found = gaussian_process._landmarks(labels, "classification")
-    assert found.tolist() == sorted(set(found.tolist()))
-    assert len(found) == 20
-    assert 8 <= labels[found].nan_to_num().amax(1).sum() <= 12
-    values = gaussian_process._landmarks(torch.randn(1000, 1), "regression")
-    assert values.tolist() == torch.linspace(0, 999, 20).long().tolist()
-
-
-@pytest.mark.parametrize("systems", [1, 12, 128, 617])
-def test_any_number_of_graphs_is_fitted_in_minutes(systems):
-    for graphs in (1, 12_000, 12_001, 40_000, 440_000, 3_000_000):
-        number = gaussian_process.landmarks(graphs, systems)
-        assert 1 <= number <= graphs
-        assert systems * graphs * number**2 <= 10 * 12_000**3
-        assert graphs * number <= max(3e8, graphs**2 * (graphs <= 12_000))
-        assert number == graphs or graphs > 12_000 or systems > 10
 
 
 def test_a_network_predicts_the_mean_over_its_branches_and_trains_the_others():
