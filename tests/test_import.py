@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,40 @@ def test_prediction_and_its_workers_start_without_what_they_do_not_need(module, 
     command = [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert not strangers & set(loaded)
+
+
+def _imports(tree):
+    """What a module imports, in functions too, but for what only type checkers see."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "one way to name a module"
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield from _imports(node)
+
+
+def test_imports_run_one_way():
+    """From file to file and from room to room, a folder or a file beside it; those inside functions count."""
+    folders = {"plstm_graph": ROOT / "plstm_graph", "plstm_graph.datasets": ROOT / "datasets"}
+    folders["benchmarks"] = ROOT / "benchmarks"
+    files = {
+        ".".join([package, *file.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__"): file
+        for package, folder in folders.items()
+        for file in folder.rglob("*.py")
+    }
+    of_files, of_rooms = defaultdict(set), defaultdict(set)
+    for name, file in files.items():
+        for module, part in _imports(ast.parse(file.read_text())):
+            found = f"{module}.{part}" if f"{module}.{part}" in files else module
+            if found in files and found != name:
+                of_files[name].add(found)
+                room, other = (".".join(each.split(".")[:2]) for each in (name, found))
+                if room != other:
+                    of_rooms[room].add(other)
+    order = [*TopologicalSorter(of_files).static_order()]  # raises CycleError, which names the circle
+    assert len(order) > 100
+    order = [*TopologicalSorter(of_rooms).static_order()]
+    floors = [f"plstm_graph.{name}" for name in ("dag", "kernels", "conv", "models", "commands")]
+    assert sorted(floors, key=order.index) == floors

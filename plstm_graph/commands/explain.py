@@ -2,28 +2,25 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from rdkit import Chem
 from rich.progress import Progress
-from torch_geometric.data import Batch, Data
 
-from plstm_graph.chem import mol_to_data, read_smiles
+from plstm_graph.commands.contributions import explained, label_of, read_molecules
 from plstm_graph.commands.results import Predictions
 from plstm_graph.commands.sinks import check_report
 from plstm_graph.datasets.cache import UNREADABLE_COLUMNS
-from plstm_graph.datasets.descriptors import columns_of, read_columns, with_rdkit
+from plstm_graph.datasets.descriptors import columns_of
 from plstm_graph.datasets.files import whole_file, write_rows
 from plstm_graph.datasets.stream import open_source
 from plstm_graph.datasets.table import check_there
 from plstm_graph.drawing import draw_contributions
 from plstm_graph.ensemble import Ensemble
 from plstm_graph.errors import InputError
-from plstm_graph.explain import contributions
-from plstm_graph.predictor import Predictor
 
 _COLUMNS = (
     "row",
@@ -136,47 +133,6 @@ def _write(
     return read, start - read
 
 
-def read_molecules(
-    start: int, smiles: Sequence[Any], cells: Mapping[str, Sequence[Any]], descriptors: Sequence[str]
-) -> tuple[dict[int, tuple[Chem.Mol, Data]], list[tuple[int, Any, str]]]:
-    """Molecules and graphs by row, and row, SMILES and reason of those that cannot be read."""
-    molecules, unreadable = {}, []
-    columns, reasons = read_columns(cells, len(smiles))
-    for row, text in enumerate(smiles):
-        try:
-            if row in reasons:
-                raise InputError(reasons[row])
-            mol = read_smiles(text)
-        except InputError as error:
-            unreadable.append((start + row, text, str(error)))
-            continue
-        graph = mol_to_data(mol)
-        if descriptors:
-            graph.descriptors = torch.from_numpy(with_rdkit(columns[[row]], [mol], descriptors))
-        molecules[start + row] = mol, graph
-    return molecules, unreadable
-
-
-def explained(
-    ensemble: Ensemble, graphs: list[Data]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Predictions [T] and contributions of atoms [N, T] and bonds [E, T] of every molecule."""
-    if not graphs:
-        return
-    batch = Batch.from_data_list(graphs)
-    with torch.no_grad():
-        predictions = torch.stack([predictor(batch) for predictor in ensemble.predictors]).mean(0)
-    shares = [contributions(predictor, batch) for predictor in ensemble.predictors]
-    atoms, columns = (torch.stack(parts).mean(0) for parts in zip(*shares, strict=True))
-    bonds = columns.view(-1, 2, columns.size(1)).sum(1)
-    yield from zip(
-        predictions,
-        atoms.split([graph.num_nodes for graph in graphs]),
-        bonds.split([graph.num_edges // 2 for graph in graphs]),
-        strict=True,
-    )
-
-
 def _cells(mol: Chem.Mol, atoms: torch.Tensor, bonds: torch.Tensor) -> Iterator[tuple[object, ...]]:
     """The last cells of the table's rows, from ``kind`` on."""
     for atom, value in zip(mol.GetAtoms(), atoms.tolist(), strict=True):
@@ -186,12 +142,6 @@ def _cells(mol: Chem.Mol, atoms: torch.Tensor, bonds: torch.Tensor) -> Iterator[
         sign = ":" if bond.GetIsAromatic() else Chem.Bond.GetSmarts(bond) or "-"
         symbol = f"{begin.GetSymbol()}{sign}{end.GetSymbol()}"
         yield "bond", bond.GetIdx(), begin.GetIdx(), end.GetIdx(), symbol, f"{value:.7g}"
-
-
-def label_of(predictor: Predictor, name: str) -> str:
-    """What a drawing of contributions to a target is labelled with."""
-    unit = {"classification": "log-odds", "multiclass": "logit"}.get(predictor.task, predictor.unit)
-    return f"contribution to {name}" + (f", {unit}" if unit else "")
 
 
 def _file_names(targets: dict[int, str]) -> dict[int, str]:

@@ -20,7 +20,7 @@ from sklearn.metrics import RocCurveDisplay
 
 from plstm_graph.calibration import Calibration
 from plstm_graph.chem import read_smiles
-from plstm_graph.commands.explain import explained, label_of, read_molecules
+from plstm_graph.commands.contributions import explained, label_of, read_molecules
 from plstm_graph.commands.results import Results
 from plstm_graph.commands.sinks import cells
 from plstm_graph.datasets.descriptors import columns_of
