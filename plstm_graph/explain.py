@@ -62,6 +62,9 @@ def gating_matrices(network: nn.Module, data: Data) -> list[GatingMatrix]:
         network: any module that is called with ``data`` and has :class:`~plstm_graph.PLSTMConv` layers.
         data: a graph or batch.
 
+    Raises:
+        InputError: no scan ran that could be watched, since the network is compiled.
+
     Complexity: a call of the network, and of every scan O(pairs of nodes that a path joins · heads).
     """
     matrices: list[GatingMatrix] = []
@@ -87,9 +90,13 @@ def gating_matrices(network: nn.Module, data: Data) -> list[GatingMatrix]:
     finally:
         for hook in hooks:
             hook.remove()
+    if hooks and not matrices:
+        raise InputError("No scan could be watched: pass the network as it was before torch.compile.")
     return matrices
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def contributions(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor]:
     r"""Share a prediction out among atoms and bonds, against the molecule as an alkane of the same shape.
 
@@ -126,13 +133,13 @@ def contributions(predictor: Predictor, data: Data) -> tuple[Tensor, Tensor]:
             f"batch, not a {type(predictor).__name__} and a {type(data).__name__}."
         )
     network = predictor.network
-    batch = data if isinstance(data, Batch) else Batch.from_data_list([data])
+    batch = (data if isinstance(data, Batch) else Batch.from_data_list([data])).clone()
     chain, alkane = smiles_to_data("CCC"), batch.clone()
-    alkane.x = chain.x[1].expand_as(batch.x)
-    alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
     with torch.no_grad():
-        ends, starts = _encode(network, batch), _encode(network, alkane)
-        embedding = network.embed(batch)
+        ends, embedding = _encode(network, batch), network.embed(batch)
+        alkane.x = chain.x[1].expand_as(batch.x)
+        alkane.edge_attr = chain.edge_attr[0].expand_as(batch.edge_attr)
+        starts = _encode(network, alkane)
     branches: list[Any] = list(network.branches)
     widths = [branch.parts * branch.channels for branch in branches]
     parts = embedding.split([*widths, embedding.size(1) - sum(widths)], dim=1)

@@ -413,6 +413,9 @@ class GraphTask(Predictor, LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down the format of the checkpoint, and what the data of its training are."""
         checkpoint["plstm_graph_format"] = FORMAT
+        # What branches have fitted is no weight, and copies for averages are made before.
+        fitted = {name: state for name, state in self.state_dict().items() if name.endswith("_extra_state")}
+        checkpoint["state_dict"] |= fitted
         if self._trained_on is not None:
             checkpoint[_DATA] = self._trained_on
 

@@ -13,8 +13,11 @@ from cli_runs import FULL
 from graphs import both_directions, path
 from oracle import INPUTS, random_inputs
 
-from plstm_graph import LineGraphDAG, PLSTMConv, stm
+from plstm_graph import PLSTM, LineGraphDAG, PLSTMConv, stm
+from plstm_graph.chem import smiles_to_data
+from plstm_graph.dag import AddRandomWalkPE
 from plstm_graph.errors import InputError
+from plstm_graph.models import GINE, CircularFingerprint, GaussianProcess
 
 TIMES = 20 if FULL else 1
 
@@ -152,6 +155,34 @@ def test_indices_of_any_integer_type_and_none_other(record_property):
         with pytest.raises(InputError):
             LineGraphDAG.from_edge_index(wrong, 9)
     record_property("trust", f"LineGraphDAG: {100 * TIMES:,} indices that lead nowhere, all refused")
+
+
+@pytest.mark.parametrize("number", [-1, 3, 100, 2**40])
+@pytest.mark.parametrize("row", [0, 1])
+@pytest.mark.parametrize(
+    "networks",
+    [
+        pytest.param(lambda: PLSTM(hidden_channels=16, num_layers=1, walk_length=4), id="walks"),
+        pytest.param(lambda: PLSTM(hidden_channels=16, num_layers=1, roots=1), id="roots"),
+        pytest.param(lambda: GINE(hidden_channels=16, num_layers=1), id="gine"),
+        pytest.param(lambda: GINE(1, 16, 1, branches=[CircularFingerprint()]), id="fingerprint"),
+    ],
+)
+def test_networks_follow_no_index_out_of_the_graph(networks, row, number):
+    network, data = networks().eval(), smiles_to_data("CCO")
+    narrow = data.clone()
+    narrow.edge_index = data.edge_index.int()
+    with torch.no_grad():
+        assert torch.equal(network(narrow), network(data))
+    data.edge_index[row, 0] = number
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(InputError, match=f"edge_index names node {number}"):
+            network(data)
+    with pytest.raises(InputError, match=f"edge_index names node {number}"):
+        AddRandomWalkPE(4)(data)
+    process = GINE(1, 16, 1, branches=[GaussianProcess()])
+    with pytest.raises(InputError, match=f"edge_index names node {number}"):
+        process.fit_branches([data], lambda _: torch.ones(1, 1), "regression")
 
 
 @pytest.mark.parametrize("name", ["src", "dst", "pred", "pred_ptr", "node_ptr", "edge_ptr"])

@@ -27,7 +27,7 @@ from plstm_graph.dag import ToLineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.explain import EncodedNetwork, contributions, gating_matrices
 from plstm_graph.kernels import gating_matrix
-from plstm_graph.models import GINE, Branch, CircularFingerprint, GaussianProcess, Graphs, gradients
+from plstm_graph.models import GCN, GIN, GINE, Branch, CircularFingerprint, GaussianProcess, Graphs, gradients
 from plstm_graph.task import GraphTask
 
 
@@ -249,6 +249,35 @@ def test_contributions_sum_to_the_difference_from_the_alkane(batch, walk_length,
     torch.testing.assert_close(single, atoms[batch.batch == 3])
 
 
+@pytest.mark.parametrize("kind", [GIN, GCN])
+def test_networks_that_read_no_bonds_give_them_nothing(batch, kind):
+    torch.manual_seed(0)
+    atoms, bonds = contributions(GraphTask(kind(1, 16, 1)).eval(), batch)
+    assert atoms.abs().max() > 0
+    assert not bonds.any()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_contributions_where_nothing_else_has_gradients(batch, mode):
+    torch.manual_seed(0)
+    task = GraphTask(PLSTM(1, 16, 1, heads=2)).eval()
+    expected = contributions(task, batch)
+    with mode():
+        found = contributions(task, Batch.from_data_list([smiles_to_data(s) for s in batch.smiles]))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    batch.edge_attr = None
+    with pytest.raises(InputError, match="edge_attr must hold OGB's features"):
+        contributions(task, batch)
+
+
+def test_a_compiled_network_has_no_scans_to_watch(batch):
+    network = torch.compile(PLSTM(1, 16, 1, heads=2).eval(), backend="eager")
+    network(batch)
+    with pytest.raises(InputError, match=r"before torch\.compile"):
+        gating_matrices(network, batch)
+
+
 def alkane_of(batch):
     chain, alkane = smiles_to_data("CCC"), batch.clone()
     alkane.x = chain.x[1].expand_as(batch.x)
@@ -322,9 +351,9 @@ def test_all_branches_and_the_scale_of_their_targets_count(batch, monkeypatch):
     batch.descriptors = torch.randn(batch.num_graphs, 1)
     for metric in ("rmse", "mae"):
         task = of_branches(batch, BRANCHES["mix"](), descriptors=1, metric=metric)
-        fitted = task.network.branches[2]._memory.fitted  # a part of which descriptors have, and no atom
+        fitted = task.network.branches[2]._fitted  # a part of which descriptors have, and no atom
         kernel = fitted.kernel._replace(linear=0.25)
-        task.network.branches[2]._memory.fitted = fitted._replace(kernel=kernel)
+        task.network.branches[2]._fitted = fitted._replace(kernel=kernel)
         task.target_mean.fill_(0.3)
         task.target_std.fill_(2.0)
         if task.normal_scores is not None:
@@ -343,8 +372,8 @@ def test_a_process_of_one_molecule_gives_what_is_like_it():
     ethanol, propane = (Batch.from_data_list([smiles_to_data(smiles)]) for smiles in ("CCO", "CCC"))
     ethanol.x[:2] = propane.x[1]  # as an alkane's
     process.fit([(Graphs.from_data(ethanol), torch.tensor([[1.0]]))], "regression")
-    fitted = process._memory.fitted
-    process._memory.fitted = fitted._replace(weights=torch.tensor([[1.0]]), scale=torch.tensor([1.0]))
+    fitted = process._fitted
+    process._fitted = fitted._replace(weights=torch.tensor([[1.0]]), scale=torch.tensor([1.0]))
     process.eval()
     alkane = alkane_of(ethanol)
     found = process.contributions(Graphs.from_data(ethanol), Graphs.from_data(alkane), torch.clone)

@@ -1,16 +1,24 @@
 """torch.compile and torch.export of the layer, and the tracers that are refused."""
 
 import io
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from graphs import both_directions, path
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch_geometric.nn import global_add_pool
+from unwritable import run
 
+import plstm_graph
 from plstm_graph import PLSTMConv
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import build_dag
 from plstm_graph.errors import InputError
+from plstm_graph.models import GINE
+
+ROOT = Path(plstm_graph.__file__).resolve().parent.parent
 
 
 class Network(torch.nn.Module):
@@ -37,6 +45,50 @@ def test_compiled_networks_take_graphs_that_they_have_not_seen():
     compiled = torch.compile(network, backend="aot_eager")
     for smiles in ("CCO", "c1ccccc1O", "CC(=O)NC1=CC=C(O)C=C1"):
         torch.testing.assert_close(compiled(*inputs(smiles)), network(*inputs(smiles)))
+
+
+FRESH = """
+import torch
+from plstm_graph import PLSTM
+from plstm_graph.chem import smiles_to_data
+compiled = torch.compile(PLSTM(hidden_channels=16, num_layers=1, **{arguments}).eval(), backend="eager")
+with torch.no_grad():
+    found = compiled(smiles_to_data("CCO"))
+    print((found - compiled._orig_mod(smiles_to_data("CCO"))).abs().max().item() < 1e-6)
+"""
+
+
+@pytest.mark.parametrize("arguments", [{}, {"roots": 2}])
+def test_networks_may_be_compiled_before_anything_else_has_run(arguments):
+    """In a process in which none of Numba's functions was called before."""
+    lines, complaint = run(FRESH.format(arguments=arguments), ROOT, [])
+    assert lines == ["True"], complaint
+
+
+def test_sizes_may_be_symbols():
+    conv, data = PLSTMConv(9, 8, edge_dim=3), smiles_to_data("CCO")
+    compiled = torch.compile(conv, dynamic=True, fullgraph=True, backend="eager")
+    for smiles in ("CCO", "c1ccccc1O"):
+        data = build_dag(smiles_to_data(smiles))
+        torch.testing.assert_close(compiled(*inputs(smiles), dag=data), conv(*inputs(smiles), dag=data))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "gating"])
+@pytest.mark.parametrize("network", [Network, partial(GINE, 1, 16, 1)])
+def test_tracers_of_ops_see_all_of_them(backend, network):
+    """Nothing is computed behind the back of one; a graph of other numbers gives what the network gives."""
+    data = smiles_to_data("CC(=O)Nc1ccc(O)cc1")
+    if network is Network:
+        network, example, dag = Network(backend=backend), inputs(data.smiles), build_dag(data)
+        call = partial(network, edge_index=example[1], edge_attr=example[2], dag=dag)
+    else:
+        network, example = network().eval(), (torch.randn(11, 16),)
+        block, edges = network.blocks[0], torch.randn(22, 16)
+        graphs = network.graphs(data)._replace(edge_attr=edges)
+        call = lambda x: block(graphs._replace(x=x))  # noqa: E731
+    with torch.no_grad():
+        traced = make_fx(call)(torch.zeros_like(example[0]))
+        torch.testing.assert_close(traced(example[0]), call(example[0]))
 
 
 @pytest.mark.parametrize("strict", [False, True])

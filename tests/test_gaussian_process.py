@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from rdkit import Chem
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from plstm_graph import PLSTM
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.errors import InputError
 from plstm_graph.models import GaussianProcess, Graphs, kernel_regression
 from plstm_graph.models.fingerprint import environments
 from plstm_graph.predictor import Predictor
@@ -36,7 +38,7 @@ def fitted(smiles=SMILES, values=VALUES, task="regression", outputs=1, **argumen
 
 
 def kernel_of(process, graphs):
-    return process._memory.fitted.kernel.between(process._tokens(graphs), graphs.descriptors)
+    return process._fitted.kernel.between(process._tokens(graphs), graphs.descriptors)
 
 
 def min_max(first, second):
@@ -123,12 +125,12 @@ def test_descriptors_are_a_third_kernel():
     process = GaussianProcess()
     process.heads(0, 8, 1, 0.0)
     process.fit([(graphs_of(SMILES, descriptors=descriptors), VALUES)], "regression")
-    found = process._memory.fitted.kernel
+    found = process._fitted.kernel
     graphs = graphs_of(SMILES, descriptors=descriptors)
     beside = torch.exp(-torch.cdist(descriptors, descriptors).square() / 4)
     three = (2 * kernel_of(fitted(), graphs_of(SMILES)) + beside) / 3
     for share in (0.0, 0.25):
-        process._memory.fitted = process._memory.fitted._replace(kernel=found._replace(linear=share))
+        process._fitted = process._fitted._replace(kernel=found._replace(linear=share))
         expected = (1 - share) * three + share * descriptors @ descriptors.T / 2
         torch.testing.assert_close(kernel_of(process, graphs), expected, atol=1e-5, rtol=0)
 
@@ -146,7 +148,7 @@ def test_what_descriptors_say_linearly_is_predicted_far_from_all_training_graphs
         process = GaussianProcess()
         process.heads(0, 8, values.size(1), 0.0)
         process.fit([(graphs_of(smiles, descriptors=descriptors), values)], "regression")
-        assert (process._memory.fitted.kernel.linear > 0) == linear
+        assert (process._fitted.kernel.linear > 0) == linear
         far = torch.tensor([[4.0, 0.0], [0.0, 6.0]])
         found = process.eval()(graphs_of(["c1ccccc1Br", "C#N"], descriptors=far))[:, 0]
         if linear:
@@ -199,19 +201,72 @@ def test_graphs_are_compared_with_landmarks_alone(monkeypatch):
 def test_a_network_predicts_the_mean_over_its_branches_and_trains_the_others():
     batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
     network = PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()])
-    average = copy.deepcopy(network).eval()
     network.fit_branches([batch], lambda _: VALUES, "regression")
     network.eval()
     with torch.no_grad():
         nodes, process = network._outputs(network.embed(batch))
         torch.testing.assert_close(network(batch), (nodes + 4 * process) / 5)
         torch.testing.assert_close(process, fitted()(graphs_of(SMILES)))
-        torch.testing.assert_close(average(batch), network(batch))  # a copy of before knows it too
         [learning] = network.outputs(network.embed(batch))
     assert torch.equal(learning, nodes)
     network.train()
     [output] = network.outputs(network.embed(batch))
     output.sum().backward()  # a head of the nodes
+
+
+def test_copies_learn_each_for_itself():
+    batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
+    template = PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()])
+    one, other = copy.deepcopy(template), copy.deepcopy(template)
+    one.fit_branches([batch], lambda _: VALUES, "regression")
+    known = one.branches[1].eval()(graphs_of(SMILES))
+    other.fit_branches([batch], lambda _: -VALUES, "regression")
+    torch.testing.assert_close(one.branches[1](graphs_of(SMILES)), known)
+    torch.testing.assert_close(other.branches[1].eval()(graphs_of(SMILES)), -known)
+    assert not template.branches[1].get_extra_state()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_network_of_another_precision_predicts_with_it(dtype):
+    batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
+    batch.descriptors = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    network = PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()], descriptors=3).eval()
+    network.descriptor_encoder.fit(batch.descriptors)
+    network.fit_branches([batch], lambda _: VALUES, "regression")
+    with torch.no_grad():
+        expected = network(batch)
+        batch.descriptors = batch.descriptors.to(dtype)
+        found = network.to(dtype)(batch)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=0.03 if dtype != torch.float64 else 1e-5, rtol=0)
+
+
+def test_nothing_is_learned_of_no_graphs():
+    network = PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()])
+    with pytest.raises(InputError, match="there are none"):
+        network.fit_branches([], lambda _: VALUES, "regression")
+
+
+def test_checkpoints_of_averaged_weights_know_the_training_graphs(tmp_path):
+    """Though the copy for averages is made before these are seen."""
+    data = [smiles_to_data(smiles) for smiles in SMILES]
+    for graph, value in zip(data, VALUES, strict=True):
+        graph.y = value[None]
+    task = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()]), "regression")
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_epochs=2,
+        callbacks=[EMAWeightAveraging()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(task, DataLoader(data, batch_size=5))
+    trainer.save_checkpoint(tmp_path / "task.ckpt")
+    process = Predictor.from_checkpoint(tmp_path / "task.ckpt").eval().network.branches[1]
+    expected = fitted(values=task._standardise(VALUES))(graphs_of(SMILES))
+    torch.testing.assert_close(process(graphs_of(SMILES)), expected, atol=1e-4, rtol=0)
 
 
 def test_targets_go_with_their_graphs_in_whatever_order_these_come():

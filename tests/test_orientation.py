@@ -1,16 +1,18 @@
 """Rankings: what they promise about roots, directions and renumbering."""
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from graphs import MOLECULES, bond_lists, both_directions, nx_graph, path
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Data
 
-from plstm_graph import LineGraphDAG
+from plstm_graph import LineGraphDAG, PLSTMConv
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import Orientation, Root, rank_nodes
+from plstm_graph.dag.bonds import label_keys
 from plstm_graph.errors import InputError
 from plstm_graph.testing import renumber_nodes
 
@@ -160,6 +162,54 @@ def test_ranks_given_as_tensor_or_function():
         assert set(zip(dag.src.tolist(), dag.dst.tolist(), strict=True)) == wanted
 
 
+@pytest.mark.parametrize(
+    "rank",
+    [
+        torch.tensor([3_000_002, 3_000_001, 3_000_000]),
+        torch.tensor([2**62 + 2, 2**62 + 1, 2**62]),
+        1 - torch.arange(3, dtype=torch.float64) * 1e-15,
+        torch.tensor([True, False, False]),
+    ],
+)
+def test_given_ranks_are_not_rounded(rank):
+    dag = LineGraphDAG.from_edge_index(both_directions(path(3)), 3, rank=rank)
+    assert (1, 0) in zip(dag.src.tolist(), dag.dst.tolist(), strict=True)
+    for one, other in zip(dag.src, dag.dst, strict=True):
+        assert rank[one] <= rank[other]
+
+
+def test_rows_that_differ_are_no_ties():
+    """In particular rows of whole numbers, whose sums by regular weights would often be equal."""
+    rows = torch.cartesian_prod(*[torch.arange(-3, 4)] * 5)
+    for values in (rows, rows.float(), rows.double() / 3):
+        assert len(np.unique(label_keys(values, len(rows), "x"))) == len(rows)
+
+
+@pytest.mark.parametrize(("dtype", "noise"), [(torch.float32, 1e-7), (torch.float64, 1e-15)])
+def test_noise_parts_no_ties(dtype, noise):
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.rand(10_000, 64, generator=draw, dtype=dtype)
+    noisy = rows * (1 + noise * torch.randn(rows.shape, generator=draw, dtype=dtype))
+    same = label_keys(rows, len(rows), "x") == label_keys(noisy, len(rows), "x")
+    assert same.mean() > 0.95
+
+
+@settings(max_examples=60)
+@given(graph=bond_lists(), random=st.randoms(use_true_random=False))
+def test_features_that_differ_between_directions_tell_ends_apart(graph, random):
+    """Nodes are alike; whichever column comes first, the DAG is the same."""
+    num_nodes, bonds = graph
+    edge_index = both_directions(bonds)
+    edge_attr = torch.tensor([random.randint(0, 3) for _ in range(edge_index.size(1))]).float()[:, None]
+    order = torch.tensor(random.sample(range(num_nodes), num_nodes))
+    shuffled = torch.tensor(random.sample(range(edge_index.size(1)), edge_index.size(1)), dtype=torch.int64)
+    conv = PLSTMConv(2, 4, edge_dim=1).double()
+    x, edge_attr = torch.ones(num_nodes, 2).double(), edge_attr.double()
+    outputs = conv(x, edge_index, edge_attr).sum(0)
+    renumbered = conv(x, order[edge_index][:, shuffled], edge_attr[shuffled]).sum(0)
+    torch.testing.assert_close(outputs, renumbered, atol=1e-10, rtol=0)
+
+
 def test_ties_in_a_given_rank_are_broken_canonically():
     x = torch.tensor([[6], [6], [8]])
     for order in ([0, 1, 2], [2, 1, 0]):
@@ -184,6 +234,7 @@ def test_node_features_tell_equal_ends_apart():
         (torch.zeros(3), "3 rows"),
         (torch.zeros(4, 1), "shape"),
         (7, "not int"),
+        (torch.tensor([0.0, 1.0, torch.nan, 2.0]), "NaN"),
         (lambda graph: torch.zeros(9), "9 rows"),
     ],
 )

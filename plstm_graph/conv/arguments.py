@@ -10,6 +10,7 @@ from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.dag.transform import STALE
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.checks import is_batched
+from plstm_graph.kernels.scan import is_watched
 
 
 def refuse_torchscript() -> NoReturn:
@@ -38,7 +39,10 @@ def one_set_of_nodes(x: Tensor | tuple[Tensor, Tensor], in_channels: int) -> Ten
                 "of nodes, not from one set to another (bipartite graphs)."
             )
         x = x[0]
-    if x.dim() != 2 or in_channels not in (-1, x.size(1)):
+    if not isinstance(x, Tensor):
+        raise InputError(f"x must be a tensor [num_nodes, {in_channels}], not a {type(x).__name__}.")
+    # No membership: the size may be a symbol of torch.compile.
+    if x.dim() != 2 or (in_channels != -1 and x.size(1) != in_channels):
         raise InputError(f"x needs the shape [num_nodes, {in_channels}], not {list(x.shape)}.")
     return x
 
@@ -54,6 +58,9 @@ def columns_of(
         edge_attr: [C, edge_dim].
         takes_features: whether the layer takes features of bonds.
     """
+    for name, columns in (("edge_index", edge_index), ("edge_attr", edge_attr)):
+        if not isinstance(columns, Tensor) and not (columns is None and name == "edge_attr"):
+            raise InputError(f"{name} must be a tensor, not a {type(columns).__name__}.")
     if not is_torch_sparse_tensor(edge_index):
         return edge_index, edge_attr
     if edge_attr is not None:
@@ -115,6 +122,8 @@ def check_dag(dag: LineGraphDAG, x: Tensor, edge_index: Tensor) -> None:
 
     On a GPU, and in a compiled graph, the comparison is an assertion of torch's, which nothing waits for.
     """
+    if not isinstance(dag, LineGraphDAG):
+        raise InputError(f"dag must be a LineGraphDAG, such as dag_of(data), not a {type(dag).__name__}.")
     if dag.num_nodes != x.size(0):
         raise InputError(f"the DAG has {dag.num_nodes} nodes, but x has {x.size(0)} rows.")
     if dag.device != edge_index.device:
@@ -127,7 +136,7 @@ def check_dag(dag: LineGraphDAG, x: Tensor, edge_index: Tensor) -> None:
         # A position out of range must not be read; the number of columns differs then.
         named = edge_index.index_select(1, dag.edge_id.clamp(max=count - 1))
         fits = fits & (named[0] == dag.src).all() & (named[1] == dag.dst).all()
-    if fits.is_cuda or torch.compiler.is_compiling():
+    if fits.is_cuda or torch.compiler.is_compiling() or is_watched():
         torch._assert_async(fits, STALE)
     elif not fits:
         raise InputError(STALE)

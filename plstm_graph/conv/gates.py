@@ -40,6 +40,6 @@ def edge_logits(lin_edge: Linear | None, edge_attr: Tensor) -> Tensor:
         )
     edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 1 else edge_attr
     wanted = lin_edge.in_channels
-    if edge_attr.dim() != 2 or wanted not in (-1, edge_attr.size(1)):
+    if edge_attr.dim() != 2 or (wanted != -1 and edge_attr.size(1) != wanted):
         raise InputError(f"edge_attr needs the shape [num_edges, {wanted}], not {list(edge_attr.shape)}.")
     return lin_edge(edge_attr)

@@ -134,6 +134,8 @@ class PLSTMConv(MessagePassing):
             raise InputError(f"flow must be 'source_to_target' or 'target_to_source', not {flow!r}.")
         super().__init__(aggr="add", flow=flow)
         check_range(1, WIDE, out_channels=out_channels, heads=heads, head_dim=head_dim, state_dim=state_dim)
+        inferred = {"in_channels": in_channels, "edge_dim": edge_dim}
+        check_range(1, WIDE, **{name: width for name, width in inferred.items() if width != -1})
         if mode not in get_args(HeadMode):
             raise InputError(f"mode must be 'P', 'D' or 'PD', not {mode!r}.")
         if mode == "PD" and heads % 2:
@@ -257,11 +259,15 @@ class PLSTMConv(MessagePassing):
         Returns:
             Query, key, value and logits of gates, [N, sum of the layout's widths].
         """
-        if is_uninitialized_parameter(self.lin_in.weight):
+        if is_uninitialized_parameter(getattr(self.lin_in, "weight", None)):
             self.lin_in.initialize_parameters(self.lin_in, (x,))
             inits.uniform(x.size(1), self.bias)
         bias = self.gate_offset.new_zeros(3 * self.heads * self.head_dim) if self.bias is None else self.bias
-        return F.linear(x, self.lin_in.weight, torch.cat([bias, self.gate_offset]))
+        offsets = torch.cat([bias, self.gate_offset])
+        watched = self.lin_in._forward_hooks or self.lin_in._forward_pre_hooks
+        if type(self.lin_in) is Linear and not watched:
+            return F.linear(x, self.lin_in.weight, offsets)
+        return self.lin_in(x) + offsets  # one of somebody else's, or with hooks
 
     def _output(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Map the heads [N, H, K] and the input to the output."""

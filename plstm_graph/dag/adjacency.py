@@ -7,12 +7,17 @@ from numpy.typing import NDArray
 
 from plstm_graph.compiled import structure
 
+#: What the label of a column counts at its target, beside 1 at its source: labels that differ between the
+#: directions of a bond tell its ends apart.
+_AT_TARGET = 1.324717957244746
+
 
 class Adjacency(NamedTuple):
     """Undirected neighbour lists (CSR), sorted, without self loops and repeated bonds.
 
     ``out_col[a]`` and ``in_col[a]`` are the first columns of edge_index that run from the list's
-    owner to ``nbr[a]`` and back, -1 where there is none; ``label[a]`` tells bonds apart by attribute.
+    owner to ``nbr[a]`` and back, -1 where there is none; ``label[a]`` tells bonds, and the ends of each,
+    apart by attribute.
     """
 
     ptr: NDArray[np.int64]
@@ -75,7 +80,7 @@ def neighbour_lists(row, col, num_nodes, edge_label):
                 out_col[count - 1] = c
             else:
                 continue  # a repeated bond
-            label[count - 1] += edge_label[c]
+            label[count - 1] += edge_label[c] * _AT_TARGET if incoming else edge_label[c]
         ptr[node + 1] = count
     return ptr, nbr[:count], out_col[:count], in_col[:count], label[:count]
 

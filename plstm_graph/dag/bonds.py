@@ -16,8 +16,10 @@ from plstm_graph.dag.adjacency import (
     neighbour_lists,
     topological_depth,
 )
-from plstm_graph.dag.refinement import canonical_rank, weighted_sums
+from plstm_graph.dag.refinement import canonical_rank, mix, weighted_sums
 from plstm_graph.errors import InputError
+
+_MANTISSA = 2**52 - 1
 
 
 class Bonds:
@@ -41,8 +43,8 @@ class Bonds:
     ) -> None:
         columns = check_edge_index(edge_index, num_nodes)
         if num_nodes is None:
-            num_nodes = int(columns.max(initial=-1)) + 1
-        self.num_nodes = num_nodes
+            num_nodes = columns.max(initial=-1) + 1
+        self.num_nodes = num_nodes = int(num_nodes)
         self.labels = label_keys(node_labels, num_nodes, "x")
         edge_keys = label_keys(edge_labels, columns.shape[1], "edge_attr")
         self.adjacency = Adjacency(*neighbour_lists(columns[0], columns[1], num_nodes, edge_keys))
@@ -73,25 +75,42 @@ class Bonds:
 def label_keys(values: Tensor | None, count: int, what: str) -> NDArray[np.float64]:
     """One number [count] for every row of ``values`` [count, …], alike for rows alike up to rounding.
 
-    A fixed projection, rounded to 20 bits: small numerical noise neither parts equals nor reorders.
+    A fixed projection, rounded to 20 bits, or to 40 where a row is of whole numbers or of float64: small
+    numerical noise neither parts equals nor reorders, and other rows are alike by a chance of one in as many.
     """
     if values is None:
         return np.zeros(count)
     if values.size(0) != count:
         raise InputError(f"{what} has {values.size(0)} rows, but the graph has {count}.")
-    values = values.detach().cpu().contiguous()
+    values = values.detach().to_dense().cpu().contiguous()
+    rounded = values.is_floating_point() and values.dtype != torch.float64
     if values.dtype not in (torch.float32, torch.int64):  # which compiled code takes as they are
         values = values.to(torch.float64)
     width = math.prod(values.shape[1:])
-    weights = 1 + np.arange(1, width + 1) * 0.6180339887498949 % 1 if width > 1 else np.ones(width)
-    mantissa, exponent = np.frexp(weighted_sums(values.numpy().reshape(count, width), weights))
-    return np.ldexp(np.rint(mantissa * 2**20), exponent)
+    weights = np.ones(width)
+    if width > 1:  # Of scrambled bits: by regular weights, different rows of whole numbers have equal sums.
+        weights += (mix(np.arange(1, width + 1)) & _MANTISSA) / (_MANTISSA + 1)
+    sums, whole = weighted_sums(values.numpy().reshape(count, width), weights)
+    bits = np.where(whole, 40, 20 if rounded else 40)
+    mantissa, exponent = np.frexp(sums)
+    return np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
 
 
 def ascending_bits(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Integers in the order of the floats, equal where these are."""
     bits = (values + 0.0).view(np.int64)  # + 0.0 turns -0.0 into 0.0
     return np.where(bits < 0, bits ^ np.iinfo(np.int64).max, bits)
+
+
+def neighbours(edge_index: Tensor, num_nodes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Neighbour lists (CSR) of the bonds, see :class:`~plstm_graph.dag.adjacency.Adjacency`: ptr, nbr.
+
+    Raises:
+        InputError: indices out of range.
+    """
+    row, col = check_edge_index(edge_index, num_nodes)
+    ptr, nbr, *_ = neighbour_lists(row, col, num_nodes, np.zeros(len(row)))
+    return ptr, nbr
 
 
 def check_edge_index(edge_index: Tensor, num_nodes: int | None) -> NDArray[np.int64]:

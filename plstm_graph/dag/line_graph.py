@@ -361,6 +361,8 @@ def _assemble(num_nodes: int, **arrays: NDArray[np.int64]) -> LineGraphDAG:
 
 def _check_batch(batch: Tensor, edge_index: Tensor, num_nodes: int) -> None:
     """Say so if ``batch`` does not fit the graph."""
+    if not isinstance(batch, Tensor):
+        raise InputError(f"batch must be a tensor [num_nodes], not a {type(batch).__name__}.")
     if batch.shape != (num_nodes,):
         raise InputError(f"batch needs the shape [{num_nodes}], not {list(batch.shape)}.")
     if (batch.diff() < 0).any():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-from plstm_graph.dag.bonds import Bonds, ascending_bits, label_keys
+from plstm_graph.dag.bonds import Bonds
 from plstm_graph.dag.distance import distance_from, distance_from_extremal_node
 from plstm_graph.errors import InputError
 
@@ -105,9 +105,7 @@ def rank_bonds(bonds: Bonds, orientation: OrientationName | Root | Tensor) -> ND
     canonical = bonds.canonical_rank()
     ptr, nbr = bonds.adjacency.ptr, bonds.adjacency.nbr
     if isinstance(orientation, Tensor):
-        if orientation.dim() != 1:
-            raise InputError(f"a rank needs the shape [{bonds.num_nodes}], not {list(orientation.shape)}.")
-        first = ascending_bits(label_keys(orientation, bonds.num_nodes, "rank"))
+        first = _places(orientation, bonds.num_nodes)
     elif isinstance(orientation, Root):
         first = distance_from(_roots(bonds, orientation.position, canonical), ptr, nbr)
     elif orientation == "canonical" or bonds.in_directed.all():
@@ -116,6 +114,17 @@ def rank_bonds(bonds: Bonds, orientation: OrientationName | Root | Tensor) -> ND
         components = (bonds.component_ptr, bonds.members)
         first = distance_from_extremal_node(*components, ptr, nbr, canonical, orientation == "center")
     return bonds.refined(np.where(bonds.in_directed, bonds.depth, first), canonical)
+
+
+def _places(rank: Tensor, num_nodes: int) -> NDArray[np.int64]:
+    """Places [num_nodes] of given ranks among the different ones, without any rounding."""
+    if rank.dim() != 1:
+        raise InputError(f"a rank needs the shape [{num_nodes}], not {list(rank.shape)}.")
+    if rank.size(0) != num_nodes:
+        raise InputError(f"rank has {rank.size(0)} rows, but the graph has {num_nodes}.")
+    if rank.is_complex() or rank.isnan().any():
+        raise InputError("a rank needs real numbers that are not NaN.")
+    return rank.detach().cpu().unique(return_inverse=True)[1].numpy()
 
 
 def _roots(bonds: Bonds, position: float | None, canonical: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -20,14 +20,17 @@ _mix = structure_inner(mix)
 
 @kernel
 def weighted_sums(rows, weights):
-    """Σ_j rows[i, j] weights[j] in float64, bitwise alike for rows alike: [rows]."""
+    """Σ_j rows[i, j] weights[j] in float64, bitwise alike for rows alike, and if all of a row are whole."""
     sums = np.zeros(len(rows))
+    whole = np.ones(len(rows), np.bool_)
     for i in range(len(rows)):
         total = 0.0
         for j in range(len(weights)):
-            total += rows[i, j] * weights[j]
+            value = np.float64(rows[i, j])
+            total += value * weights[j]
+            whole[i] &= value == np.floor(value)
         sums[i] = total
-    return sums
+    return sums, whole
 
 
 @structure_inner

@@ -1,10 +1,11 @@
 """ToLineGraphDAG: prepare the DAG once, keep it in the dataset, batch it exactly."""
 
+from copy import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
@@ -110,7 +111,9 @@ class ToLineGraphDAG(BaseTransform):
         self.orientation = check_orientation(orientation)
 
     def forward(self, data: Data) -> LineGraphData:
-        """Return the graph as :class:`LineGraphData`; its other attributes are kept."""
+        """Return the graph as :class:`LineGraphData`, or a batch as one of these; all attributes are kept."""
+        if isinstance(data, Batch):  # which knows where each graph's tensors begin
+            return Batch.from_data_list([self.forward(graph) for graph in data.to_data_list()])
         return with_dag(data, build_dag(data, self.orientation))
 
     def __repr__(self) -> str:
@@ -120,8 +123,12 @@ class ToLineGraphDAG(BaseTransform):
         return f"{type(self).__name__}({orientation})"
 
 
+# What compiles ends here and goes on afterwards: the structure is the work of compiled code of its own.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def build_dag(graph: Data, orientation: Orientation = "center") -> LineGraphDAG:
     """Orient a graph or batch, ties by its own canonical ranks or features (see :func:`rank_nodes`)."""
+    if not isinstance(graph, Data):
+        raise InputError(f"A DAG is made of a graph or batch of PyG's, not a {type(graph).__name__}.")
     if graph.edge_index is None or graph.num_nodes is None:
         raise InputError("a graph needs edge_index, and x or num_nodes, to be oriented.")
     node_labels, edge_labels = tie_breakers(graph)
@@ -136,8 +143,21 @@ def build_dag(graph: Data, orientation: Orientation = "center") -> LineGraphDAG:
 
 
 def with_dag(data: Data, dag: LineGraphDAG) -> LineGraphData:
-    """A shallow copy of ``data`` that carries ``dag``."""
-    return LineGraphData.from_dict({**data.to_dict(), **dag_tensors(dag)})
+    """A shallow copy of ``data`` that carries ``dag``.
+
+    Raises:
+        InputError: its class batches in a way of its own, which would be lost.
+    """
+    if isinstance(data, LineGraphData):
+        data = copy(data)
+    elif any(getattr(type(data), name) is not getattr(Data, name) for name in ("__inc__", "__cat_dim__")):
+        raise InputError(
+            f"{type(data).__name__} batches in a way of its own; derive it from LineGraphData of "
+            "plstm_graph.dag in place of Data, that its graphs can carry a DAG."
+        )
+    else:
+        data = LineGraphData.from_dict(data.to_dict())
+    return data.update(dag_tensors(dag))
 
 
 def dag_tensors(dag: LineGraphDAG) -> dict[str, Tensor]:

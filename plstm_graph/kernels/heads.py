@@ -12,7 +12,7 @@ from plstm_graph.kernels.cpu import HeadsForward, cpu_heads_backward, cpu_heads_
 from plstm_graph.kernels.gates import Gates, gates_of
 from plstm_graph.kernels.layout import HeadLayout
 from plstm_graph.kernels.op import stm
-from plstm_graph.kernels.scan import is_transformed
+from plstm_graph.kernels.scan import is_transformed, is_watched
 
 
 class HeadInputs(NamedTuple):
@@ -49,7 +49,7 @@ def normed_heads(
     Complexity: see :func:`~plstm_graph.kernels.stm`.
     """
     compiled = backend in ("auto", "cpu") and projected.device.type == "cpu"
-    if not compiled or torch.compiler.is_compiling() or is_transformed():
+    if not compiled or torch.compiler.is_compiling() or is_transformed() or is_watched():
         return scan_heads(head_inputs(projected, edge_logits, dag, layout), dag, backend)
     wide = in_float32(projected)
     logits = wide.new_empty(0, layout.edge_logits) if edge_logits is None else edge_logits.to(wide.dtype)

@@ -42,6 +42,11 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def is_watched() -> bool:
+    """Return if tracers or counters look at every op: what reads memory itself would be hidden from them."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
 @torch.library.custom_op("plstm_graph::stm", mutates_args=())
 def _stm(
     query: Tensor, key: Tensor, value: Tensor, direct: Tensor,

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plstm_graph.dag.adjacency import neighbour_lists
+from plstm_graph.dag.bonds import neighbours
 from plstm_graph.dag.distance import pairs_within
 from plstm_graph.dag.refinement import mix
 from plstm_graph.models.branch import Branch
@@ -219,8 +218,7 @@ def _sorted(colours: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
 
 def node_pairs(edge_index: Tensor, number: int, farthest: int) -> list[Tensor]:
     """Pairs of nodes at most ``farthest`` edges apart, each once: first, second, distance [P]."""
-    row, col = edge_index.cpu().numpy()
-    ptr, nbr, *_ = neighbour_lists(row, col, number, np.zeros(len(row)))
+    ptr, nbr = neighbours(edge_index, number)
     return [torch.from_numpy(part).to(edge_index.device) for part in pairs_within(farthest, ptr, nbr)]
 
 

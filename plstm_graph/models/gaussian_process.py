@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,15 +36,6 @@ class _Fitted(NamedTuple):
     weights: Tensor
     scale: Tensor
     shift: Tensor
-
-
-class _Memory:
-    """Where that is; copies of a network share it, such as averages of weights, which begin before it."""
-
-    fitted: _Fitted | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
 
 class GaussianProcess(Branch):
@@ -96,7 +87,7 @@ class GaussianProcess(Branch):
         check_range(1, MANY, **{"distance of a Gaussian process": distance})
         self.radius = radius
         self.distance = distance
-        self._memory = _Memory()
+        self._fitted: _Fitted | None = None
 
     def heads(self, beside: int, hidden_channels: int, out_channels: int, dropout: float) -> list[nn.Module]:
         """One that takes what was predicted."""
@@ -142,11 +133,11 @@ class GaussianProcess(Branch):
         else:
             weights, left_out = solve_by_landmarks(_with(similar, parts), kernel, known, scaled, classes)
         scale, shift = fit_log_odds(left_out, values, task) if classes else (std, mean)
-        self._memory.fitted = _Fitted(similar, weights.float(), scale.float(), shift.float())
+        self._fitted = _Fitted(similar, weights.float(), scale.float(), shift.float())
 
     def forward(self, graphs: Graphs, passes: Sequence[Sequence[Tensor]] = ()) -> Tensor:
         """Predict [num_graphs, T], standardised or as log-odds; zeros in training and before it is fitted."""
-        fitted = self._memory.fitted
+        fitted = self._fitted
         if self.training or fitted is None:
             return torch.zeros(graphs.num_graphs, self.channels, device=graphs.x.device)
         device, graphs = graphs.x.device, _on_cpu(graphs)
@@ -162,7 +153,7 @@ class GaussianProcess(Branch):
         Complexity: O(n · tokens) for a graph.
         """
         device, graphs, reference = graphs.x.device, _on_cpu(graphs), _on_cpu(reference)
-        fitted = self._memory.fitted
+        fitted = self._fitted
         if self.training or fitted is None:
             return torch.zeros(len(graphs.x), self.channels, dtype=torch.double, device=device)
         weights = (fitted.weights * fitted.scale).double() * fitted.kernel.share
@@ -186,14 +177,13 @@ class GaussianProcess(Branch):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What was fitted, for the network's state."""
-        fitted = self._memory.fitted
+        fitted = self._fitted
         return fitted._asdict() | {"kernel": fitted.kernel.state()} if fitted else {}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take what was fitted."""
-        self._memory = _Memory()
-        if state:
-            self._memory.fitted = _Fitted(**state | {"kernel": GraphKernel.from_state(state["kernel"])})
+        kernel = GraphKernel.from_state(state["kernel"]) if state else None
+        self._fitted = _Fitted(**state | {"kernel": kernel}) if state else None
 
 
 class _First(nn.Module):
@@ -208,8 +198,10 @@ class _First(nn.Module):
 
 
 def _on_cpu(graphs: Graphs) -> Graphs:
-    """Where tokens are counted."""
-    return Graphs._make(part.cpu() if isinstance(part, Tensor) else part for part in graphs)
+    """Where tokens are counted; descriptors in the precision of the kernel."""
+    graphs = Graphs._make(part.cpu() if isinstance(part, Tensor) else part for part in graphs)
+    described = graphs.descriptors
+    return graphs._replace(descriptors=None if described is None else described.float())
 
 
 class _Part(NamedTuple):

@@ -25,5 +25,6 @@ def path_gradients(
         points = [torch.lerp(a, b, share).requires_grad_() for a, b in zip(starts, ends, strict=True)]
         columns = function(*points).sum(0).unbind()
         for number, column in enumerate(columns):
-            gradients = torch.autograd.grad(column, points, retain_graph=number + 1 < len(columns))
+            more = number + 1 < len(columns)
+            gradients = torch.autograd.grad(column, points, retain_graph=more, materialize_grads=True)
             yield number, [gradient / STEPS for gradient in gradients]

@@ -2,10 +2,13 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 from plstm_graph.dag import LineGraphDAG
+from plstm_graph.dag.bonds import check_edge_index
+from plstm_graph.errors import InputError
 
 
 class Graphs(NamedTuple):
@@ -31,13 +34,25 @@ class Graphs(NamedTuple):
 
     @classmethod
     def from_data(cls, data: Data, edges: bool = True) -> "Graphs":
-        """Take the tensors of a graph or batch, without a DAG; edge features only if they are asked for."""
-        batch, num_graphs = data.get("batch"), getattr(data, "num_graphs", 1)
+        """Take the tensors of a graph or batch, without a DAG; edge features only if they are asked for.
+
+        Raises:
+            InputError: it has no nodes' features or bonds, or bonds of nodes that it does not have.
+        """
+        x, edge_index = data.x, data.edge_index
+        if x is None or edge_index is None:
+            raise InputError("A graph needs x, the features of its nodes, and edge_index [2, num_edges].")
+        if not torch.compiler.is_compiling() and edge_index.device.type == "cpu":  # a GPU asserts by itself
+            check_edge_index(edge_index, x.size(0))
+        edge_index = edge_index.long()
+        batch = data.get("batch")
         if batch is None:
-            batch, num_graphs = data.edge_index.new_zeros(data.x.size(0)), 1
+            batch, num_graphs = edge_index.new_zeros(x.size(0)), 1
+        elif (num_graphs := getattr(data, "num_graphs", None)) is None:  # it was not made as a batch
+            num_graphs = int(batch.max()) + 1 if len(batch) else 0
         return cls(
-            data.x,
-            data.edge_index,
+            x,
+            edge_index,
             data.edge_attr if edges else None,
             batch,
             num_graphs,

@@ -10,7 +10,7 @@ from torch_geometric.typing import OptTensor
 
 from plstm_graph.errors import InputError
 from plstm_graph.kernels.cpu.messages import gine_sum
-from plstm_graph.kernels.scan import is_transformed
+from plstm_graph.kernels.scan import is_transformed, is_watched
 from plstm_graph.models.block import LocalMixer, feed_forward
 from plstm_graph.models.network import GraphNetwork
 from plstm_graph.ranges import MANY, check_range
@@ -23,7 +23,7 @@ class _FusedGINEConv(GINEConv):
     propagate = MessagePassing.propagate
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
-        traced = torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed()
+        traced = torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed() or is_watched()
         wide = x.dtype == edge_attr.dtype and x.dtype in (torch.float32, torch.float64)
         if traced or self.explain or not wide or x.device.type != "cpu":
             return super().forward(x, edge_index, edge_attr)

@@ -184,7 +184,8 @@ class GraphNetwork(nn.Module):
         """
         passes = [self.run_blocks(encoded._replace(dag=dag)) for dag in dags]
         known = self._standardised(graphs)
-        parts = [branch(known, passes) for branch in self.branches]
+        dtype = next(self.predictors.parameters()).dtype  # some branches predict in float32 always
+        parts = [branch(known, passes).to(dtype) for branch in self.branches]
         if self.descriptor_encoder is not None:
             parts.append(self.descriptor_encoder(graphs.descriptors))
         return torch.cat(parts, dim=1)
@@ -200,6 +201,8 @@ class GraphNetwork(nn.Module):
         waiting = [branch for branch in self.branches if isinstance(branch, Branch) and not branch.learns]
         if waiting:
             known = [(self._standardised(self.graphs(batch)), targets(batch)) for batch in batches]
+            if not known:
+                raise InputError(f"{type(waiting[0]).__name__} learns from training graphs; there are none.")
             for branch in waiting:
                 branch.fit(known, task)
 
