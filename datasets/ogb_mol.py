@@ -153,9 +153,10 @@ class OGB(GraphDataModule):
 
 
 def _read_smiles(graphs: PackedGraphs, name: str, descriptors: Sequence[str]) -> dict[str, Tensor]:
-    """Ranks of the atoms [N], by which a graph of OGB's is oriented as the same molecule's from its SMILES.
+    """Features and ranks of the atoms [N], by which a graph of OGB's is the same molecule's from its SMILES.
 
-    Where RDKit reads another graph in the SMILES than the files hold, or none, colour refinement ranks.
+    The files' chiral tags are of neighbours in the order of the SMILES. Where RDKit reads another graph in
+    the SMILES than the files hold, or none, features are those of the files and colour refinement ranks.
     Descriptors [graphs, names] too, if some are named.
     """
     smiles = graphs.smiles or []
@@ -163,18 +164,25 @@ def _read_smiles(graphs: PackedGraphs, name: str, descriptors: Sequence[str]) ->
     read, _ = featurise(table, name, scaffolds=False, descriptors=descriptors)
     positions = torch.full((len(smiles),), -1)
     positions[read.tensors["row"]] = torch.arange(len(read))
-    ranks = []
+    ranks, features = [], []
     for row, position in enumerate(positions.tolist()):
-        if position >= 0 and all(
-            torch.equal(graphs.attribute(key, row), read.attribute(key, position))
-            for key in ("x", "edge_index")
-        ):
+        features.append(graphs.attribute("x", row))
+        if position >= 0 and _alike(graphs, row, read, position):
+            features[-1] = read.attribute("x", position)
             ranks.append(read.attribute("canonical_rank", position))
         else:
             ranks.append(rank_nodes(graphs[row], "canonical"))
-    found = {"canonical_rank": torch.cat(ranks)}
+    found = {"x": torch.cat(features), "canonical_rank": torch.cat(ranks)}
     if descriptors:
         values = torch.full((len(smiles), len(descriptors)), torch.nan)
         values[read.tensors["row"]] = read.tensors["descriptors"]
         found["descriptors"] = values
     return found
+
+
+def _alike(graphs: PackedGraphs, row: int, others: PackedGraphs, position: int) -> bool:
+    """Return if two graphs have the same bonds and atoms, but for chiral tags."""
+    one, other = graphs.attribute("x", row), others.attribute("x", position)
+    bonds = (part.attribute("edge_index", place) for part, place in ((graphs, row), (others, position)))
+    same = one.shape == other.shape and torch.equal(*bonds)
+    return same and not (one != other)[:, [0, *range(2, one.size(1))]].any()

@@ -1,4 +1,8 @@
-"""Molecules as graphs: OGB's atom and bond features, and RDKit's canonical atom ranks."""
+"""Molecules as graphs: OGB's atom and bond features, and RDKit's canonical atom ranks.
+
+A chiral tag says which way an atom's neighbours turn in some order. For RDKit and OGB that is the order of
+the SMILES, so that one tag stands for either hand. Here it is the order of canonical ranks.
+"""
 
 import re
 import textwrap
@@ -6,7 +10,7 @@ import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import repeat
+from itertools import combinations, repeat
 from reprlib import Repr
 from typing import Any
 
@@ -113,6 +117,13 @@ _BOND_VALUES: tuple[Callable[[Any], int], ...] = (
     Chem.Bond.GetIsConjugated,
 )
 
+#: Where the chiral tags are among these values, and the opposite of those that depend on an order.
+_CHIRAL_TAG = _ATOM_VALUES.index(Chem.Atom.GetChiralTag)
+_HANDS = {
+    int(ChiralType.CHI_TETRAHEDRAL_CW): int(ChiralType.CHI_TETRAHEDRAL_CCW),
+    int(ChiralType.CHI_TETRAHEDRAL_CCW): int(ChiralType.CHI_TETRAHEDRAL_CW),
+}
+
 #: Those that are 0 where there is no stereochemistry.
 _STEREO_VALUES = (Chem.Atom.GetChiralTag, Chem.Bond.GetStereo)
 
@@ -153,8 +164,15 @@ def mols_to_arrays(
             for column, value in zip(columns, values, strict=True):
                 known = value in _STEREO_VALUES and not may
                 column.extend(bytes(len(parts)) if known else map(value, parts))
+        tags, start = of_atoms[_CHIRAL_TAG], len(of_atoms[_CHIRAL_TAG]) - len(atoms)
+        chiral = [atom for atom in atoms if tags[start + atom.GetIdx()] in _HANDS] if may else []
+        if ranks or chiral:
+            order = Chem.CanonicalRankAtoms(mol, breakTies=True)
+        for atom in chiral:
+            if _turns(atom, order):
+                tags[start + atom.GetIdx()] = _HANDS[tags[start + atom.GetIdx()]]
         if ranks:
-            ranked.extend(Chem.CanonicalRankAtoms(mol, breakTies=True))
+            ranked.extend(order)
     begin, end, *bond_values = (np.array(column) for column in of_bonds)
     arrays = {
         "nodes": np.array([mol.GetNumAtoms() for mol in mols], np.int64),
@@ -165,6 +183,12 @@ def mols_to_arrays(
         "edge_attr": _bond_features(*bond_values).repeat(2, axis=0),
     }
     return arrays | ({"canonical_rank": np.array(ranked)} if ranks else {})
+
+
+def _turns(atom: Chem.Atom, order: Sequence[int]) -> bool:
+    """Return if neighbours in the order of ranks turn the other way than in the order of the atom's bonds."""
+    ranks = [order[bond.GetOtherAtomIdx(atom.GetIdx())] for bond in atom.GetBonds()]
+    return sum(one > other for one, other in combinations(ranks, 2)) % 2 == 1
 
 
 def _atom_features(
@@ -200,7 +224,8 @@ def mol_to_data(mol: Chem.Mol) -> Data:
     """Turn an RDKit molecule into a graph with OGB's features.
 
     Every bond gives two columns of ``edge_index``, (begin, end) and (end, begin), in RDKit's bond
-    order; numbers and order equal those of ``ogb.utils.smiles2graph``.
+    order; numbers and order equal those of ``ogb.utils.smiles2graph``, but for chiral tags: they are of the
+    neighbours in the order of ``canonical_rank``, not of the SMILES, and tell enantiomers apart.
 
     Args:
         mol: Sanitised molecule with N atoms and E bonds; may be empty.
