@@ -49,6 +49,28 @@ def test_landmarks_that_are_all_graphs_leave_nothing_out(kernel, monkeypatch):
     torch.testing.assert_close(others, left_out, atol=1e-4, rtol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("task", ["classification", "multiclass"])
+def test_labels_that_nothing_says_anything_of_are_not_turned_round(kernel, task, seed):
+    """Of a few graphs that are all a little alike, what the others say of each is its label's opposite."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (10, 1), generator=draw).double()
+    labels[:2] = torch.tensor([[0.0], [1.0]])
+    labels = torch.cat([labels, 1 - labels], 1)
+    kernel = 0.3 + 0.7 * torch.eye(10).double() + 0.01 * kernel
+    scaled = (labels - labels.mean(0)) / labels.std(0, correction=0)
+    weights, left_out = kernel_regression.solve(kernel, scaled, True)
+    assert (left_out * scaled).sum() < 0
+    scale, shift = kernel_regression.fit_log_odds(left_out, labels, task)
+    assert scale.shape == shift.shape == (2,)
+    assert (scale > 0).all()
+    odds = kernel @ weights * scale + shift
+    for column, label in zip(odds.T, labels.T, strict=True):
+        assert column[label == 1].min() > column[label == 0].max()
+    found = odds.softmax(1) if task == "multiclass" else odds.sigmoid()
+    torch.testing.assert_close(found.mean(0), labels.mean(0), atol=0.1, rtol=0)
+
+
 def test_landmarks_are_half_of_rare_labels(monkeypatch):
     monkeypatch.setattr(kernel_regression, "landmark_count", lambda graphs, systems: 20)
     labels = torch.zeros(1000, 2).double()

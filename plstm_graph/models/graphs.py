@@ -48,7 +48,9 @@ class Graphs(NamedTuple):
         batch = data.get("batch")
         if batch is None:
             batch, num_graphs = edge_index.new_zeros(x.size(0)), 1
-        elif (num_graphs := getattr(data, "num_graphs", None)) is None:  # it was not made as a batch
+        elif hasattr(data, "num_graphs"):
+            num_graphs = data.num_graphs
+        else:  # it was not made as a batch
             num_graphs = int(batch.max()) + 1 if len(batch) else 0
         return cls(
             x,

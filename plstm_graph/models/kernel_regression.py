@@ -165,7 +165,12 @@ def _tuned(kernel: Tensor, values: Tensor) -> tuple[float, float]:
 
 
 def fit_log_odds(values: Tensor, targets: Tensor, task: str) -> tuple[Tensor, Tensor]:
-    """Scale and shift [T] that make log-odds of values [n, T], by labels [n, T] smoothed as Platt did."""
+    """Scale and shift [T] that make log-odds of values [n, T], by labels [n, T] smoothed as Platt did.
+
+    Values are what others say of each. Of few graphs, or of labels that graphs say little of, that is the
+    opposite: the others have one such label less. The scale would be negative, and turn predictions round.
+    Then values are taken for what they are, standardised shares, whose log-odds have a slope at their mean.
+    """
     known = ~values.isnan()
     labels = targets.nan_to_num()
     counts = torch.stack([(known & (labels == number)).sum(0) for number in (0, 1)])
@@ -189,4 +194,12 @@ def fit_log_odds(values: Tensor, targets: Tensor, task: str) -> tuple[Tensor, Te
 
     with torch.enable_grad():
         solver.step(loss)
-    return scale.detach().expand_as(shift), shift.detach()
+    share = (counts[1] + 1) / (counts.sum(0) + 2)
+    deviation = (share * (1 - share)).sqrt()
+    if task == "multiclass":
+        plain = deviation / share, share.log()
+    else:
+        plain = 1 / deviation, share.logit()
+    opposite = scale < 0
+    fitted = scale.detach(), shift.detach()
+    return tuple(torch.where(opposite, *pair) for pair in zip(plain, fitted, strict=True))  # type: ignore[return-value]
