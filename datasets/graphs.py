@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
 from plstm_graph.dag import DAG_LAYOUT, LineGraphData, Orientation, build_dag, dag_tensors
+from plstm_graph.dag.refinement import STEP, mix
 from plstm_graph.dag.walks import random_walk_pe
 from plstm_graph.errors import InputError
 
@@ -95,6 +96,22 @@ class PackedGraphs(Dataset):
         what, _ = _LAYOUT[key]
         start, count = int(self.starts[what][row]), int(self.counts[what][row])
         return self.tensors[key].narrow(1 if key == "edge_index" else 0, start, count)
+
+    def molecules(self) -> Tensor:
+        """A number for every graph [graphs], the same for one molecule, however its atoms are numbered."""
+        total = torch.zeros_like(self.counts["graphs"])
+        start = torch.repeat_interleave(self.starts["nodes"], self.counts["columns"])
+        rank = self.tensors["canonical_rank"]
+        ends = rank[self.tensors["edge_index"] + start].T
+        for what, rows in (
+            ("nodes", torch.column_stack([rank, self.tensors["x"]])),
+            ("columns", torch.cat([ends, self.tensors["edge_attr"]], dim=1)),
+        ):
+            key = torch.full_like(rows[:, 0], len(what))
+            for column in rows.T:
+                key = mix(key * STEP + column)
+            total.index_add_(0, torch.repeat_interleave(self.counts[what]), key)
+        return total
 
     def prepared(self, orientation: Orientation | None, walk_length: int) -> "PackedGraphs":
         """Add what a network reads of all graphs: their DAGs, if they are to be oriented, and encodings.

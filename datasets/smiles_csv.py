@@ -295,10 +295,10 @@ class CSV(MoleculeDataModule):
         read = {self.smiles_column, self.split, *self.descriptor_columns, *self.targets.columns}
         if others := [name for name in self.cells if name not in read]:
             sentences.append(f"Columns that are not read: {listed(others)}.")
-        smiles = self.dataset.smiles or []
-        train, *rest = ({smiles[row] for row in part.tolist()} for part in self.rows)
+        molecules = self.dataset.molecules()
+        train, *rest = (set(molecules[part].tolist()) for part in self.rows)
         if again := len(train & set.union(*rest)):
-            sentences.append(f"{again:,} SMILES of training rows are those of validation or test rows too.")
+            sentences.append(f"{again:,} molecules are in training rows and in validation or test rows.")
         without = (self._parts or []).count(_LEFT_OUT)
         if without:
             sentences.append(f"{without:,} rows have no part in column {self.split!r} and are left out.")

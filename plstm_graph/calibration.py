@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +99,8 @@ def combine(predictions: Sequence[Numbers]) -> tuple[Array, Array | None]:
 
 def _quantiles(errors: Array, confidence: float) -> Array:
     """The conformal ones of errors [n, ...] but NaN, infinite where these are too few."""
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
+        raise InputError(f"confidence must be a number between 0 and 1, not {confidence!r}.")
     known = np.count_nonzero(~np.isnan(errors), 0)
     ranks = np.ceil(((known + 1) * confidence).round(9)).astype(int)  # 10 · 0.9 is 9 and no more
     chosen = np.take_along_axis(np.sort(errors, 0), ranks.clip(max=len(errors))[None] - 1, 0)[0]

@@ -15,7 +15,13 @@ import torch
 from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from rdkit.Chem import Mol, MolToSmiles
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    RegressorMixin,
+    TransformerMixin,
+)
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -41,7 +47,7 @@ _OPTIONS = (
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class _Estimator(TransformerMixin, BaseEstimator):
+class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ensemble_size: int = 1
     max_epochs: int | None = None
     hidden_channels: int = 64
@@ -83,6 +89,8 @@ class _Estimator(TransformerMixin, BaseEstimator):
         parts = np.full(len(smiles), "train", object)
         parts[train_test_split(range(len(smiles)), **drawn)[1]] = "val"
         others = pd.DataFrame({_SMILES: smiles, _PART: parts} | cells)
+        if twice := [name for name in targets if name in others or (targets.columns == name).sum() > 1]:
+            raise InputError(f"{twice[0]!r} is the name of two columns of X and y; rename one.")
         settings: dict[str, Any] = {"smiles_column": _SMILES, "split": _PART, "task": task}
         settings |= {"target_columns": list(targets), "descriptor_columns": list(cells) or None}
         given = {name: getattr(self, name.rpartition(".")[2]) for name in _OPTIONS} | (self.options or {})
@@ -114,6 +122,11 @@ class _Estimator(TransformerMixin, BaseEstimator):
         """The networks, which are neither copied nor pickled with the estimator."""
         check_is_fitted(self, "checkpoints_")
         return _ensemble(tuple(self.checkpoints_))
+
+    @property
+    def _n_features_out(self) -> int:
+        """Width of what :meth:`transform` gives."""
+        return sum(predictor.network.embedding_channels for predictor in self.ensemble_.predictors)
 
     @property
     def _calibration(self) -> Calibration:
@@ -255,7 +268,6 @@ class PLSTMRegressor(RegressorMixin, _Estimator):
         Raises:
             InputError: There were too few validation rows for this confidence.
         """
-        check_range(0, 1, confidence=confidence)
         lower, upper = self._calibration.intervals(*self._predict(X), confidence)
         return (lower[:, 0], upper[:, 0]) if self.ndim_ == 1 else (lower, upper)
 
@@ -314,7 +326,6 @@ class PLSTMClassifier(ClassifierMixin, _Estimator):
 
     def predict_set(self, X: Any, confidence: float = 0.9) -> NDArray[np.bool_]:
         """Classes among which the true one is with a confidence, whichever it is: [n, C] or [n, T, 2]."""
-        check_range(0, 1, confidence=confidence)
         sets = self._calibration.sets(self._predict(X)[0], confidence)[..., self.order_]
         return sets[:, 0] if sets.shape[1:] == (1, 2) else sets
 
@@ -331,7 +342,8 @@ def _molecules(X: Any) -> tuple[list[str | None], dict[str, list[Any]]]:
     if isinstance(X, pd.DataFrame) and X.shape[1] > 1:
         if _SMILES not in X:
             raise InputError(f"X has no column {_SMILES!r}; it has {', '.join(map(repr, X))}.")
-        cells = {str(name): X[name].tolist() for name in X if name != _SMILES}
+        flags = {name: X[name].map({True: 1.0, False: 0.0}) for name in X.select_dtypes(["bool", "boolean"])}
+        cells = {str(name): flags.get(name, X[name]).tolist() for name in X if name != _SMILES}
         X = X[_SMILES]
     array = np.asarray(X, dtype=object)
     if not array.size:

@@ -210,9 +210,13 @@ def test_descriptors_beside_molecules():
     assert "rdkit.MolWt" in estimator.ensemble_.descriptor_names
     moved = estimator.predict(table.assign(dose=5.0)) - estimator.predict(table.assign(dose=-5.0))
     assert (abs(moved) > 1e-3).all()
+    flags, numbers = (table.assign(dose=np.array([True, False] * 20, kind)) for kind in (bool, float))
+    np.testing.assert_array_equal(estimator.predict(flags), estimator.predict(numbers))
     with pytest.raises(InputError, match=r"X has the descriptors \[\], but fit had \['dose'\]"):
         estimator.predict(SMILES)
 
+
+DESCRIBED = pd.DataFrame({"smiles": SMILES, "b": CARBONS})
 
 REFUSED = [
     (["C(C", *SMILES[1:]], CARBONS, {}, r"1 of 40 SMILES cannot be read.*Row 0: .*open parentheses"),
@@ -223,7 +227,13 @@ REFUSED = [
     (np.array(SMILES).reshape(20, 2), CARBONS[:20], {}, r"not of shape \[20, 2\]"),
     (pd.DataFrame({"a": SMILES, "b": CARBONS}), CARBONS, {}, "no column 'smiles'; it has 'a', 'b'"),
     (pd.DataFrame({"smiles": SMILES, "b": KIND}), CARBONS, {}, "column 'b': 'alcohol'"),
-    (pd.DataFrame({"smiles": SMILES, "b": CARBONS}), pd.Series(CARBONS, name="b"), {}, "Duplicate column"),
+    (
+        pd.DataFrame({"smiles": SMILES, "b": CARBONS}),
+        pd.Series(CARBONS, name="b"),
+        {},
+        "'b' is the name of two",
+    ),
+    (SMILES, pd.Series(CARBONS, name="smiles"), {}, "'smiles' is the name of two"),
     (SMILES, [math.inf, *CARBONS[1:]], {}, "infinite values"),
     (SMILES, [1e39, *CARBONS[1:]], {}, "too large for float32"),
     (SMILES, KIND, {}, "must be numbers"),
@@ -314,6 +324,12 @@ def test_intervals_are_the_conformal_ones(regressor):
         regressor.predict_interval(SMILES)
 
 
+@pytest.mark.parametrize("confidence", [0, 1, -0.1, 90, "a", None])
+def test_a_confidence_is_between_0_and_1(regressor, confidence):
+    with pytest.raises(InputError, match="confidence must be a number between 0 and 1"):
+        regressor.predict_interval(SMILES, confidence)
+
+
 def test_the_interval_of_one_network_is_a_quantile_of_its_errors():
     estimator = PLSTMRegressor(**TINY, validation_fraction=0.5).fit(SMILES, CARBONS)
     trained = {Chem.CanonSmiles(text) for text in estimator.ensemble_.reference.train_smiles}
@@ -327,6 +343,10 @@ def test_the_interval_of_one_network_is_a_quantile_of_its_errors():
 def test_embeddings_feed_a_pipeline(regressor):
     embedded = regressor.transform(SMILES)
     assert embedded.shape == (40, sum(p.network.embedding_channels for p in regressor.ensemble_.predictors))
+    table = regressor.set_output(transform="pandas").transform(SMILES)
+    np.testing.assert_array_equal(table.to_numpy(), embedded)
+    assert table.columns.tolist() == [f"plstmregressor{number}" for number in range(embedded.shape[1])]
+    regressor.set_output(transform="default")
     pipeline = make_pipeline(clone(regressor), Ridge(1e-3)).fit(SMILES, CARBONS)
     assert pipeline.score(SMILES, CARBONS) > 0.9
 

@@ -16,6 +16,8 @@ from torch_geometric.data import Batch
 
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.main import main
+from plstm_graph.datasets.featurise import featurise_smiles
+from plstm_graph.ensemble import Ensemble
 from plstm_graph.explain import contributions
 from plstm_graph.models import PLSTM
 from plstm_graph.task import GraphTask
@@ -149,12 +151,16 @@ def test_every_target_is_explained_by_its_log_odds_or_the_one_that_is_asked_for(
     assert names == [f"row-00000{row}-{target}.svg" for row in (0, 1) for target in ("0-NR_AR", "1-NR_AR")]
     assert pd.read_csv(tmp_path / "all" / "unreadable.csv").empty
     frame = pd.read_csv(tmp_path / "all" / "contributions.csv")
+    ensemble = Ensemble([toxicity])  # whose probabilities are calibrated
+    graphs = featurise_smiles(0, ["CCO", "CCN"], set(ensemble.preparations))
+    shares = ensemble.predict(graphs, 2).mean
+    assert ensemble.calibration is not None
     for row, smiles in enumerate(["CCO", "CCN"]):
         for number, target in enumerate(["NR/AR", "NR AR"]):
             part = frame[(frame["row"] == row) & (frame["target"] == target)]
             wanted = gained(toxicity, smiles)[number].item()
             assert part["contribution"].sum() == pytest.approx(wanted, rel=0.03, abs=1e-3)
-            assert part["prediction"].between(0, 1).all()
+            assert part["prediction"].to_numpy() == pytest.approx(shares[row, number], abs=1e-5)
 
     code, _, err = explain(*arguments, "--target", "NR AR", folder=tmp_path / "one")
     assert code == 0, err

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from torch import Tensor
@@ -21,6 +22,7 @@ from plstm_graph.ensemble import Ensemble
 from plstm_graph.metrics import mean_prediction, metrics_of
 
 _PANELS = 7  #: targets that the picture has room for
+_FEW = 10  #: epochs that are drawn as points too
 
 
 def assess(module: CSV, checkpoints: Sequence[Path], logs: Sequence[pd.DataFrame], folder: Path) -> None:
@@ -132,9 +134,11 @@ def _draw(module: CSV, logs: Sequence[pd.DataFrame], predictions: Tensor, truth:
         (score, f"val/{module.metric}", f"validation {module.metric}"),
     ):
         for log in logs:
-            panel.plot("epoch", column, data=log.dropna(subset=column))
+            panel.plot("epoch", column, data=log.dropna(subset=column), marker="." if len(log) < _FEW else "")
         panel.set(xlabel="epoch", ylabel=label)
     loss.set_yscale("log")
+    loss.yaxis.set_major_formatter(LogFormatter())  # without formulas
+    loss.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     if module.task == "regression":
         for panel, name, measured, predicted in zip(others, names, truth.T, predictions.T, strict=False):
             _draw_parity(panel, name, measured, predicted)

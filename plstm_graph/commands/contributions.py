@@ -39,12 +39,17 @@ def read_molecules(
 def explained(
     ensemble: Ensemble, graphs: list[Data]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Predictions [T] and contributions of atoms [N, T] and bonds [E, T] of every molecule."""
+    """Predictions [T] and contributions of atoms [N, T] and bonds [E, T] of every molecule.
+
+    Predictions are those of the verb ``predict``: probabilities are calibrated, contributions are to the
+    log-odds before that.
+    """
     if not graphs:
         return
     batch = Batch.from_data_list(graphs)
     with torch.no_grad():
-        predictions = torch.stack([predictor(batch) for predictor in ensemble.predictors]).mean(0)
+        outputs = [predictor(batch).float().numpy() for predictor in ensemble.predictors]
+    predictions = torch.from_numpy(ensemble.combine(outputs).mean)
     shares = [contributions(predictor, batch) for predictor in ensemble.predictors]
     atoms, columns = (torch.stack(parts).mean(0) for parts in zip(*shares, strict=True))
     bonds = columns.view(-1, 2, columns.size(1)).sum(1)

@@ -226,7 +226,9 @@ class GraphCLI(LightningCLI):
             )
 
     def before_instantiate_classes(self) -> None:
-        """Set the number of threads."""
+        """Set the number of threads, and keep configurations of ``fit`` alone, which others do not fit."""
+        if self.subcommand != "fit":
+            self.save_config_callback = None
         threads = self._get(self.config, "threads")
         if threads is not None:
             torch.set_num_threads(threads)

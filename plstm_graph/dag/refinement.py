@@ -4,6 +4,9 @@ import numpy as np
 
 from plstm_graph.compiled import kernel, structure, structure_inner
 
+#: The 64-bit FNV prime, which keeps values apart that are hashed together.
+STEP = 1099511628211
+
 
 def mix(value):
     """Scramble 64 bits, so that sums of scrambled colours tell multisets of colours apart.
@@ -66,7 +69,7 @@ def _collect_signatures(changed, num_changed, adj_ptr, adj, adj_key, cell, cell_
             if sig[other] == 0:
                 touched[num_touched] = other
                 num_touched += 1
-            sig[other] += _mix(cell[node] * 1099511628211 + adj_key[a] + 1)
+            sig[other] += _mix(cell[node] * STEP + adj_key[a] + 1)
             if sig[other] == 0:  # zero means untouched
                 sig[other] = 1
     return num_touched

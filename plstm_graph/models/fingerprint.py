@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from plstm_graph.dag.bonds import neighbours
 from plstm_graph.dag.distance import pairs_within
-from plstm_graph.dag.refinement import mix
+from plstm_graph.dag.refinement import STEP, mix
 from plstm_graph.models.branch import Branch
 from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.gradients import path_gradients
@@ -21,9 +21,6 @@ _TASK_SIZE, _TASK_RADIUS = 1024, 2
 #: What the logarithms of counts are multiplied by. A molecule has some sixty that are not 0, whose weights
 #: all move at once: at the learning rate of the other layers their sum would go too far.
 _SCALE = 0.25
-
-#: The 64-bit FNV prime, which keeps values apart that are hashed together.
-STEP = 1099511628211
 
 
 class CircularFingerprint(Branch):

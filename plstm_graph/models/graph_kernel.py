@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
 
-from plstm_graph.dag.refinement import mix
+from plstm_graph.dag.refinement import STEP, mix
 from plstm_graph.models.fingerprint import (
-    STEP,
     counted,
     environments,
     hash_rows,
