@@ -31,8 +31,9 @@ BRANCHES: dict[str, type[Branch]] = {
     branch.__name__: branch for branch in (CircularFingerprint, GaussianProcess)
 }
 
-#: Changes when an older release could not build what a newer one writes down, or the other way round.
-FORMAT = 7
+#: Changes when an older release could not build what a newer one writes down, or the other way round, or would
+#: give its network other features.
+FORMAT = 8
 
 
 def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
