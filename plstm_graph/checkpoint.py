@@ -31,8 +31,8 @@ BRANCHES: dict[str, type[Branch]] = {
     branch.__name__: branch for branch in (CircularFingerprint, GaussianProcess)
 }
 
-#: Changes when an older release could not build what a newer one writes down, or the other way round, or would
-#: give its network other features.
+#: Changes when an older release could not build what a newer one writes down, or the other way round, or
+#: would give its network other features.
 FORMAT = 8
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from torch import Tensor
@@ -137,8 +137,9 @@ def _draw(module: CSV, logs: Sequence[pd.DataFrame], predictions: Tensor, truth:
             panel.plot("epoch", column, data=log.dropna(subset=column), marker="." if len(log) < _FEW else "")
         panel.set(xlabel="epoch", ylabel=label)
     loss.set_yscale("log")
-    loss.yaxis.set_major_formatter(LogFormatter())  # without formulas
-    loss.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter("{x:g}")  # those of logarithms write formulas
+    loss.yaxis.set_minor_formatter(NullFormatter())
     if module.task == "regression":
         for panel, name, measured, predicted in zip(others, names, truth.T, predictions.T, strict=False):
             _draw_parity(panel, name, measured, predicted)
