@@ -60,6 +60,15 @@ def test_index_order_is_not_invariant(molecules):
         assert_renumbering_invariant(PLSTM(orientation="index").double().eval(), molecules[:50])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_tolerance_of_assertions_is_that_of_the_precision(molecules, dtype):
+    model = PLSTM(hidden_channels=32).to(dtype).eval()
+    assert_renumbering_invariant(model, molecules[:20])
+    assert_batch_invariant(model, molecules[:20])
+    with pytest.raises(AssertionError, match="renumbering its nodes moves"):
+        assert_renumbering_invariant(PLSTM(orientation="index").to(dtype).eval(), molecules[:50])
+
+
 def test_several_roots_give_the_mean_of_their_embeddings(molecules):
     torch.manual_seed(0)
     model, single = PLSTM(hidden_channels=32, roots=3).eval(), PLSTM(hidden_channels=32).eval()
