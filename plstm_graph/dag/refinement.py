@@ -29,10 +29,12 @@ def weighted_sums(rows, weights):
     for i in range(len(rows)):
         total = 0.0
         for j in range(len(weights)):
-            value = np.float64(rows[i, j])
-            total += value * weights[j]
-            whole[i] &= value == np.floor(value)
+            total += rows[i, j] * weights[j]
         sums[i] = total
+        for j in range(len(weights)):
+            if rows[i, j] != np.floor(rows[i, j]):
+                whole[i] = False
+                break
     return sums, whole
 
 
