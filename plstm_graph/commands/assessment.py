@@ -54,8 +54,9 @@ def assess(module: CSV, checkpoints: Sequence[Path], logs: Sequence[pd.DataFrame
     if len(networks) > 1:
         lines = {f"mean of {len(networks)} networks": ["ensemble"]} | lines
     lines |= {model: [model] for model in ("random forest", "training mean")}
+    measured = int((~truth.isnan()).any(1).sum())  # others have no part in any score
     rows = [
-        {f"{len(truth):,} test rows": label}
+        {f"{measured:,} test rows": label}
         | {metric: spread([scores[model][metric] for model in models]) for metric in scores["ensemble"]}
         for label, models in lines.items()
     ]
