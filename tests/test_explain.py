@@ -321,6 +321,7 @@ BRANCHES = {
     ],
 )
 def test_contributions_of_branches_sum_and_do_not_depend_on_the_numbering(batch, branches, task, outputs):
+    torch.manual_seed(0)  # the branches are made before the network
     explained = of_branches(batch, BRANCHES[branches](), task, outputs).double()
     explained.target_std.fill_(2.0)
     network = explained.network
