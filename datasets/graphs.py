@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
 from plstm_graph.dag import DAG_LAYOUT, LineGraphData, Orientation, build_dag, dag_tensors
-from plstm_graph.dag.refinement import STEP, mix
+from plstm_graph.dag.refinement import hash_rows, mix
 from plstm_graph.dag.walks import random_walk_pe
 from plstm_graph.errors import InputError
 
@@ -107,10 +107,7 @@ class PackedGraphs(Dataset):
             ("nodes", torch.column_stack([rank, self.tensors["x"]])),
             ("columns", torch.cat([ends, self.tensors["edge_attr"]], dim=1)),
         ):
-            key = torch.full_like(rows[:, 0], len(what))
-            for column in rows.T:
-                key = mix(key * STEP + column)
-            total.index_add_(0, torch.repeat_interleave(self.counts[what]), key)
+            total.index_add_(0, torch.repeat_interleave(self.counts[what]), mix(hash_rows(rows)))
         return total
 
     def prepared(self, orientation: Orientation | None, walk_length: int) -> "PackedGraphs":

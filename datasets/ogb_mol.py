@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from plstm_graph.chem import read_smiles
+from plstm_graph.chem.features import CHIRAL_TAG
 from plstm_graph.dag import rank_nodes
 from plstm_graph.datasets.base import GraphDataModule
 from plstm_graph.datasets.descriptors import rdkit_names
@@ -166,11 +167,11 @@ def _read_smiles(graphs: PackedGraphs, name: str, descriptors: Sequence[str]) ->
     positions[read.tensors["row"]] = torch.arange(len(read))
     ranks, features = [], []
     for row, position in enumerate(positions.tolist()):
-        features.append(graphs.attribute("x", row))
         if position >= 0 and _alike(graphs, row, read, position):
-            features[-1] = read.attribute("x", position)
+            features.append(read.attribute("x", position))
             ranks.append(read.attribute("canonical_rank", position))
         else:
+            features.append(graphs.attribute("x", row))
             ranks.append(rank_nodes(graphs[row], "canonical"))
     found = {"x": torch.cat(features), "canonical_rank": torch.cat(ranks)}
     if descriptors:
@@ -185,4 +186,4 @@ def _alike(graphs: PackedGraphs, row: int, others: PackedGraphs, position: int) 
     one, other = graphs.attribute("x", row), others.attribute("x", position)
     bonds = (part.attribute("edge_index", place) for part, place in ((graphs, row), (others, position)))
     same = one.shape == other.shape and torch.equal(*bonds)
-    return same and not (one != other)[:, [0, *range(2, one.size(1))]].any()
+    return same and not (one != other)[:, torch.arange(one.size(1)) != CHIRAL_TAG].any()

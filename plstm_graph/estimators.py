@@ -89,8 +89,10 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         parts = np.full(len(smiles), "train", object)
         parts[train_test_split(range(len(smiles)), **drawn)[1]] = "val"
         others = pd.DataFrame({_SMILES: smiles, _PART: parts} | cells)
-        if twice := [name for name in targets if name in others or (targets.columns == name).sum() > 1]:
-            raise InputError(f"{twice[0]!r} is the name of two columns of X and y; rename one.")
+        names = pd.Index([*targets, *others])
+        if names.has_duplicates:
+            twice = names[names.duplicated()][0]
+            raise InputError(f"{twice!r} is the name of two columns of X and y; rename one.")
         settings: dict[str, Any] = {"smiles_column": _SMILES, "split": _PART, "task": task}
         settings |= {"target_columns": list(targets), "descriptor_columns": list(cells) or None}
         given = {name: getattr(self, name.rpartition(".")[2]) for name in _OPTIONS} | (self.options or {})

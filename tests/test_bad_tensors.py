@@ -216,6 +216,17 @@ def test_layers_refuse_what_does_not_fit(record_property):
     record_property("trust", f"PLSTMConv: {150 * TIMES:,} wrong features, all refused")
 
 
+@pytest.mark.parametrize("name", ["x", "edge_index", "edge_attr", "batch", "dag"])
+@pytest.mark.parametrize("value", [np.zeros((9, 3)), [0], "none", 3])
+def test_layers_refuse_what_is_no_tensor_or_dag(name, value):
+    conv = PLSTMConv(6, 8, edge_dim=3)
+    given = {"x": torch.zeros(9, 6), "edge_index": both_directions(BONDS), "edge_attr": torch.zeros(16, 3)}
+    with pytest.raises(InputError) as caught:
+        conv(**given | {name: value})
+    assert one_sentence(str(caught.value))
+    assert name in str(caught.value)
+
+
 def test_graphs_without_rows():
     conv = PLSTMConv(6, 8, edge_dim=3)
     nothing = torch.zeros(2, 0, dtype=torch.int64)

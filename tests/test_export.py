@@ -1,7 +1,6 @@
 """torch.compile and torch.export of the layer, and the tracers that are refused."""
 
 import io
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,29 +65,31 @@ def test_networks_may_be_compiled_before_anything_else_has_run(arguments):
 
 
 def test_sizes_may_be_symbols():
-    conv, data = PLSTMConv(9, 8, edge_dim=3), smiles_to_data("CCO")
+    conv = PLSTMConv(9, 8, edge_dim=3)
     compiled = torch.compile(conv, dynamic=True, fullgraph=True, backend="eager")
     for smiles in ("CCO", "c1ccccc1O"):
-        data = build_dag(smiles_to_data(smiles))
-        torch.testing.assert_close(compiled(*inputs(smiles), dag=data), conv(*inputs(smiles), dag=data))
+        dag = build_dag(smiles_to_data(smiles))
+        torch.testing.assert_close(compiled(*inputs(smiles), dag=dag), conv(*inputs(smiles), dag=dag))
+
+
+def check_traced(call, x):
+    """A graph of ops that was made of other numbers gives what the call gives."""
+    with torch.no_grad():
+        traced = make_fx(call)(torch.zeros_like(x))
+        torch.testing.assert_close(traced(x), call(x))
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference", "gating"])
-@pytest.mark.parametrize("network", [Network, partial(GINE, 1, 16, 1)])
-def test_tracers_of_ops_see_all_of_them(backend, network):
-    """Nothing is computed behind the back of one; a graph of other numbers gives what the network gives."""
-    data = smiles_to_data("CC(=O)Nc1ccc(O)cc1")
-    if network is Network:
-        network, example, dag = Network(backend=backend), inputs(data.smiles), build_dag(data)
-        call = partial(network, edge_index=example[1], edge_attr=example[2], dag=dag)
-    else:
-        network, example = network().eval(), (torch.randn(11, 16),)
-        block, edges = network.blocks[0], torch.randn(22, 16)
-        graphs = network.graphs(data)._replace(edge_attr=edges)
-        call = lambda x: block(graphs._replace(x=x))  # noqa: E731
-    with torch.no_grad():
-        traced = make_fx(call)(torch.zeros_like(example[0]))
-        torch.testing.assert_close(traced(example[0]), call(example[0]))
+def test_tracers_of_ops_see_all_of_a_layer(backend):
+    x, edge_index, edge_attr = inputs("CC(=O)Nc1ccc(O)cc1")
+    dag, network = build_dag(smiles_to_data("CC(=O)Nc1ccc(O)cc1")), Network(backend=backend)
+    check_traced(lambda x: network(x, edge_index, edge_attr, dag), x)
+
+
+def test_tracers_of_ops_see_all_of_gine():
+    network = GINE(1, 16, 1).eval()
+    graphs = network.graphs(smiles_to_data("CC(=O)Nc1ccc(O)cc1"))._replace(edge_attr=torch.randn(22, 16))
+    check_traced(lambda x: network.blocks[0](graphs._replace(x=x)), torch.randn(11, 16))
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -247,22 +247,21 @@ def test_nothing_is_learned_of_no_graphs():
         network.fit_branches([], lambda _: VALUES, "regression")
 
 
-def test_checkpoints_of_averaged_weights_know_the_training_graphs(tmp_path):
-    """Though the copy for averages is made before these are seen."""
+def trained(folder, batch_size, **settings):
+    """A trainer and the task that it has trained on the ten molecules."""
     data = [smiles_to_data(smiles) for smiles in SMILES]
     for graph, value in zip(data, VALUES, strict=True):
         graph.y = value[None]
     task = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()]), "regression")
-    trainer = Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        max_epochs=2,
-        callbacks=[EMAWeightAveraging()],
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-    )
-    trainer.fit(task, DataLoader(data, batch_size=5))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(default_root_dir=folder, accelerator="cpu", **quiet, **settings)
+    trainer.fit(task, DataLoader(data, batch_size=batch_size))
+    return trainer, task
+
+
+def test_checkpoints_of_averaged_weights_know_the_training_graphs(tmp_path):
+    """Though the copy for averages is made before these are seen."""
+    trainer, task = trained(tmp_path, 5, max_epochs=2, callbacks=[EMAWeightAveraging()])
     trainer.save_checkpoint(tmp_path / "task.ckpt")
     process = Predictor.from_checkpoint(tmp_path / "task.ckpt").eval().network.branches[1]
     expected = fitted(values=task._standardise(VALUES))(graphs_of(SMILES))
@@ -309,18 +308,5 @@ def test_a_checkpoint_knows_the_training_graphs(tmp_path):
 
 @pytest.mark.parametrize(("tried", "known"), [(False, 10), (1, 4)])
 def test_a_run_that_is_only_tried_out_takes_few_graphs(tried, known, tmp_path):
-    data = [smiles_to_data(smiles) for smiles in SMILES]
-    for graph, value in zip(data, VALUES, strict=True):
-        graph.y = value[None]
-    task = GraphTask(PLSTM(1, 16, 1, heads=2, branches=[GaussianProcess()]), "regression")
-    trainer = Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        fast_dev_run=tried,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(task, DataLoader(data, batch_size=4))
+    _, task = trained(tmp_path, 4, max_epochs=1, fast_dev_run=tried)
     assert len(task.network.branches[1].get_extra_state()["weights"]) == known

@@ -117,8 +117,8 @@ _BOND_VALUES: tuple[Callable[[Any], int], ...] = (
     Chem.Bond.GetIsConjugated,
 )
 
-#: Where the chiral tags are among these values, and the opposite of those that depend on an order.
-_CHIRAL_TAG = _ATOM_VALUES.index(Chem.Atom.GetChiralTag)
+#: The column of the chiral tags, and the opposite of those tags that depend on an order.
+CHIRAL_TAG = _ATOM_VALUES.index(Chem.Atom.GetChiralTag)
 _HANDS = {
     int(ChiralType.CHI_TETRAHEDRAL_CW): int(ChiralType.CHI_TETRAHEDRAL_CCW),
     int(ChiralType.CHI_TETRAHEDRAL_CCW): int(ChiralType.CHI_TETRAHEDRAL_CW),
@@ -164,13 +164,14 @@ def mols_to_arrays(
             for column, value in zip(columns, values, strict=True):
                 known = value in _STEREO_VALUES and not may
                 column.extend(bytes(len(parts)) if known else map(value, parts))
-        tags, start = of_atoms[_CHIRAL_TAG], len(of_atoms[_CHIRAL_TAG]) - len(atoms)
-        chiral = [atom for atom in atoms if tags[start + atom.GetIdx()] in _HANDS] if may else []
+        tags = of_atoms[CHIRAL_TAG]
+        places = enumerate(atoms, len(tags) - len(atoms)) if may else ()
+        chiral = [(place, atom) for place, atom in places if tags[place] in _HANDS]
         if ranks or chiral:
             order = Chem.CanonicalRankAtoms(mol, breakTies=True)
-        for atom in chiral:
+        for place, atom in chiral:
             if _turns(atom, order):
-                tags[start + atom.GetIdx()] = _HANDS[tags[start + atom.GetIdx()]]
+                tags[place] = _HANDS[tags[place]]
         if ranks:
             ranked.extend(order)
     begin, end, *bond_values = (np.array(column) for column in of_bonds)

@@ -58,9 +58,10 @@ def columns_of(
         edge_attr: [C, edge_dim].
         takes_features: whether the layer takes features of bonds.
     """
-    for name, columns in (("edge_index", edge_index), ("edge_attr", edge_attr)):
-        if not isinstance(columns, Tensor) and not (columns is None and name == "edge_attr"):
-            raise InputError(f"{name} must be a tensor, not a {type(columns).__name__}.")
+    if not isinstance(edge_index, Tensor):
+        raise InputError(f"edge_index must be a tensor, not a {type(edge_index).__name__}.")
+    if not isinstance(edge_attr, Tensor | None):
+        raise InputError(f"edge_attr must be a tensor, not a {type(edge_attr).__name__}.")
     if not is_torch_sparse_tensor(edge_index):
         return edge_index, edge_attr
     if edge_attr is not None:
@@ -136,7 +137,7 @@ def check_dag(dag: LineGraphDAG, x: Tensor, edge_index: Tensor) -> None:
         # A position out of range must not be read; the number of columns differs then.
         named = edge_index.index_select(1, dag.edge_id.clamp(max=count - 1))
         fits = fits & (named[0] == dag.src).all() & (named[1] == dag.dst).all()
-    if fits.is_cuda or torch.compiler.is_compiling() or is_watched():
+    if fits.is_cuda or is_watched():
         torch._assert_async(fits, STALE)
     elif not fits:
         raise InputError(STALE)

@@ -19,7 +19,7 @@ from plstm_graph.dag.adjacency import (
 from plstm_graph.dag.refinement import canonical_rank, mix, weighted_sums
 from plstm_graph.errors import InputError
 
-_MANTISSA = 2**52 - 1
+_MANTISSA = 2**52 - 1  # bits of a float64
 
 
 class Bonds:
@@ -83,7 +83,7 @@ def label_keys(values: Tensor | None, count: int, what: str) -> NDArray[np.float
     if values.size(0) != count:
         raise InputError(f"{what} has {values.size(0)} rows, but the graph has {count}.")
     values = values.detach().to_dense().cpu().contiguous()
-    rounded = values.is_floating_point() and values.dtype != torch.float64
+    exact = not values.is_floating_point() or values.dtype == torch.float64
     if values.dtype not in (torch.float32, torch.int64):  # which compiled code takes as they are
         values = values.to(torch.float64)
     width = math.prod(values.shape[1:])
@@ -91,7 +91,7 @@ def label_keys(values: Tensor | None, count: int, what: str) -> NDArray[np.float
     if width > 1:  # Of scrambled bits: by regular weights, different rows of whole numbers have equal sums.
         weights += (mix(np.arange(1, width + 1)) & _MANTISSA) / (_MANTISSA + 1)
     sums, whole = weighted_sums(values.numpy().reshape(count, width), weights)
-    bits = np.where(whole, 40, 20 if rounded else 40)
+    bits = np.where(whole | exact, 40, 20)
     mantissa, exponent = np.frexp(sums)
     return np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
 
@@ -102,7 +102,7 @@ def ascending_bits(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(bits < 0, bits ^ np.iinfo(np.int64).max, bits)
 
 
-def neighbours(edge_index: Tensor, num_nodes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def neighbours_of(edge_index: Tensor, num_nodes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Neighbour lists (CSR) of the bonds, see :class:`~plstm_graph.dag.adjacency.Adjacency`: ptr, nbr.
 
     Raises:

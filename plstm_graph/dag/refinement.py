@@ -1,6 +1,8 @@
 """Canonical node ranks by colour refinement (Weisfeiler-Leman), compiled, for a whole batch at once."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from plstm_graph.compiled import kernel, structure, structure_inner
 
@@ -19,6 +21,14 @@ def mix(value):
 
 
 _mix = structure_inner(mix)
+
+
+def hash_rows(features: Tensor) -> Tensor:
+    """One number for every row of integers, or of floating-point numbers as they are in float32."""
+    if features.is_floating_point():
+        features = (features.float() + 0.0).view(torch.int32)  # the sum makes -0 the 0 that it equals
+    columns = torch.arange(1, features.size(1) + 1, device=features.device)
+    return mix((features.long() + 1) * STEP + mix(columns)).sum(1)
 
 
 @kernel

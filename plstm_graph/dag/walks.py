@@ -8,7 +8,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from plstm_graph.compiled import structure
-from plstm_graph.dag.bonds import neighbours
+from plstm_graph.dag.bonds import neighbours_of
 from plstm_graph.dag.transform import node_count
 from plstm_graph.errors import InputError
 
@@ -67,7 +67,7 @@ def walks_of(data: Data, walk_length: int) -> Tensor:
 @torch.library.custom_op("plstm_graph::random_walk_pe", mutates_args=())
 def random_walk_pe(edge_index: Tensor, num_nodes: int, walk_length: int) -> Tensor:
     """Random-walk encodings, float64 [num_nodes, walk_length] on the device of ``edge_index``."""
-    ptr, nbr = neighbours(edge_index, num_nodes)
+    ptr, nbr = neighbours_of(edge_index, num_nodes)
     return torch.from_numpy(_return_probabilities(ptr, nbr, walk_length)).to(edge_index.device)
 
 

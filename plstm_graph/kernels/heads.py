@@ -49,7 +49,7 @@ def normed_heads(
     Complexity: see :func:`~plstm_graph.kernels.stm`.
     """
     compiled = backend in ("auto", "cpu") and projected.device.type == "cpu"
-    if not compiled or torch.compiler.is_compiling() or is_transformed() or is_watched():
+    if not compiled or is_watched() or is_transformed():
         return scan_heads(head_inputs(projected, edge_logits, dag, layout), dag, backend)
     wide = in_float32(projected)
     logits = wide.new_empty(0, layout.edge_logits) if edge_logits is None else edge_logits.to(wide.dtype)

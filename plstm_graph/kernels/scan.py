@@ -43,8 +43,8 @@ def is_transformed() -> bool:
 
 
 def is_watched() -> bool:
-    """Return if tracers or counters look at every op: what reads memory itself would be hidden from them."""
-    return torch._C._len_torch_dispatch_stack() > 0
+    """Return if a compiler, a tracer or a counter looks at every op, and would miss what reads memory."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 @torch.library.custom_op("plstm_graph::stm", mutates_args=())

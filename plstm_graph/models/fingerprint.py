@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plstm_graph.dag.bonds import neighbours
+from plstm_graph.dag.bonds import neighbours_of
 from plstm_graph.dag.distance import pairs_within
-from plstm_graph.dag.refinement import STEP, mix
+from plstm_graph.dag.refinement import STEP, hash_rows, mix
 from plstm_graph.models.branch import Branch
 from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.gradients import path_gradients
@@ -215,7 +215,7 @@ def _sorted(colours: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
 
 def node_pairs(edge_index: Tensor, number: int, farthest: int) -> list[Tensor]:
     """Pairs of nodes at most ``farthest`` edges apart, each once: first, second, distance [P]."""
-    ptr, nbr = neighbours(edge_index, number)
+    ptr, nbr = neighbours_of(edge_index, number)
     return [torch.from_numpy(part).to(edge_index.device) for part in pairs_within(farthest, ptr, nbr)]
 
 
@@ -229,11 +229,3 @@ def share_within(shares: Tensor, edge_index: Tensor) -> Tensor:
         share = share / (1 + torch.bincount(centre[near], minlength=len(share)))[:, None]
         total += share.index_add(0, other[near], share[centre[near]])
     return total
-
-
-def hash_rows(features: Tensor) -> Tensor:
-    """One number for every row of integers, or of floating-point numbers as they are in float32."""
-    if features.is_floating_point():
-        features = (features.float() + 0.0).view(torch.int32)  # the sum makes -0 the 0 that it equals
-    columns = torch.arange(1, features.size(1) + 1, device=features.device)
-    return mix((features.long() + 1) * STEP + mix(columns)).sum(1)

@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
 
-from plstm_graph.dag.refinement import STEP, mix
+from plstm_graph.dag.refinement import STEP, hash_rows, mix
 from plstm_graph.models.fingerprint import (
     counted,
     environments,
-    hash_rows,
     node_pairs,
     occurrences,
 )

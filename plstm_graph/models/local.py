@@ -23,7 +23,7 @@ class _FusedGINEConv(GINEConv):
     propagate = MessagePassing.propagate
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
-        traced = torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed() or is_watched()
+        traced = torch.is_grad_enabled() or is_watched() or is_transformed()
         wide = x.dtype == edge_attr.dtype and x.dtype in (torch.float32, torch.float64)
         if traced or self.explain or not wide or x.device.type != "cpu":
             return super().forward(x, edge_index, edge_attr)
