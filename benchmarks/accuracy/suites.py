@@ -98,10 +98,6 @@ SUITES = {
     "tu": Suite(
         ("mutag", "nci1", "proteins"), "TU", "mutag", True, True, folds=TU_FOLDS, seeds=1, molecules=False
     ),
-    "tu-fair": Suite(
-        ("NCI1", "PROTEINS"), "TU", "mutag", False, True, {"folds": "fair"},
-        folds=TU_FOLDS, seeds=1, molecules=False,
-    ),
     "ogb": Suite(
         (
             *("molesol", "molfreesolv", "mollipo", "molbace", "molbbbp", "molclintox", "molsider"),
@@ -112,6 +108,7 @@ SUITES = {
     ),
     "moleculenet": Suite(("esol", "freesolv", "lipo", "sider", "tox21", "hiv"), "MoleculeNet", RECIPE),
 }  # fmt: skip
+SUITES["tu-fair"] = replace(SUITES["tu"], arguments={"folds": "fair"})
 
 #: Where each kind of data module has its files below ``--root``.
 FOLDERS = {
@@ -257,9 +254,9 @@ class Run:
             given = preset["data"]["init_args"]
             read = ["batch_size"] + ["descriptors"] * bool(self.network and not self.network.bare)
             arguments = {} if suite.named is None else {"dataset_name": suite.named + self.dataset}
-            arguments |= suite.arguments | {name: given[name] for name in read if name in given}
+            arguments |= {name: given[name] for name in read if name in given}
             preset["data"] = {"class_path": suite.data, "init_args": arguments}
-        preset["data"]["init_args"] |= changes
+        preset["data"]["init_args"] |= suite.arguments | changes
         return preset
 
     def settings(self, changes: dict[str, Any], options: list[str]) -> dict[str, Any]:
