@@ -54,6 +54,10 @@ class Predictor(nn.Module):
         read = getattr(network, "descriptors", 0)
         if descriptor_names is not None and len(descriptor_names) != read:
             raise InputError(f"descriptor_names has {len(descriptor_names)} names; the network reads {read}.")
+        if target_names is not None and len(target_names) != network.out_channels:
+            raise InputError(
+                f"target_names has {len(target_names)} names; the network predicts {network.out_channels}."
+            )
         self.network = network
         self.task: Task = task
         if class_names is not None and [len(pair) for pair in class_names] != [2] * network.out_channels:

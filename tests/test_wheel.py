@@ -135,7 +135,7 @@ def test_example_of_the_readme_runs_with_the_wheel_alone(wheel, tmp_path):
     command = [python.with_name("plstm-graph"), "fit", "--config", "freesolv"]
     refused = subprocess.run(command, cwd=outside, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert 'is not installed: pip install "plstm-graph[train]".' in refused.stderr
+    assert 'is not installed: pip install "plstm-graph[train]", in a checkout ".[train]".' in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 

@@ -14,6 +14,7 @@ import datamol
 import torch
 from torch_geometric.data import Batch
 
+from benchmarks.command import parser_of
 from plstm_graph import LineGraphDAG
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import Root
@@ -42,6 +43,7 @@ def check(batch: Batch) -> None:
 
 
 def main() -> None:
+    parser_of("speed.dag", __doc__).parse_args()
     torch.set_num_threads(1)
     batch = load_drugs()
     check(batch)

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # whoever typed the command shall not have to read a traceback
         missing = str(getattr(error, "name", "")).partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and missing in _EXTRA:
-            print(f'error: {missing} is not installed: pip install "plstm-graph[train]".', file=sys.stderr)
+            install = 'pip install "plstm-graph[train]", in a checkout ".[train]"'
+            print(f"error: {missing} is not installed: {install}.", file=sys.stderr)
             return 2
         from plstm_graph.commands.failure import report_bug
 

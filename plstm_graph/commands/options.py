@@ -277,7 +277,14 @@ def _add_table(parser: ArgumentParser, verb: str) -> None:
     to_standard = ", or - for CSV on standard output" if verb == "predict" else ""
     add("-o", "--output", required=True, metavar="FILE", help=" or ".join(ENDINGS[verb]) + to_standard)
     add("--overwrite", action="store_true", help="replace the output if it is there")
-    add("--resume", action="store_true", help="go on with the unfinished CSV file of a run that was killed")
+    if verb == "predict":
+        add(
+            "--resume",
+            action="store_true",
+            help="go on with the unfinished CSV file of a run that was killed",
+        )
+    else:  # which writes no CSV
+        parser.set_defaults(resume=False)
     add("-b", "--data.batch_size", dest="batch_size", type=_number, default=256, metavar="NUMBER")
     add(
         "-n",

@@ -25,10 +25,13 @@ from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
-from plstm_graph.models import PLSTM
+from plstm_graph.models import PLSTM, GaussianProcess
 
 #: Graphs that a network sees in training, as far as these are no fewer or more epochs than that.
 _SEEN, _FEWEST, _MOST = 20_000, 15, 100
+
+#: Training graphs of which a Gaussian process takes more than half a minute.
+_PATIENT = 8_000
 
 #: Number of epochs that stands for one by the number of rows.
 BY_ROWS = -1
@@ -194,6 +197,10 @@ def train_networks(
         calls.append(partial(fit, arguments, partial(_count, run / "epochs")))
     console = Console(file=sys.stdout, quiet=quiet)  # this one, though a run in this process has another
     console.print(f"Training: {_counted(number, 'network')} of {_counted(epochs, 'epoch')}.")
+    if len(module.rows.train) > _PATIENT and GaussianProcess.__name__ in yaml.safe_dump(config["model"]):
+        console.print(
+            "Its Gaussian process is fitted before the first epoch, which takes minutes for so many rows."
+        )
     jobs = min(jobs, number)
     if config.get("init_from"):
         with unchanged():

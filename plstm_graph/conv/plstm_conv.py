@@ -38,9 +38,10 @@ class PLSTMConv(MessagePassing):
 
         x'_n = W_O \, \eta \Big( \sum_{dst(e) = n} M_e \, q_n^T C_e + D_n (q_n \cdot k_n) v_n \Big) + W_R x_n
 
-    with :math:`q = \eta(W_Q x) / \sqrt{K}`, :math:`k = \eta(W_K x)`, :math:`v = W_V x` per head and gates
-    from linear maps of node and bond features (:func:`~plstm_graph.kernels.gates_of`). The norm of a head's
-    channels,
+    with :math:`q = \eta(W_Q x) / \sqrt{K}`, :math:`k = \eta(W_K x)`, :math:`v = W_V x` per head, source,
+    transition and mark gates in (0, 1) from linear maps of node and bond features
+    (:func:`~plstm_graph.kernels.gates_of`), and a direct gate :math:`D = W_D x + b_D`, any number, 1 at the
+    start for :math:`x = 0`. The norm of a head's channels,
 
     .. math:: \eta_r(h) = h / \sqrt{1 + \tfrac{1}{K r^2} \sum_c h_c^2}, \quad \eta = \eta_1,
 

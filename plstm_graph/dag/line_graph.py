@@ -138,14 +138,15 @@ class LineGraphDAG(LineGraph):
     stand before it. A block is a range of nodes that no edge leaves; the graphs of a batch always fall
     into different blocks, and the components of a graph usually do.
 
-    Attributes: those of :class:`LineGraph`, and
+    Attributes beside those of :class:`LineGraph`:
         edge_id: [E] column of edge_index (or of the list given) that the edge came from.
         line_id: [L] position in the list of lines given; 0 … L-1 where none was.
         multitree: [L] bool, the lines that D-mode keeps: at most one path between any two edges.
         block_columns: [B] columns of edge_index (or of the list given) in every block, self loops and
             repeated bonds among them: by their number, one that was added later is noticed.
 
-    All index tensors are int64 and are validated when they are made; the structure is immutable.
+    All index tensors are int64. ``from_edge_index`` and ``from_lines`` validate what they are given; the
+    structure is immutable.
 
     Example:
         >>> import torch

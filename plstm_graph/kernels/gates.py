@@ -23,12 +23,12 @@ def gates_of(
 ) -> list[Gates]:
     r"""Gates of every direction of a DAG, stable by construction.
 
-    With the logistic function σ and logits that are sums of a node's and a bond's, for an edge e from n to m
+    With the logistic function σ and logits that are sums of a node's and a bond's, for an edge e from i to j
     that is entered by e' and for every head:
 
     .. math::
-        S_e = \sigma(s_n + s_e) \qquad M_e = \sigma(m_m + m_e) \qquad
-        a_{e'} = a_n + a_{e'}^{bond} \qquad c_e = c_m + c_e^{bond}
+        S_e = \sigma(s_i + s_e) \qquad M_e = \sigma(m_j + m_e) \qquad
+        a_{e'} = a_i + a_{e'}^{bond} \qquad c_e = c_j + c_e^{bond}
 
         \text{P: } T_{e'e} = \sigma(a_{e'}) \frac{w_e}{\sum_{(e',f)} w_f}, \; w_e = \sigma(c_e) \qquad
         \text{D: } T_{e'e} = \sigma(a_{e'} + c_e)

@@ -57,8 +57,9 @@ class GaussianProcess(Branch):
     noise :math:`\sigma^2` maximises the marginal likelihood. Of classes, f becomes log-odds a f + b, where a
     and b minimise the log loss of what the other training graphs predict for each.
 
-    Of more than 12,000 training graphs, landmarks :math:`z_j` stand for all, half of them graphs with rare
-    labels if there are as many: :math:`f(x) = \bar y + \sum_j \alpha_j \, k(x, z_j)` with
+    Of more than 12,000 training graphs, or fewer where many targets lack values in different ones, landmarks
+    :math:`z_j` stand for all, half of them graphs with rare labels if there are as many:
+    :math:`f(x) = \bar y + \sum_j \alpha_j \, k(x, z_j)` with
     :math:`\alpha = (K_{zx} K_{xz} + \sigma^2 K_{zz})^{-1} K_{zx} (y - \bar y)`. Share and noise are chosen by
     them alone.
 

@@ -29,8 +29,8 @@ class PLSTM(GraphNetwork):
         hidden_channels: width.
         num_layers: number of blocks.
         heads: number of heads of every scan.
-        head_dim: query, key and value channels of every head; by default hidden_channels / heads, which
-            must then be whole.
+        head_dim: query, key and value channels of every head; by default hidden_channels / heads,
+            rounded up.
         scan_every: 1 for a scan in every block, 2 in every second one, ...
         mode: mode of the scans: ``"P"``, ``"D"``, ``"PD"`` for half of the heads in each, or ``"alternate"``
             for ``"P"`` and ``"D"`` in turn.
