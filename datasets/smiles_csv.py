@@ -298,7 +298,8 @@ class CSV(MoleculeDataModule):
         molecules = self.dataset.molecules()
         train, *rest = (set(molecules[part].tolist()) for part in self.rows)
         if again := len(train & set.union(*rest)):
-            sentences.append(f"{again:,} molecules are in training rows and in validation or test rows.")
+            counted = f"{again:,} molecules are" if again > 1 else "1 molecule is"
+            sentences.append(f"{counted} in training rows and in validation or test rows.")
         without = (self._parts or []).count(_LEFT_OUT)
         if without:
             sentences.append(f"{without:,} rows have no part in column {self.split!r} and are left out.")

@@ -382,4 +382,7 @@ def check_columns(path: str, names: Sequence[str], smiles_column: str) -> None:
         )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path} has two columns {twice!r}; rename one.")
+        which = (
+            f"two columns {twice!r}; rename one" if twice else "columns without a name; name or delete them"
+        )
+        raise InputError(f"{path} has {which}.")

@@ -13,7 +13,9 @@ from plstm_graph.errors import InputError
 from plstm_graph.predictor import Task
 
 #: What stands for a missing value, beside nothing at all.
-_MISSING = {"", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "null", "none"}
+_MISSING = {"", "nan", "-nan", "na", "n/a", "<na>", "null", "none"} | {
+    *("#n/a", "#div/0!", "#value!", "#ref!", "#num!", "#name?", "#null!"),  # errors of Excel's
+}
 
 #: Words for two classes, the positive one last.
 _PAIRS = (
@@ -40,7 +42,11 @@ _THOUSAND = re.compile(r"[+-]?\d{1,3},\d{3}")
 _DOTTED_THOUSAND = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+")
 _UNIT = re.compile(r"\s*[<>=~]*\s*[+-]?\d+(?:[.,]\d+)?\s*([^\W\d_].*|%)")
 _PREDICTION = re.compile(r"(?:predicted|std|lower|upper|set)_.+|nearest_similarity")
-_IDENTIFIER = re.compile(r"(?:.*[ _.-])?(?:id|index|idx|no|nr|number|cas|cid|sid|key|row)|unnamed.*|#|", re.I)
+_IDENTIFIER = re.compile(
+    r"(?:.*[ _.-])?(?:id|index|idx|no|nr|number|cas|cid|sid|key|row)|(?-i:.*[a-z]ID)|"
+    r"(?:fold|split)s?[ _.-]?\d*|unnamed.*|#|",
+    re.I,
+)
 
 
 @dataclass(frozen=True)

@@ -95,10 +95,14 @@ class Ensemble:
         return self.combine(self.evaluate(featurised, batch_size, embed=False))
 
     def combine(self, outputs: Sequence[Numbers]) -> Prediction:
-        """Put together what every network has predicted, [graphs, T] each."""
+        """Put together what every network has predicted, [graphs, T] each.
+
+        If probabilities can be calibrated, their mean is, and the deviation is that of calibrated ones.
+        """
         mean, std = combine(outputs)
         if self.task != "regression" and self.calibration is not None:
             mean = self.calibration.probabilities(mean)
+            _, std = combine([self.calibration.probabilities(output) for output in outputs])
         return Prediction(mean, std)
 
     @torch.inference_mode()

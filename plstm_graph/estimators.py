@@ -1,6 +1,7 @@
 """Estimators in scikit-learn's manner, which train as the command line's verb ``train`` does."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -84,6 +85,10 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             counts = np.unique(classes, return_counts=True)[1]
             shared = counts.min() > 1 and len(counts) <= self.validation_fraction * len(classes)
             classes = classes if shared else None
+        if not 0 < self.validation_fraction < 1:
+            raise InputError(
+                f"validation_fraction must be above 0 and below 1, not {self.validation_fraction}."
+            )
         seed = int(check_random_state(self.random_state).randint(2**31))
         drawn = {"test_size": self.validation_fraction, "random_state": seed, "stratify": classes}
         parts = np.full(len(smiles), "train", object)
@@ -152,9 +157,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             if not broken:
                 yield part
         if broken:
-            raise InputError(
-                f"{len(broken)} rows of X cannot be read (rows count from 0). {' '.join(broken)}"
-            )
+            counted = "1 row" if len(broken) == 1 else f"{len(broken)} rows"
+            raise InputError(f"{counted} of X cannot be read (rows count from 0). {' '.join(broken)}")
 
     def _predict(self, X: Any) -> tuple[Array, Array | None]:
         """Mean [n, T] and deviation of the networks."""
@@ -217,7 +221,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         estimator.ndim_ = min(len(estimator.target_names_), 2)
         if estimator.ndim_ == 1 and isinstance(estimator, PLSTMClassifier):
             names = np.array(ensemble.targets if choice else ensemble.class_names[0])
-            labels = names.astype(int) if all(map(str.isdigit, names)) else names
+            labels = names.astype(int) if all(re.fullmatch(r"-?\d+", name) for name in names) else names
             estimator.classes_, estimator.order_ = np.sort(labels), labels.argsort().tolist()
         elif isinstance(estimator, PLSTMClassifier):
             estimator.classes_, estimator.order_ = np.array([[0, 1]] * len(ensemble.targets)), [0, 1]

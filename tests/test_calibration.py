@@ -1,5 +1,7 @@
 """Calibrated probabilities, intervals and sets of classes: closed forms and coverage."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit, softmax
 
 from plstm_graph.calibration import Calibration, combine
+from plstm_graph.ensemble import Ensemble
 from plstm_graph.errors import InputError
 
 
@@ -84,6 +87,16 @@ def test_a_temperature_undoes_the_factor_of_the_logits(scale):
     calibration = Calibration("multiclass", [shares], classes)
     assert calibration.temperatures == pytest.approx([scale], rel=0.04)
     assert calibration.probabilities(shares).sum(1) == pytest.approx(1)
+
+
+def test_deviations_of_classes_are_of_calibrated_probabilities():
+    labels = np.array([[0], [1], [1], [0], [1], [0]], np.float32)
+    calibration = Calibration("classification", [np.full((6, 1), 0.9, np.float32) - 0.1 * labels], labels)
+    outputs = [np.array([[0.6], [0.2]], np.float32), np.array([[0.9], [0.3]], np.float32)]
+    found = Ensemble.combine(SimpleNamespace(task="classification", calibration=calibration), outputs)
+    calibrated = [calibration.probabilities(output) for output in outputs]
+    np.testing.assert_allclose(found.std, np.std(calibrated, axis=0, ddof=1), rtol=1e-5)
+    assert not np.allclose(found.std, np.std(outputs, axis=0, ddof=1), rtol=0.1)
 
 
 def test_labels_of_one_class_or_none_leave_probabilities_alone():

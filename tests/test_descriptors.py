@@ -12,7 +12,10 @@ from torch_geometric.data import Batch
 from plstm_graph import PLSTM
 from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
+from plstm_graph.commands.assessment import _forest
+from plstm_graph.commands.forest import known_columns
 from plstm_graph.commands.main import main
+from plstm_graph.datasets import CSV
 from plstm_graph.datasets.featurise import featurise_smiles
 from plstm_graph.ensemble import Ensemble
 from plstm_graph.errors import InputError
@@ -135,6 +138,28 @@ def test_rdkits_descriptors_are_rdkits():
     np.testing.assert_array_equal(np.isnan(rdkit_descriptors(largest, ["Ipc", "TPSA"])), [[0, 0], [1, 0]])
     with pytest.raises(InputError, match="no descriptor 'Colour'"):
         rdkit_descriptors(mols, ["Colour"])
+
+
+def test_descriptors_do_not_depend_on_how_a_molecule_is_written():
+    spelled = [
+        Chem.MolFromSmiles(text) for text in ("O=S(O)(c1ccccc1)=O.[NaH]", "[NaH].c1c(S(=O)(O)=O)cccc1")
+    ]
+    one, other = rdkit_descriptors(spelled, descriptor_names())
+    np.testing.assert_array_equal(one, other)
+    charge = [Descriptors.MaxPartialCharge(mol) for mol in spelled]
+    assert not np.allclose(*charge)  # by RDKit's own order
+
+
+def test_the_forest_of_train_reads_columns_of_the_table(tmp_path):
+    path = table(tmp_path)
+    given = {"path": path, "split": "part", "target_columns": "y", "descriptors": "rdkit"}
+    module = CSV(**given, descriptor_columns=["dose"], cache=tmp_path / "cache")
+    module.prepare_data()
+    module.setup()
+    np.testing.assert_allclose(known_columns(module)[:, 0], pd.read_csv(path).dose, rtol=1e-6)
+    assert known_columns(module).shape == (80, 1)
+    predicted = _forest(module)[:, 0]
+    assert np.corrcoef(predicted, module.test_targets[:, 0])[0, 1] > 0.9
 
 
 def test_a_cell_that_is_no_number_makes_its_row_unreadable():

@@ -299,6 +299,13 @@ def test_rows_of_the_heat_map_are_receivers_and_columns_senders():
     assert texts(drawing)[-5:] == ["−0.5", "−0.25", "0", "0.25", "0.5"]
 
 
+@pytest.mark.parametrize("smiles", ["[H][H]", "[H]", "[2H][2H]"])
+def test_hydrogen_alone_is_drawn(smiles):
+    assert np.isfinite(places(smiles)).all()
+    root = ElementTree.fromstring(draw_orientation(smiles).svg)
+    assert all(10 < float(root.attrib[side]) < 1000 for side in ("width", "height"))
+
+
 def test_a_layout_of_ones_own_is_kept_and_the_molecule_untouched():
     mol = Chem.MolFromSmiles(PARACETAMOL)
     before = Chem.MolToMolBlock(mol)

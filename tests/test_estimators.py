@@ -30,7 +30,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import check_array, estimator_checks
 
-from plstm_graph import estimators
+from benchmarks.speed.predict import save
+from plstm_graph import PLSTM, estimators
 from plstm_graph.commands.main import main
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.errors import InputError
@@ -236,7 +237,7 @@ REFUSED = [
     (SMILES, [math.nan] * 40, {}, "no value in the training split"),
     (SMILES, CARBONS, {"max_epochs": 0}, "max_epochs must be at least 1"),
     (SMILES, CARBONS, {"ensemble_size": 0}, "ensemble_size must be at least 1"),
-    (SMILES, CARBONS, {"validation_fraction": 1.5}, "test_size"),
+    (SMILES, CARBONS, {"validation_fraction": 1.5}, "above 0 and below 1, not 1.5"),
     (SMILES, CARBONS, {"patience": 0}, "patience must be at least 1"),
     (SMILES, CARBONS, {"random_state": "a"}, "cannot be used to seed"),
     (SMILES, CARBONS, {"dropout": "high"}, "dropout.*high"),
@@ -433,6 +434,24 @@ def test_a_classifier_is_saved_with_its_classes(labels, tmp_path):
     loaded = PLSTMClassifier.load(tmp_path / "model")
     assert loaded.classes_.tolist() == estimator.classes_.tolist()
     np.testing.assert_array_equal(loaded.predict(SMILES), estimator.predict(SMILES))
+
+
+def test_classes_of_a_folder_of_train_are_numbers_where_they_were(tmp_path):
+    network = PLSTM(hidden_channels=8, num_layers=1)
+    task = GraphTask(network, "classification", target_names=["y"], class_names=[["-1", "1"]])
+    save(task, tmp_path / "model_0.ckpt")
+    loaded = PLSTMClassifier.load(tmp_path)
+    assert loaded.classes_.tolist() == [-1, 1]
+    assert set(loaded.predict(SMILES)) <= {-1, 1}
+
+
+def test_a_share_that_leaves_nothing_is_refused_and_one_block_is_enough():
+    for share in (0, 1, 1.5):
+        with pytest.raises(InputError, match="validation_fraction must be above 0 and below 1"):
+            PLSTMRegressor(**TINY, validation_fraction=share).fit(SMILES, range(40))
+    one = PLSTMRegressor(**TINY | {"num_layers": 1}).fit(SMILES, range(40))
+    [network] = [predictor.network for predictor in one.ensemble_.predictors]
+    assert (network.num_layers, network.scan_every) == (1, 1)
 
 
 def test_nothing_is_left_of_a_folder_that_could_not_be_written(regressor, tmp_path, monkeypatch):

@@ -268,9 +268,9 @@ def test_long_lists_are_cut(tmp_path):
 
 
 def test_blanks_are_missing_values(tmp_path):
-    blanks = ["", " ", "NA", "nan", "N/A", "null", "None", "#N/A"]
-    path = write(tmp_path / "table.csv", {"y": [*blanks, *halves(12)]})
-    assert np.isnan(read(path).targets.values[:, 0]).tolist() == [True] * 8 + [False] * 12
+    blanks = ["", " ", "NA", "nan", "N/A", "null", "None", "#N/A", "#DIV/0!", "#VALUE!"]
+    path = write(tmp_path / "table.csv", {"y": [*blanks, *halves(10)]})
+    assert np.isnan(read(path).targets.values[:, 0]).tolist() == [True] * 10 + [False] * 10
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_what_is_not_read_and_what_is_there_twice_is_said(tmp_path):
     one, other = (["C[C@H](N)CO", *lines[1].split(",")[1:]], ["OC[C@@H](N)C", *lines[2].split(",")[1:]])
     path.write_text("\n".join([lines[0], ",".join(one), ",".join(other), *lines[3:]]))
     twice = read(path, target_columns=["y"], split="part", cache=tmp_path / "cache").describe()
-    assert "1 molecules are in training rows and in validation or test rows." in twice
+    assert "1 molecule is in training rows and in validation or test rows." in twice
 
 
 @pytest.mark.parametrize("cells", [["1", "2"], ["a", "b", "c"], ["low", "3"]])
@@ -408,6 +408,7 @@ def test_all_numeric_columns_are_targets_by_default(tmp_path):
     """Identifiers, row numbers, words and the column that splits are none."""
     others = {
         "mol_id": list(range(100, 120)), "CAS": [7] * 20, "": list(range(20)), "counter": list(range(1, 21)),
+        "MolID": halves(), "fold_1": [0, 1, 2, 0] * 5, "Split2": [0, 1] * 10,
         "predicted_y": halves(), "std_y": halves(), "name": [f"molecule {row}" for row in range(20)],
         "part": [0, 0, 0, 1, 2] * 4,
     }  # fmt: skip

@@ -22,10 +22,10 @@ from plstm_graph.commands.forest import (
     count_fingerprints,
     fitted_predictions,
     forest_predictions,
+    known_columns,
     usual_forest,
 )
 from plstm_graph.datasets import GraphDataModule
-from plstm_graph.datasets.descriptors import table_columns
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.datasets.graphs import PackedGraphs
 from plstm_graph.models import Graphs
@@ -56,13 +56,6 @@ def _in_place(values: NDArray[np.generic], places: Iterable[int], rows: int, lac
     filled = np.full((rows, values.shape[1]), lacking, values.dtype)
     filled[[*places]] = values
     return filled
-
-
-def known_columns(module: GraphDataModule) -> NDArray[np.float32]:
-    """What is known of molecules beside their structure, [molecules, columns]; RDKit can tell the rest."""
-    chosen = [module.descriptor_names.index(name) for name in table_columns(module.descriptor_names)]
-    values = module.dataset.tensors.get("descriptors")
-    return np.empty((len(module.dataset), 0)) if values is None else values[:, chosen].numpy()
 
 
 def descriptors_of(module: GraphDataModule) -> NDArray[np.float32]:

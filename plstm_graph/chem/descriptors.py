@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import rdBase
-from rdkit.Chem import Descriptors, Mol
+from rdkit.Chem import Descriptors, Mol, MolFromSmiles, MolToSmiles
 
 from plstm_graph.errors import InputError, listed
 
@@ -42,8 +42,9 @@ def named_descriptors(mol: Mol, names: Sequence[str]) -> NDArray[np.float32]:
 def rdkit_descriptors(mols: Sequence[Mol], names: Sequence[str]) -> NDArray[np.float32]:
     """Descriptors of molecules, [molecules, names]; NaN where RDKit has none.
 
-    ``Ipc`` and ``AvgIpc`` of molecules with more than 100 heavy atoms are NaN too: they would take longer
-    than all others.
+    They are of the molecule as its canonical SMILES reads: some, such as partial charges, depend on the order
+    of atoms. ``Ipc`` and ``AvgIpc`` of molecules with more than 100 heavy atoms are NaN too: they would take
+    longer than all others.
 
     Args:
         mols: The molecules.
@@ -61,9 +62,13 @@ def rdkit_descriptors(mols: Sequence[Mol], names: Sequence[str]) -> NDArray[np.f
         )
     functions = dict(Descriptors.descList)
     with rdBase.BlockLogs():  # they would say several times that a hydrogen is alone
-        rows = [[_value(functions[name], name, mol) for name in names] for mol in mols]
+        rows = [[_value(functions[name], name, mol) for name in names] for mol in map(_canonical, mols)]
     values = np.array(rows, np.float64)
     return values.reshape(len(mols), len(names)).clip(-_LARGEST, _LARGEST).astype(np.float32)
+
+
+def _canonical(mol: Mol) -> Mol:
+    return MolFromSmiles(MolToSmiles(mol)) or mol
 
 
 def _value(function: Callable[[Mol], float], name: str, mol: Mol) -> float:

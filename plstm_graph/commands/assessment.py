@@ -14,7 +14,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from torch import Tensor
 
 from plstm_graph.chem import read_smiles
-from plstm_graph.commands.forest import count_fingerprints, forest_predictions, usual_forest
+from plstm_graph.commands.forest import count_fingerprints, forest_predictions, known_columns, usual_forest
 from plstm_graph.commands.report import print_table, spread
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.files import whole_file, write_rows
@@ -73,8 +73,9 @@ def _predict(module: CSV, ensemble: Ensemble) -> Tensor:
 
 
 def _forest(module: CSV) -> Tensor:
-    """Values or probabilities of the test rows by a random forest, [rows, T] float64."""
-    features = count_fingerprints(map(read_smiles, module.dataset.smiles or []))
+    """Values or probabilities of the test rows by a forest on counts and columns, [rows, T] float64."""
+    counts = count_fingerprints(map(read_smiles, module.dataset.smiles or []))
+    features = np.hstack([counts, known_columns(module)])
     predictions = forest_predictions(module, features, n_jobs=-1, **usual_forest(module))
     return predictions[module.rows.test]
 

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from plstm_graph.datasets import GraphDataModule
+from plstm_graph.datasets.descriptors import table_columns
 from plstm_graph.normal_scores import NormalScores
 from plstm_graph.predictor import BY_ORDER
 
@@ -21,6 +22,13 @@ def count_fingerprints(mols: Iterable[Mol]) -> NDArray[np.uint32]:
     """Counts of Morgan fingerprints of radius 2, [molecules, 2048]."""
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     return np.stack([generator.GetCountFingerprintAsNumPy(mol) for mol in mols])
+
+
+def known_columns(module: GraphDataModule) -> NDArray[np.float32]:
+    """What is known of molecules beside their structure, [molecules, columns]; RDKit can tell the rest."""
+    chosen = [module.descriptor_names.index(name) for name in table_columns(module.descriptor_names)]
+    values = module.dataset.tensors.get("descriptors")
+    return np.empty((len(module.dataset), 0), np.float32) if values is None else values[:, chosen].numpy()
 
 
 def usual_forest(module: GraphDataModule, seed: int = 0) -> dict[str, Any]:

@@ -66,8 +66,10 @@ def write_report(
     smiles, described = source.smiles_of(batch[results.smiles_column]), columns_of(batch, ensemble.columns)
     wanted = set(ensemble.preparations), max_atoms, results.fingerprints, names, described
     shown = results.rows(0, batch, featurise_smiles(0, smiles, *wanted))
-    errors, (read, _) = shown["error"].to_pylist(), read_molecules(0, smiles, described, names)
-    mols = {row: mol for row, (mol, _) in read.items() if errors[row] is None}
+    errors = shown["error"].to_pylist()
+    fine = [text if error is None else None for text, error in zip(smiles, errors, strict=True)]
+    read, _ = read_molecules(0, fine, described, names)
+    mols = {row: mol for row, (mol, _) in read.items()}
     small = [row for row, mol in mols.items() if mol.GetNumAtoms() <= _ATOMS]
     targets = dict(list((targets or dict(enumerate(ensemble.targets))).items())[:_TARGETS])
     try:
@@ -144,6 +146,7 @@ def _plots(ensemble: Ensemble) -> str:
             for (one, two), name, y, p in zip(panels, ensemble.targets, truth.T, values.T, strict=False):
                 one.plot(y[::step], p[::step], ".", color=_BLUE)
                 one.axline((np.nanmean(y),) * 2, slope=1, color="grey", linewidth=1)
+                one.axis("square")
                 one.set(xlabel=f"{name}, measured", ylabel="predicted")
                 if near is not None:
                     two.plot(near[::step], abs(p - y)[::step], ".", color=_BLUE)

@@ -53,10 +53,12 @@ def depict(mol: Chem.Mol, indices: bool) -> Depiction:
     if _has_layout(mol):
         rdDepictor.NormalizeDepiction(mol, canonicalize=0)  # the user's own, with bonds of 1.5 Å
     else:
-        with rdDepictor.UsingCoordGen(rdDepictor.IsCoordGenSupportAvailable()):
+        heavy = mol.GetNumHeavyAtoms() > 0  # hydrogen alone is NaN to CoordGen, and has no scale
+        with rdDepictor.UsingCoordGen(heavy and rdDepictor.IsCoordGenSupportAvailable()):
             rdDepictor.Compute2DCoords(mol)
-        rdDepictor.NormalizeDepiction(mol)
-        rdDepictor.StraightenDepiction(mol)
+        if heavy:
+            rdDepictor.NormalizeDepiction(mol)
+            rdDepictor.StraightenDepiction(mol)
     mol = rdMolDraw2D.PrepareMolForDrawing(mol, addChiralHs=False)
     drawer = rdMolDraw2D.MolDraw2DSVG(-1, -1)  # as large as the molecule needs
     options: Any = drawer.drawOptions()

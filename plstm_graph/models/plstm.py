@@ -31,7 +31,8 @@ class PLSTM(GraphNetwork):
         heads: number of heads of every scan.
         head_dim: query, key and value channels of every head; by default hidden_channels / heads,
             rounded up.
-        scan_every: 1 for a scan in every block, 2 in every second one, ...
+        scan_every: 1 for a scan in every block, 2 in every second one, ...; in the last one, if there are
+            fewer.
         mode: mode of the scans: ``"P"``, ``"D"``, ``"PD"`` for half of the heads in each, or ``"alternate"``
             for ``"P"`` and ``"D"`` in turn.
         orientation: how graphs become DAGs; a batch that carries prepared DAGs (see
@@ -80,8 +81,8 @@ class PLSTM(GraphNetwork):
     ) -> None:
         check_range(1, MANY, num_layers=num_layers)
         check_range(0, MANY, roots=roots)
-        if not 1 <= scan_every <= num_layers:
-            raise InputError(f"scan_every must be from 1 to num_layers ({num_layers}), not {scan_every}.")
+        check_range(1, MANY, scan_every=scan_every)
+        scan_every = min(scan_every, num_layers)
         if mode not in _MODES:
             raise InputError(f"mode must be {', '.join(map(repr, _MODES))}, not {mode!r}.")
         if scan_every > 1 and not local:
