@@ -407,6 +407,18 @@ class GraphCLI(LightningCLI):
             print("Validation has selected no epoch: the last one was tested.")
         print(f"Run: {folder}\n{where}")
 
+    def after_validate(self) -> None:
+        """Say how many rows were scored."""
+        self._say_rows("validation", self.datamodule.rows.val)
+
+    def after_test(self) -> None:
+        """Likewise."""
+        self._say_rows("test", self.datamodule.rows.test)
+
+    def _say_rows(self, part: str, rows: torch.Tensor) -> None:
+        if self.trainer.is_global_zero:
+            print(f"{len(rows):,} {part} rows of {len(self.datamodule.dataset):,}.")
+
     def _chosen(self) -> tuple[str, str | None, float | None]:
         """Which epoch is tested, its checkpoint if one was kept, and its validation metric if it has any."""
         kept = [
