@@ -1,4 +1,4 @@
-"""Networks of several checkpoints that predict the same."""
+"""Networks of several checkpoints that predict the same; needs the extra ``train``."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ _ATOMS = 64  # cap on the atoms of a batch, as a multiple of batch_size
 class Prediction(NamedTuple):
     """Mean of networks [graphs, T] in the targets' unit or as calibrated probabilities, and their deviation.
 
-    The deviation is that of uncalibrated probabilities, and ``None`` for one network.
+    The deviation is that of calibrated probabilities too, and ``None`` for one network.
     """
 
     mean: Array

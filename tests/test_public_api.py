@@ -40,6 +40,10 @@ def signature(value):
     return str(found.replace(parameters=bare, return_annotation=empty))
 
 
+def ours_privately(base):
+    return base.__name__[0] == "_" and base.__module__.startswith("plstm_graph")
+
+
 def describe():
     """One line for every public name and for every public method of a public class."""
     lines = []
@@ -49,10 +53,11 @@ def describe():
             value = getattr(module, public)
             lines.append(f"{name}.{public}{signature(value)}")
             if inspect.isclass(value) and value.__module__.startswith("plstm_graph"):
-                for method in sorted(vars(value)):
+                ours = [value, *(base for base in value.__mro__ if ours_privately(base))]
+                for method in sorted({name for part in ours for name in vars(part)}):
                     function = getattr(value, method)
                     # PyG adds methods of modules that it makes to a layer when it is first built.
-                    own = getattr(function, "__module__", None) == value.__module__
+                    own = getattr(function, "__module__", None) in {part.__module__ for part in ours}
                     if method[0] != "_" and callable(function) and own:
                         lines.append(f"{name}.{public}.{method}{signature(function)}")
     return "\n".join(lines) + "\n"

@@ -18,11 +18,12 @@ class AddRandomWalkPE(BaseTransform):
     r"""It adds random-walk encodings, the probabilities that a walk is back where it began.
 
     .. math::
-        p_{nk} = \big( (D^{-1} A)^k \big)_{nn}, \quad k = 1, \dots, \text{walk\_length}
+        p_{nk} = \big( (D^{-1} A)^k \big)_{nn}, \quad k = 1, \dots, K
 
     for the adjacency A of the bonds, in either direction and counted once, and the degrees D. They stand in
-    ``random_walk_pe`` [N, walk_length], float32, as those of PyG's transform of this name, whose dense powers
-    take longer. Networks with ``walk_length`` compute them in every call on graphs that do not carry them.
+    ``random_walk_pe`` [N, K], K = ``walk_length``, float32, as those of PyG's transform of this name, whose
+    dense powers take longer. Networks with ``walk_length`` compute them in every call on graphs that do not
+    carry them.
 
     Args:
         walk_length: number of steps of the longest walk.
