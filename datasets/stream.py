@@ -375,6 +375,8 @@ def check_columns(path: str, names: Sequence[str], smiles_column: str) -> None:
         remedy = (
             f"pass --data.smiles_column {alike!r}" if alike else "--data.smiles_column may name one of them"
         )
+        if names[:1] and names[0].lower().startswith("sep="):
+            remedy = "its first line is a spreadsheet's note; delete it"
         if any(_NUMBER.fullmatch(name) for name in names):
             remedy = "its first line looks like a row; write the columns' names above it"
         raise InputError(

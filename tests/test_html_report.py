@@ -16,7 +16,8 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
 from benchmarks.speed.predict import save
-from plstm_graph.chem import read_smiles
+from plstm_graph.chem import mol_to_data, read_smiles
+from plstm_graph.commands import contributions
 from plstm_graph.commands.html_report import _column, _plots
 from plstm_graph.commands.main import main
 from plstm_graph.ensemble import Ensemble
@@ -316,6 +317,19 @@ def test_tables_without_a_readable_molecule_have_a_page(predict, tmp_path, smile
     assert len(page.rows) == 1 + len(smiles)
     assert ("2 of 2 rows have an error" in page.words) == bool(smiles)
     assert not page.of("figure")
+
+
+def test_what_predict_refuses_costs_the_page_nothing(predict, tmp_path, monkeypatch):
+    model, seen = checkpoint(tmp_path / "a.ckpt", ["logD"]), []
+
+    def watched(mol):
+        seen.append(mol.GetNumAtoms())
+        return mol_to_data(mol)
+
+    monkeypatch.setattr(contributions, "mol_to_data", watched)
+    page = predict(pd.DataFrame({"smiles": ["C" * 60, "CCO"]}), model, "--max_atoms", "50")
+    assert seen == [3]
+    assert "1 of 2 rows has an error" in page.words
 
 
 def test_a_resumed_run_reports_all_rows(run, predict, tmp_path, monkeypatch):

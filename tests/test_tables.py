@@ -59,6 +59,8 @@ def halves(number: int = 20) -> list[float]:
         ("smiles,y,y \nCCO,1,2\n", "two columns 'y'; rename one"),
         ('smiles,y\nCCO,1\n"CCC,2\nCCN,3\n', "unexpected end of data, in line 4"),
         ('smiles,y\n"CCO"O,1\n', "',' expected after '\"', in line 2"),
+        ("smiles,y,,\nCCO,1,,\n", "columns without a name; name or delete them"),
+        ("sep=;\nsmiles;y\nCCO;1\n", "its first line is a spreadsheet's note; delete it"),
         ("", "no header"),
         ("\n\n", "no header"),
         ("structure,y\nCCO,1\n", "no column 'smiles'; it has 'structure', 'y'"),
