@@ -61,6 +61,9 @@ def assess(module: CSV, checkpoints: Sequence[Path], logs: Sequence[pd.DataFrame
         for label, models in lines.items()
     ]
     print_table(" in ".join(filter(None, (module.name, module.unit))), rows)
+    if truth.size(1) > 1:
+        whatever = ", whatever their units" if module.task == "regression" else ""
+        print(f"Scores are means over {truth.size(1)} targets{whatever}; metrics.csv has each.")
 
 
 @torch.inference_mode()
