@@ -184,7 +184,12 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         with new_folder(Path(folder), overwrite) as place:
             for number, checkpoint in enumerate(fitted.pop("checkpoints_")):
                 (place / f"model_{number}.ckpt").write_bytes(checkpoint)
-            state = {"class": type(self).__name__, "parameters": self.get_params(), "fitted": fitted}
+            parameters = self.get_params()
+            if isinstance(
+                self.random_state, np.random.RandomState
+            ):  # which no file holds: a refit draws anew
+                parameters["random_state"] = None
+            state = {"class": type(self).__name__, "parameters": parameters, "fitted": fitted}
             (place / _DESCRIPTION).write_text(_text(state))
 
     @classmethod

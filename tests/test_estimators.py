@@ -434,6 +434,8 @@ def test_a_classifier_is_saved_with_its_classes(labels, tmp_path):
     loaded = PLSTMClassifier.load(tmp_path / "model")
     assert loaded.classes_.tolist() == estimator.classes_.tolist()
     np.testing.assert_array_equal(loaded.predict(SMILES), estimator.predict(SMILES))
+    assert loaded.random_state is None
+    loaded.fit(SMILES, labels)
 
 
 def test_classes_of_a_folder_of_train_are_numbers_where_they_were(tmp_path):
