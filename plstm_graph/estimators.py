@@ -185,10 +185,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             for number, checkpoint in enumerate(fitted.pop("checkpoints_")):
                 (place / f"model_{number}.ckpt").write_bytes(checkpoint)
             parameters = self.get_params()
-            if isinstance(
-                self.random_state, np.random.RandomState
-            ):  # which no file holds: a refit draws anew
-                parameters["random_state"] = None
+            if isinstance(self.random_state, np.random.RandomState):
+                parameters["random_state"] = None  # no file holds its state: a refit draws anew
             state = {"class": type(self).__name__, "parameters": parameters, "fitted": fitted}
             (place / _DESCRIPTION).write_text(_text(state))
 

@@ -152,6 +152,9 @@ def test_descriptors_do_not_depend_on_how_a_molecule_is_written():
 
 def test_the_forest_of_train_reads_columns_of_the_table(tmp_path):
     path = table(tmp_path)
+    frame = pd.read_csv(path)
+    frame.loc[3, "dose"] = None
+    frame.to_csv(path, index=False)
     given = {"path": path, "split": "part", "target_columns": "y", "descriptors": "rdkit"}
     module = CSV(**given, descriptor_columns=["dose"], cache=tmp_path / "cache")
     module.prepare_data()

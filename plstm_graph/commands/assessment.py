@@ -78,7 +78,7 @@ def _predict(module: CSV, ensemble: Ensemble) -> Tensor:
 def _forest(module: CSV) -> Tensor:
     """Values or probabilities of the test rows by a forest on counts and columns, [rows, T] float64."""
     counts = count_fingerprints(map(read_smiles, module.dataset.smiles or []))
-    features = np.hstack([counts, known_columns(module)])
+    features = np.hstack([counts, known_columns(module)], dtype=np.float32)
     predictions = forest_predictions(module, features, n_jobs=-1, **usual_forest(module))
     return predictions[module.rows.test]
 
