@@ -89,7 +89,8 @@ def train(run: Run, size: int, epochs: int | None, root: Path, cache: Path) -> d
     outputs, similarity = [], []
     for start in range(0, len(test), _ROWS):
         smiles = test["smiles"][start : start + _ROWS].tolist()
-        featurised = featurise_smiles(start, smiles, set(ensemble.preparations), fingerprints=True)
+        read = {"fingerprints": True, "descriptors": ensemble.descriptor_names}
+        featurised = featurise_smiles(start, smiles, set(ensemble.preparations), **read)
         outputs.append(np.stack(ensemble.evaluate(featurised, _BATCH, embed=False)))
         similarity.append(ensemble.reference.nearest(featurised.tensors["fingerprint"])[0][:, 0])
     truth, predictions = test["y"].to_numpy(), np.concatenate(outputs, 1)
