@@ -13,7 +13,8 @@ from plstm_graph.errors import InputError
 from plstm_graph.predictor import Task
 
 #: What stands for a missing value, beside nothing at all.
-_MISSING = {"", "nan", "-nan", "na", "n/a", "<na>", "null", "none"} | {
+_MISSING = {
+    *("", "nan", "-nan", "na", "n/a", "<na>", "null", "none"),
     *("#n/a", "#div/0!", "#value!", "#ref!", "#num!", "#name?", "#null!"),  # errors of Excel's
 }
 

@@ -100,10 +100,10 @@ class Ensemble:
         If probabilities can be calibrated, their mean is, and the deviation is that of calibrated ones.
         """
         mean, std = combine(outputs)
-        if self.task != "regression" and self.calibration is not None:
-            mean = self.calibration.probabilities(mean)
-            _, std = combine([self.calibration.probabilities(output) for output in outputs])
-        return Prediction(mean, std)
+        if self.task == "regression" or self.calibration is None:
+            return Prediction(mean, std)
+        calibrate = self.calibration.probabilities
+        return Prediction(calibrate(mean), combine([calibrate(output) for output in outputs])[1])
 
     @torch.inference_mode()
     def evaluate(self, featurised: Featurised, batch_size: int, embed: bool) -> list[NDArray[np.float32]]:

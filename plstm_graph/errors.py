@@ -11,6 +11,11 @@ class InputError(ValueError):
     """
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things as a message has it."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def listed(names: Sequence[object], most: int = 8) -> str:
     """Names as a message has them: the first ones, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

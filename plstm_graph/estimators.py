@@ -33,7 +33,7 @@ from plstm_graph.commands.pool import unchanged
 from plstm_graph.datasets.featurise import Featurised, featurise_smiles
 from plstm_graph.datasets.targets import Column, read_targets
 from plstm_graph.ensemble import Ensemble
-from plstm_graph.errors import InputError
+from plstm_graph.errors import InputError, counted
 from plstm_graph.predictor import Task
 from plstm_graph.ranges import check_range
 
@@ -81,14 +81,14 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                 "There is one sample, which is too few: one at least trains, and another validates."
             )
         check_range(1, ensemble_size=self.ensemble_size, max_epochs=self.max_epochs)
-        if classes is not None:
-            counts = np.unique(classes, return_counts=True)[1]
-            shared = counts.min() > 1 and len(counts) <= self.validation_fraction * len(classes)
-            classes = classes if shared else None
         if not 0 < self.validation_fraction < 1:
             raise InputError(
                 f"validation_fraction must be above 0 and below 1, not {self.validation_fraction}."
             )
+        if classes is not None:
+            counts = np.unique(classes, return_counts=True)[1]
+            shared = counts.min() > 1 and len(counts) <= self.validation_fraction * len(classes)
+            classes = classes if shared else None
         seed = int(check_random_state(self.random_state).randint(2**31))
         drawn = {"test_size": self.validation_fraction, "random_state": seed, "stratify": classes}
         parts = np.full(len(smiles), "train", object)
@@ -157,8 +157,9 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             if not broken:
                 yield part
         if broken:
-            counted = "1 row" if len(broken) == 1 else f"{len(broken)} rows"
-            raise InputError(f"{counted} of X cannot be read (rows count from 0). {' '.join(broken)}")
+            raise InputError(
+                f"{counted(len(broken), 'row')} of X cannot be read (rows count from 0). {' '.join(broken)}"
+            )
 
     def _predict(self, X: Any) -> tuple[Array, Array | None]:
         """Mean [n, T] and deviation of the networks."""

@@ -87,9 +87,9 @@ def train(run: Run, size: int, epochs: int | None, root: Path, cache: Path) -> d
         ensemble = Ensemble(sorted(model.glob("*.ckpt")))
     test = frame[frame["part"] == "test"]
     outputs, similarity = [], []
+    read = {"fingerprints": True, "descriptors": ensemble.descriptor_names}
     for start in range(0, len(test), _ROWS):
         smiles = test["smiles"][start : start + _ROWS].tolist()
-        read = {"fingerprints": True, "descriptors": ensemble.descriptor_names}
         featurised = featurise_smiles(start, smiles, set(ensemble.preparations), **read)
         outputs.append(np.stack(ensemble.evaluate(featurised, _BATCH, embed=False)))
         similarity.append(ensemble.reference.nearest(featurised.tensors["fingerprint"])[0][:, 0])

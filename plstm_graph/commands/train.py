@@ -24,7 +24,7 @@ from plstm_graph.commands.pool import check, fit, read_options, side_by_side, un
 from plstm_graph.commands.presets import read_preset
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.seeds import check_seed
-from plstm_graph.errors import InputError
+from plstm_graph.errors import InputError, counted
 from plstm_graph.models import PLSTM, GaussianProcess
 
 #: Graphs that a network sees in training, as far as these are no fewer or more epochs than that.
@@ -167,10 +167,6 @@ def suit_rows(config: dict[str, Any], rows: int) -> None:
         config["trainer"]["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def train_networks(
     folder: Path, config: dict[str, Any], module: CSV, number: int, jobs: int, quiet: bool = False
 ) -> list[pd.DataFrame]:
@@ -196,8 +192,10 @@ def train_networks(
         arguments = [str(part) for option in options.items() for part in option]
         calls.append(partial(fit, arguments, partial(_count, run / "epochs")))
     console = Console(file=sys.stdout, quiet=quiet)  # this one, though a run in this process has another
-    console.print(f"Training: {_counted(number, 'network')} of {_counted(epochs, 'epoch')}.")
-    if len(module.rows.train) > _PATIENT and GaussianProcess.__name__ in yaml.safe_dump(config["model"]):
+    console.print(f"Training: {counted(number, 'network')} of {counted(epochs, 'epoch')}.")
+    branches = config["model"]["network"].get("init_args", {}).get("branches") or []
+    closed_form = any(branch["class_path"].endswith(GaussianProcess.__name__) for branch in branches)
+    if closed_form and len(module.rows.train) > _PATIENT:
         console.print(
             "Its Gaussian process is fitted before the first epoch, which takes minutes for so many rows."
         )

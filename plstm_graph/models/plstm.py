@@ -79,9 +79,8 @@ class PLSTM(GraphNetwork):
         local: bool = True,
         **network: Any,
     ) -> None:
-        check_range(1, MANY, num_layers=num_layers)
+        check_range(1, MANY, num_layers=num_layers, scan_every=scan_every)
         check_range(0, MANY, roots=roots)
-        check_range(1, MANY, scan_every=scan_every)
         scan_every = min(scan_every, num_layers)
         if mode not in _MODES:
             raise InputError(f"mode must be {', '.join(map(repr, _MODES))}, not {mode!r}.")
