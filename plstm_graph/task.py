@@ -1,7 +1,7 @@
 """Training a network on molecular properties: loss, metrics, optimiser and schedule."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
@@ -15,13 +15,14 @@ from torch_geometric.data import Data
 from torchmetrics import MeanMetric, MetricCollection
 
 from plstm_graph.checkpoint import FORMAT, build_network, describe_network, read_checkpoint
-from plstm_graph.errors import InputError, listed
+from plstm_graph.errors import InputError
 from plstm_graph.metrics import ERRORS, SELECTING, mean_prediction, metrics_of
 from plstm_graph.models import GraphNetwork
 from plstm_graph.models.fingerprint import FingerprintTask
 from plstm_graph.other_run import difference, weights_to_take
 from plstm_graph.predictor import Predictor, Task, check_finite
 from plstm_graph.ranges import check_range
+from plstm_graph.target_check import TargetCheck
 
 #: Where checkpoints have the digests of the data that their task was trained on.
 _DATA = "plstm_graph_data"
@@ -123,6 +124,7 @@ class GraphTask(Predictor, LightningModule):
         )
         check_range(0, 1, warmup=warmup)
         super().__init__(network, task, target_names, class_names, unit, descriptor_names, metric)
+        self.targets = TargetCheck(task, network.out_channels, target_names)
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": describe_network(network)})
         self.learning_rate = learning_rate
@@ -174,40 +176,9 @@ class GraphTask(Predictor, LightningModule):
         Raises:
             InputError: A target has no value in training.
         """
-        warnings, known = [], _distinct(train_targets)
-        self._check_known(known)
-        constant = [column for column, number in enumerate(known) if number == 1]
-        if constant:
-            warnings.append(
-                f"{self._named(constant)} one value in all training graphs: there is nothing else to learn."
-            )
-        found = _distinct(val_targets)
-        self._selecting_loss = None
-        if max(found) < (2 if self.task == "classification" or self.metric == "spearman" else 1):
-            self._selecting_loss = "val/loss" if any(found) else "train/loss"
-            one = "one class" if self.task == "classification" else "one value"
-            lack = "no label" if not any(found) else one if all(found) else f"{one} or no label"
-            warnings.append(
-                f"{self._named(range(len(found)))} {lack} in the validation graphs, which leaves "
-                f"{self.metric} undefined: the {'validation' if any(found) else 'training'} loss selects the "
-                "epoch."
-            )
-        return warnings
-
-    def _check_known(self, distinct: Sequence[int]) -> None:
-        """Refuse targets of which training graphs have this number of values each, if one has none."""
-        if 0 in distinct:
-            raise InputError(f"{self._named([distinct.index(0)])} no value in the training split.")
-
-    def _named(self, columns: Sequence[int]) -> str:
-        """Targets as a sentence begins with them."""
-        if self.task == "multiclass":  # whose names are those of the classes
-            return "The class has"
-        names = self.target_names or range(self.target_mean.numel())
-        several = len(columns) > 1
-        return f"{'Targets' if several else 'Target'} {listed([names[column] for column in columns])} " + (
-            "have" if several else "has"
-        )
+        self.targets.check_known(train_targets)
+        self._selecting_loss, undefined = self.targets.unscored(val_targets, self.metric) or (None, None)
+        return [sentence for sentence in (self.targets.constant(train_targets), undefined) if sentence]
 
     def start_from(self, checkpoint: dict[str, Any], freeze: bool = False) -> list[str]:
         """Take encoder, blocks and branches from the network of another run, whatever its targets.
@@ -244,8 +215,8 @@ class GraphTask(Predictor, LightningModule):
             InputError: A target has no finite value, or an infinite one.
         """
         targets = targets.to(self.target_mean.dtype)
-        self._check_targets(targets)
-        self._check_known(_distinct(targets))
+        self.targets.check(targets)
+        self.targets.check_known(targets)
         if self.target_scale_known:
             return
         if self.normal_scores is not None:
@@ -295,30 +266,8 @@ class GraphTask(Predictor, LightningModule):
         if not isinstance(batch.y, Tensor):
             raise InputError("The batch has no targets y [num_graphs, T].")
         targets = batch.y.view(batch.num_graphs, -1).to(self.target_mean.dtype)
-        self._check_targets(targets, getattr(batch, "row", None))
+        self.targets.check(targets, getattr(batch, "row", None))
         return targets
-
-    def _check_targets(self, targets: Tensor, rows: Tensor | None = None) -> None:
-        """Refuse targets [n, T] that cannot be learned, of graphs that stand in these rows of a table [n]."""
-        outputs = self.target_mean.numel()
-        columns = 1 if self.task == "multiclass" else outputs
-        if targets.dim() != 2 or targets.size(1) != columns:
-            raise InputError(
-                f"Targets have shape {list(targets.shape)}, but the network predicts {columns} "
-                "values per graph."
-            )
-        strange = targets.isinf()
-        last = outputs - 1 if self.task == "multiclass" else 1
-        if self.task != "regression":
-            strange |= ((targets != targets.round()) | (targets < 0) | (targets > last)) & ~targets.isnan()
-        if not strange.any():
-            return
-        graph, column = strange.nonzero()[0].tolist()
-        where = f"graph {graph}" if rows is None else f"row {int(rows[graph])} of the table"
-        value = f"{self._named([column])} the value {targets[graph, column]:g} in {where}"
-        if self.task != "regression":
-            raise InputError(f"{value}, but classes are numbered from 0 to {last}.")
-        raise InputError(f"{value}, or one too large for float32; write NaN for missing values.")
 
     def on_train_start(self) -> None:
         """Fit the standardisation on the training split, and note down what the data are."""
@@ -333,7 +282,7 @@ class GraphTask(Predictor, LightningModule):
             encoder.fit(known)
         if datamodule is not None and hasattr(datamodule, "train_targets"):
             targets = datamodule.train_targets.to(self.target_mean.dtype)
-            self._check_targets(targets, getattr(datamodule, "train_rows", None))
+            self.targets.check(targets, getattr(datamodule, "train_rows", None))
         else:
             targets = torch.cat([self._targets(batch).cpu() for batch in batches])
         self.fit_target_scale(targets)
@@ -494,8 +443,3 @@ class GraphTask(Predictor, LightningModule):
             kwargs["network"] = build_network(checkpoint["hyper_parameters"]["network"])
         kwargs["weights_only"] = True
         return super().load_from_checkpoint(checkpoint_path, **kwargs)
-
-
-def _distinct(targets: Tensor) -> list[int]:
-    """How many values every column [n] has, apart from NaN."""
-    return [values[~values.isnan()].unique().numel() for values in targets.unbind(1)]
