@@ -17,6 +17,7 @@ from plstm_graph import PLSTM, LineGraphDAG, PLSTMConv, stm
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.dag import AddRandomWalkPE
 from plstm_graph.errors import InputError
+from plstm_graph.kernels import gating_matrix
 from plstm_graph.models import GINE, CircularFingerprint, GaussianProcess
 
 TIMES = 20 if FULL else 1
@@ -81,6 +82,25 @@ def test_the_op_refuses_what_does_not_fit(backend, record_property):
             stm(*everything[:7], DAG, reverse=tuple(everything[7:]), backend=backend)
         assert one_sentence(str(caught.value))
     record_property("trust", f"stm, {backend}: {150 * TIMES:,} wrong shapes, types and devices, all refused")
+
+
+@pytest.mark.parametrize("name", ["direct", "source", "transition", "mark"])
+def test_the_gating_matrix_refuses_what_does_not_fit(name):
+    rng = np.random.default_rng(0)
+    inputs, _ = random_inputs(DAG)
+    gates = dict(zip(INPUTS, inputs, strict=True))
+    gates = {kind: gates[kind] for kind in ("source", "transition", "mark", "direct")}
+    for wrong in (misshape(gates[name], rng), retype(gates[name], rng), gates[name][:, 0]):
+        with pytest.raises(InputError) as caught:
+            gating_matrix(**gates | {name: wrong}, dag=DAG)
+        assert one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("function", [stm, gating_matrix])
+def test_reversed_gates_are_three(function):
+    inputs, reverse = random_inputs(DAG)
+    with pytest.raises(InputError, match="not 2 tensors"):
+        function(*inputs[0 if function is stm else 3 :], DAG, reverse=reverse[:2])
 
 
 @pytest.mark.parametrize("backend", ["auto", "gating", "chunkwise"])

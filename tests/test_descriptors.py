@@ -79,6 +79,16 @@ def test_the_scale_is_that_of_the_first_training():
     assert made.mean.item() == 1.0
 
 
+@pytest.mark.parametrize("average", [None, torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)])
+def test_averages_of_weights_keep_the_scale(average):
+    made = encoder(torch.tensor([[1.0], [3.0]]))
+    averaged = torch.optim.swa_utils.AveragedModel(made, multi_avg_fn=average, use_buffers=True)
+    for _ in range(3):
+        averaged.update_parameters(made)
+    assert averaged.module.fitted
+    torch.testing.assert_close(averaged.module(torch.tensor([[2.5]])), made(torch.tensor([[2.5]])))
+
+
 @pytest.mark.parametrize("branches", [[], [CircularFingerprint(size=64, channels=8)]], ids=["nodes", "both"])
 def test_every_head_reads_them(branches):
     torch.manual_seed(0)

@@ -203,6 +203,39 @@ def test_repeated_bonds_and_self_loops_are_part_of_what_a_dag_was_prepared_for()
         conv(data.x, edge_index[:, :5], dag=dag_of(data))
 
 
+@pytest.mark.parametrize("given", [{}, {"z": torch.tensor([6, 8, 6, 7])}], ids=["edges alone", "z"])
+def test_a_prepared_dag_leaves_the_number_of_nodes_alone(given):
+    """PyG infers it from what a graph has, by the names of its tensors."""
+    graph = Data(edge_index=SQUARE, **given)
+    prepared = ToLineGraphDAG()(graph)
+    assert prepared.num_nodes == graph.num_nodes == 4
+    batch = Batch.from_data_list([prepared, prepared])
+    assert torch.equal(batch.edge_index, torch.cat([SQUARE, SQUARE + 4], dim=1))
+    assert torch.equal(dag_of(batch).edge_id, build_dag(batch).edge_id)
+
+
+def test_a_batch_keeps_what_was_added_to_it():
+    batch = Batch.from_data_list([smiles_to_data(smiles) for smiles in SMILES])
+    batch.of_graphs, batch.tag = torch.arange(len(SMILES)), "mine"
+    prepared = ToLineGraphDAG()(batch)
+    assert torch.equal(prepared.of_graphs, batch.of_graphs)
+    assert prepared.tag == "mine"
+    assert dag_of(prepared).num_nodes == batch.num_nodes
+
+
+@pytest.mark.parametrize("edge_index", [SQUARE[0], SQUARE.float(), torch.cat([SQUARE, SQUARE[:1]]), SQUARE.T])
+def test_columns_that_are_none_are_refused_beside_a_prepared_dag(edge_index):
+    dag = LineGraphDAG.from_edge_index(SQUARE)
+    with pytest.raises(InputError, match="edge_index must be integers"):
+        PLSTMConv(8, 8)(torch.randn(4, 8), edge_index, dag=dag)
+
+
+def test_a_graph_whose_columns_were_taken_away_has_no_batch():
+    prepared = transforms.ToSparseTensor(layout=torch.sparse_csr)(ToLineGraphDAG()(smiles_to_data("CCO")))
+    with pytest.raises(InputError, match="does not fit edge_index"):
+        Batch.from_data_list([prepared, prepared])
+
+
 # What a layer of PyG is asked
 
 
@@ -251,6 +284,10 @@ def test_flow_turns_directed_graphs_round():
     assert not torch.equal(forth(x, edge_index), back(x, edge_index))
     assert torch.equal(forth(x, edge_index), back(x, edge_index.flip(0)))
     torch.testing.assert_close(forth(x, SQUARE), back(x, SQUARE))  # both directions: nothing to turn
+    turned = LineGraphDAG.from_edge_index(edge_index.flip(0))
+    assert torch.equal(back(x, edge_index, dag=turned), back(x, edge_index))
+    with pytest.raises(InputError, match=r"flow='target_to_source' it has to be of edge_index.flip"):
+        back(x, edge_index, dag=LineGraphDAG.from_edge_index(edge_index))
     with pytest.raises(InputError, match="flow must be"):
         PLSTMConv(8, 8, flow="sideways")
 
@@ -275,3 +312,22 @@ def test_hooks_that_can_never_fire_are_refused_and_others_fire():
     for name in names:
         with pytest.raises(InputError, match="register_forward_hook"):
             getattr(conv, name)(lambda *_: None)
+
+
+def test_hooks_on_the_map_of_the_inputs_fire_forwards_and_backwards():
+    conv, fired = PLSTMConv(8, 8), []
+    plain = conv(torch.ones(4, 8), SQUARE)
+    conv.lin_in.register_full_backward_pre_hook(lambda *_: fired.append("before"))
+    conv.lin_in.register_full_backward_hook(lambda *_: fired.append("after"))
+    hooked = conv(torch.ones(4, 8, requires_grad=True), SQUARE)
+    torch.testing.assert_close(hooked, plain)
+    hooked.sum().backward()
+    assert fired == ["before", "after"]
+    conv.lin_in.register_forward_hook(lambda module, inputs, output: output.T.contiguous().T)
+    conv.zero_grad()
+    conv(torch.ones(4, 8), SQUARE).square().sum().backward()
+    found = conv.lin_in.weight.grad.clone()
+    bare = PLSTMConv(8, 8)
+    bare.load_state_dict(conv.state_dict())
+    bare(torch.ones(4, 8), SQUARE).square().sum().backward()
+    torch.testing.assert_close(found, bare.lin_in.weight.grad)

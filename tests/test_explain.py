@@ -5,7 +5,7 @@ import itertools
 import networkx as nx
 import pytest
 import torch
-from graphs import MOLECULES
+from graphs import MOLECULES, both_directions, path
 from oracle import random_inputs
 from rdkit import Chem
 from torch import nn
@@ -23,10 +23,11 @@ from torch_geometric.nn import summary
 
 from plstm_graph import PLSTM, LineGraphDAG, PLSTMConv, stm
 from plstm_graph.chem import mol_to_data, smiles_to_data
+from plstm_graph.conv.gating_matrix import mask_gates
 from plstm_graph.dag import ToLineGraphDAG
 from plstm_graph.errors import InputError
 from plstm_graph.explain import EncodedNetwork, contributions, gating_matrices
-from plstm_graph.kernels import gating_matrix
+from plstm_graph.kernels import Gates, gating_matrix
 from plstm_graph.models import GCN, GIN, GINE, Branch, CircularFingerprint, GaussianProcess, Graphs, gradients
 from plstm_graph.task import GraphTask
 
@@ -64,6 +65,30 @@ def test_gating_has_entries_for_ancestors_and_descendants_alone(batch):
     for (m, n), entry in zip(pairs, gating, strict=True):
         assert entry[0].any() == ((m, n) in downward or m == n)  # the DAG's own direction
         assert entry[1].any() == ((n, m) in downward)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gating_of_long_paths_is_computed_in_single_precision(dtype):
+    dag = LineGraphDAG.from_edge_index(path(300))
+    gates = [torch.full((n, 1), 0.99, dtype=dtype) for n in (dag.num_edges, dag.num_lines, dag.num_edges)]
+    direct = torch.zeros(300, 1, dtype=dtype)
+    *_, found = gating_matrix(*gates, direct, dag)
+    *_, wanted = gating_matrix(*(gate.double() for gate in gates), direct.double(), dag)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, wanted.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_masks_find_the_columns_of_large_graphs(dtype):
+    """Whatever the integers of edge_index: the product of two nodes' numbers needs more than 32 bits."""
+    edge_index = both_directions(path(60_000))
+    dag = LineGraphDAG.from_edge_index(edge_index, rank="index")
+    gates = [Gates(*(torch.ones(n, 1) for n in (dag.num_edges, dag.num_lines, dag.num_edges)))] * 2
+    mask = torch.arange(1, edge_index.size(1) + 1).double()
+    _, back = mask_gates(gates, mask, edge_index.to(dtype), dag)
+    turned = {(int(a), int(b)): column for column, (a, b) in enumerate(edge_index.T)}
+    wanted = [mask[turned[int(b), int(a)]] for a, b in zip(dag.src, dag.dst, strict=True)]
+    assert torch.equal(back.source[:, 0], torch.stack(wanted))
 
 
 def test_gating_of_nothing_is_empty():

@@ -310,3 +310,12 @@ def test_a_checkpoint_knows_the_training_graphs(tmp_path):
 def test_a_run_that_is_only_tried_out_takes_few_graphs(tried, known, tmp_path):
     _, task = trained(tmp_path, 4, max_epochs=1, fast_dev_run=tried)
     assert len(task.network.branches[1].get_extra_state()["weights"]) == known
+
+
+@pytest.mark.parametrize(("task", "known"), [("regression", VALUES), ("classification", VALUES > 0)])
+def test_of_a_target_that_no_graph_has_nothing_is_said(task, known):
+    values = torch.cat([known.float(), torch.full_like(VALUES, torch.nan)], dim=1)
+    process = fitted(values=values, task=task, outputs=2)
+    predicted = process(graphs_of(SMILES))
+    assert predicted.isfinite().all()
+    assert (predicted[:, 1] == predicted[0, 1]).all()

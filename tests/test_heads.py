@@ -56,6 +56,22 @@ def test_compiled_heads_equal_the_composition(graph, mode, both, head_dim, scale
     assert_heads_agree(layout, dag, projected, logits if both else None)
 
 
+def test_gradients_do_not_depend_on_the_layout_in_memory():
+    """What lies column by column, as a hook on a linear map may leave it, is read and written as well."""
+    dag = LineGraphDAG.from_edge_index(both_directions(path(5)))
+    layout = HeadLayout(heads=2, head_dim=3, mode="PD", directions=2)
+    torch.manual_seed(0)
+    leaves = inputs_of(layout, dag, 8)
+    turned = [leaf.detach().T.contiguous().T.requires_grad_() for leaf in leaves]
+    assert not any(leaf.is_contiguous() for leaf in turned)
+    assert_heads_agree(layout, dag, *turned)
+    gradients = [
+        torch.autograd.grad(normed_heads(*inputs, dag, layout).square().sum(), inputs)
+        for inputs in (leaves, turned)
+    ]
+    assert all(map(torch.equal, *gradients))
+
+
 @pytest.mark.parametrize("mode", ["P", "D"])
 def test_a_chain_that_is_cut_into_chunks_agrees_too(mode):
     torch.manual_seed(0)

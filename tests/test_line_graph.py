@@ -95,6 +95,8 @@ def test_a_batch_is_its_graphs_side_by_side(graphs):
         "level",
         "node_ptr",
         "edge_ptr",
+        "edge_id",
+        "block_columns",
     ):
         assert torch.equal(getattr(together, name), getattr(joined, name)), name
 

@@ -4,6 +4,7 @@ import datamol as dm
 import pytest
 import torch
 from rdkit import Chem
+from torch._subclasses import FakeTensorMode
 from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GINEConv
@@ -433,3 +434,24 @@ def test_messages_made_in_place_are_those_of_gine():
         out = conv(x, data.edge_index, edges)
         found.append((out, *torch.autograd.grad(out.square().sum(), (x, edges, *conv.parameters()))))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_dropout_under_transforms_and_tracers_is_torchs():
+    layer, x = Dropout(0.5), torch.ones(8, 100)
+    masks = torch.func.vmap(layer, randomness="different")(torch.ones(2, 8, 100))
+    assert not torch.equal(*masks)
+    with FakeTensorMode() as mode:
+        assert layer(mode.from_tensor(x)).shape == x.shape
+
+
+def test_networks_of_an_ensemble_may_be_stacked(molecules):
+    """As torch's tutorial on ensembles has it: one call of several networks' weights."""
+    networks = [GINE(hidden_channels=8, num_layers=1).eval() for _ in range(2)]
+    parameters, _ = torch.func.stack_module_state(networks)
+    batch = Batch.from_data_list(molecules)
+
+    def call(weights):
+        return torch.func.functional_call(networks[0], weights, (batch,))
+
+    together = torch.func.vmap(call)(parameters)
+    torch.testing.assert_close(together, torch.stack([network(batch) for network in networks]))

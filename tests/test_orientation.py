@@ -1,5 +1,7 @@
 """Rankings: what they promise about roots, directions and renumbering."""
 
+import time
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -236,8 +238,55 @@ def test_node_features_tell_equal_ends_apart():
         (7, "not int"),
         (torch.tensor([0.0, 1.0, torch.nan, 2.0]), "NaN"),
         (lambda graph: torch.zeros(9), "9 rows"),
+        (lambda graph: [3, 2, 1, 0], "not list"),
+        (lambda graph: None, "not NoneType"),
+        (lambda graph: "centre", "'centre' is unknown"),
+        (lambda graph: lambda graph: torch.zeros(4), "returns another"),
     ],
 )
 def test_bad_orientations_are_refused(orientation, sentence):
     with pytest.raises(InputError, match=sentence):
         LineGraphDAG.from_edge_index(both_directions(path(4)), 4, rank=orientation)
+
+
+def test_a_function_may_return_a_name_or_a_root():
+    ends = both_directions(path(4))
+    for orientation in ("center", Root(0.0)):
+        wanted = LineGraphDAG.from_edge_index(ends, 4, rank=orientation)
+        found = LineGraphDAG.from_edge_index(ends, 4, rank=lambda graph, named=orientation: named)
+        assert torch.equal(found.src, wanted.src)
+
+
+def test_a_root_is_drawn_on_the_cpu_whatever_the_default_device():
+    data = Data(x=torch.zeros(3, 1), edge_index=both_directions(path(3)))
+    with torch.device("meta"):
+        assert sorted(rank_nodes(data, Root()).tolist()) == [0, 1, 2]
+
+
+def test_many_alike_branches_take_no_time_for_every_pair_of_them():
+    """A hub with n legs of two atoms: each leg is singled out, and costs its own atoms alone."""
+
+    def seconds(legs: int) -> float:
+        first = torch.arange(1, legs + 1)
+        bonds = torch.cat([torch.stack([0 * first, first]), torch.stack([first, first + legs])], dim=1)
+        data = Data(x=torch.zeros(2 * legs + 1, 1), edge_index=both_directions(bonds))
+        rank_nodes(data)
+        begun = time.perf_counter()
+        rank_nodes(data)
+        return time.perf_counter() - begun
+
+    few, many = (min(seconds(legs) for _ in range(3)) for legs in (4_000, 32_000))
+    assert many < 30 * few  # 64 times, were it their square
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (torch.tensor(1.0), "needs 4 rows"),
+        (torch.zeros(2, 3), "needs 4 rows, not the shape"),
+        (torch.zeros(4, dtype=torch.complex64), "must be real"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, sentence):
+    with pytest.raises(InputError, match=sentence):
+        LineGraphDAG.from_edge_index(both_directions(path(4)), 4, node_labels=labels)

@@ -241,6 +241,7 @@ def test_heads_as_wide_as_one_likes():
         ({"out_channels": 0}, "out_channels must be at least 1"),
         ({"mode": "X"}, "'P', 'D' or 'PD'"),
         ({"mode": "PD", "heads": 1}, "even number of heads, not 1"),
+        ({"backend": "cup"}, "backend must be 'auto'"),
         ({"heads": 0}, "heads must be at least 1"),
         ({"state_dim": 0}, "state_dim must be at least 1"),
         ({"head_dim": 0}, "head_dim must be at least 1"),

@@ -12,6 +12,12 @@ from plstm_graph.errors import InputError
 from plstm_graph.kernels.checks import is_batched
 from plstm_graph.kernels.scan import is_watched
 
+#: The same message of a layer that turns columns round.
+TURNED = (
+    "The prepared DAG does not fit edge_index: with flow='target_to_source' it has to be of "
+    "edge_index.flip(0), and of no other graph; prepare that, or leave dag out."
+)
+
 
 def refuse_torchscript() -> NoReturn:
     """Refuse to become TorchScript or an ONNX graph."""
@@ -118,13 +124,18 @@ def _values(name: str, features: Tensor) -> Tensor:
     return torch.func.debug_unwrap(features)
 
 
-def check_dag(dag: LineGraphDAG, x: Tensor, edge_index: Tensor) -> None:
-    """Refuse a prepared DAG whose bonds are not those of edge_index, where they stood when it was prepared.
+def check_dag(dag: LineGraphDAG, x: Tensor, edge_index: Tensor, stale: str = STALE) -> None:
+    """Refuse a prepared DAG whose edges are no longer the columns of edge_index that they were.
 
-    On a GPU, and in a compiled graph, the comparison is an assertion of torch's, which nothing waits for.
+    Columns that go the other way are counted, not compared. On a GPU, and in a compiled graph, the comparison
+    is an assertion of torch's, which nothing waits for.
     """
     if not isinstance(dag, LineGraphDAG):
         raise InputError(f"dag must be a LineGraphDAG, such as dag_of(data), not a {type(dag).__name__}.")
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
+        raise InputError(
+            f"edge_index must be integers [2, num_edges], not {edge_index.dtype} {list(edge_index.shape)}."
+        )
     if dag.num_nodes != x.size(0):
         raise InputError(f"the DAG has {dag.num_nodes} nodes, but x has {x.size(0)} rows.")
     if dag.device != edge_index.device:
@@ -138,6 +149,6 @@ def check_dag(dag: LineGraphDAG, x: Tensor, edge_index: Tensor) -> None:
         named = edge_index.index_select(1, dag.edge_id.clamp(max=count - 1))
         fits = fits & (named[0] == dag.src).all() & (named[1] == dag.dst).all()
     if fits.is_cuda or is_watched():
-        torch._assert_async(fits, STALE)
+        torch._assert_async(fits, stale)
     elif not fits:
-        raise InputError(STALE)
+        raise InputError(stale)

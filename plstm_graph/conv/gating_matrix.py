@@ -55,6 +55,7 @@ def mask_gates(gates: list[Gates], mask: Tensor, edge_index: Tensor, dag: LineGr
         edge_index: [2, C].
         dag: its edges are columns of edge_index.
     """
+    edge_index = edge_index.long()  # a product of two nodes' numbers is too large for 32 bits
     key = edge_index[0] * dag.num_nodes + edge_index[1]
     order = key.argsort(stable=True)
     wanted = dag.dst * dag.num_nodes + dag.src

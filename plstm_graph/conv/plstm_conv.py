@@ -10,6 +10,7 @@ from torch_geometric.nn import Linear, MessagePassing, inits
 from torch_geometric.nn.dense.linear import is_uninitialized_parameter
 
 from plstm_graph.conv.arguments import (
+    TURNED,
     check_dag,
     check_features,
     check_traceable,
@@ -23,7 +24,8 @@ from plstm_graph.conv.gating_matrix import GatingMatrix, mask_gates
 from plstm_graph.conv.states import StateGates
 from plstm_graph.dag import LineGraphDAG, Orientation
 from plstm_graph.dag.orientation import check_orientation
-from plstm_graph.errors import InputError
+from plstm_graph.dag.transform import STALE
+from plstm_graph.errors import InputError, listed
 from plstm_graph.kernels import Backend, HeadLayout, HeadMode, gating_matrix
 from plstm_graph.kernels.heads import HeadInputs, head_inputs, normed_heads, scan_heads
 from plstm_graph.ranges import WIDE, check_range
@@ -75,7 +77,8 @@ class PLSTMConv(MessagePassing):
             agree on. Set it to ``False`` where the layer stands in a residual block, which adds its input
             and norms it before: then queries and keys go through :math:`\eta_{16}`, lest they overflow.
         **kwargs: ``flow`` of PyG's layers: ``"source_to_target"``, or ``"target_to_source"`` for directed
-            graphs whose columns point from the end to the start. Nothing else of theirs can be set.
+            graphs whose columns point from the end to the start; a prepared DAG is of the columns turned
+            round. Nothing else of theirs can be set.
 
     Shapes:
         - **input:** node features :math:`(|V|, F_{in})`, edge indices :math:`(2, |E|)`, bond features
@@ -139,6 +142,8 @@ class PLSTMConv(MessagePassing):
         check_range(1, WIDE, **{name: width for name, width in inferred.items() if width != -1})
         if mode not in get_args(HeadMode):
             raise InputError(f"mode must be 'P', 'D' or 'PD', not {mode!r}.")
+        if backend not in get_args(Backend):
+            raise InputError(f"backend must be {listed(get_args(Backend))}, not {backend!r}.")
         if mode == "PD" and heads % 2:
             raise InputError(f"mode 'PD' needs an even number of heads, not {heads}.")
         self.in_channels = in_channels
@@ -232,12 +237,13 @@ class PLSTMConv(MessagePassing):
         x = one_set_of_nodes(x, self.in_channels)
         edge_index, edge_attr = columns_of(edge_index, edge_attr, self.edge_dim is not None)
         check_features(x, edge_index, edge_attr)
-        if self.flow == "target_to_source":
+        turned = self.flow == "target_to_source"
+        if turned:
             edge_index = edge_index.flip(0)
         if dag is None:
             dag = dag_of_arguments(x, edge_index, edge_attr, batch, self.orientation)
         else:
-            check_dag(dag, x, edge_index)
+            check_dag(dag, x, edge_index, TURNED if turned else STALE)
         projected = self.project(x)
         logits = None if edge_attr is None else edge_logits(self.lin_edge, edge_attr)
         if self.states is None and not self.explain and not return_gating:
@@ -265,8 +271,11 @@ class PLSTMConv(MessagePassing):
             inits.uniform(x.size(1), self.bias)
         bias = self.gate_offset.new_zeros(3 * self.heads * self.head_dim) if self.bias is None else self.bias
         offsets = torch.cat([bias, self.gate_offset])
-        watched = self.lin_in._forward_hooks or self.lin_in._forward_pre_hooks
-        if type(self.lin_in) is Linear and not watched:
+        own = self.lin_in
+        watched = (
+            own._forward_hooks or own._forward_pre_hooks or own._backward_hooks or own._backward_pre_hooks
+        )
+        if type(own) is Linear and not watched:
             return F.linear(x, self.lin_in.weight, offsets)
         return self.lin_in(x) + offsets  # one of somebody else's, or with hooks
 

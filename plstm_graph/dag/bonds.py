@@ -45,7 +45,7 @@ class Bonds:
         if num_nodes is None:
             num_nodes = columns.max(initial=-1) + 1
         self.num_nodes = num_nodes = int(num_nodes)
-        self.labels = label_keys(node_labels, num_nodes, "x")
+        self.labels = label_keys(node_labels, num_nodes, "x or canonical_rank")
         edge_keys = label_keys(edge_labels, columns.shape[1], "edge_attr")
         self.adjacency = Adjacency(*neighbour_lists(columns[0], columns[1], num_nodes, edge_keys))
         ptr, nbr, out_col, in_col, _ = self.adjacency
@@ -80,8 +80,10 @@ def label_keys(values: Tensor | None, count: int, what: str) -> NDArray[np.float
     """
     if values is None:
         return np.zeros(count)
-    if values.size(0) != count:
-        raise InputError(f"{what} has {values.size(0)} rows, but the graph has {count}.")
+    if values.dim() == 0 or values.size(0) != count:
+        raise InputError(f"{what} needs {count} rows, not the shape {list(values.shape)}.")
+    if values.is_complex():
+        raise InputError(f"{what} must be real numbers, not {values.dtype}.")
     values = values.detach().to_dense().cpu().contiguous()
     exact = not values.is_floating_point() or values.dtype == torch.float64
     if values.dtype not in (torch.float32, torch.int64):  # which compiled code takes as they are

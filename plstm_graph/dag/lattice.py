@@ -44,7 +44,8 @@ def grid_dag(height: int, width: int, leftwards: bool = False) -> LineGraphDAG:
     Raises:
         InputError: another height or width.
 
-    Complexity: O(height · width). Source: arXiv 2506.11997, Appendix A.4.
+    Complexity: O((height · width)²), for a multitree that gives way to this one. Source: arXiv 2506.11997,
+    Appendix A.4.
     """
     if height < 1 or width < 1:
         raise InputError(f"height and width must be at least 1, not {height} and {width}.")

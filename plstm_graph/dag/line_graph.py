@@ -200,7 +200,8 @@ class LineGraphDAG(LineGraph):
         Raises:
             InputError: bad indices or ranks, bonds between graphs, or a directed cycle, which is named.
 
-        Complexity: O(C log N + L), see :func:`plstm_graph.dag.rank_nodes` for the ranking.
+        Complexity: O(C log N + L + Σ ancestors of edges with several predecessors), the last for the
+        multitree; see :func:`plstm_graph.dag.rank_nodes` for the ranking.
         """
         bonds = Bonds(edge_index, num_nodes, node_labels, edge_labels)
         num_nodes = bonds.num_nodes
@@ -239,7 +240,7 @@ class LineGraphDAG(LineGraph):
         Raises:
             InputError: bad indices, a line between edges that do not meet, a repeated line, or a cycle.
 
-        Complexity: O(N + E + L log L).
+        Complexity: O(N + E + L log L + Σ ancestors of edges with several predecessors).
         """
         src, dst = check_edge_index(edges, num_nodes)
         first, second = check_edge_index(lines, len(src))
@@ -280,6 +281,7 @@ class LineGraphDAG(LineGraph):
         nodes = np.cumsum([0] + [dag.num_nodes for dag in dags]).tolist()
         edges = np.cumsum([0] + [dag.num_edges for dag in dags]).tolist()
         lines = np.cumsum([0] + [dag.num_lines for dag in dags]).tolist()
+        numbered = np.cumsum([0] + [int(dag.block_columns.sum()) for dag in dags]).tolist()
 
         def join(name: str, offsets: Sequence[int], pointer: bool = False) -> Tensor:
             start = 1 if pointer else 0
@@ -297,7 +299,7 @@ class LineGraphDAG(LineGraph):
         columns = [dag.block_columns for dag in dags] or [torch.zeros(0, dtype=torch.int64)]
         return cls(
             num_nodes=nodes[-1],
-            edge_id=join("edge_id", edges),
+            edge_id=join("edge_id", numbered),
             src=join("src", nodes),
             dst=join("dst", nodes),
             pred_ptr=join("pred_ptr", lines, pointer=True),
@@ -315,7 +317,8 @@ class LineGraphDAG(LineGraph):
         """The DAG with every edge turned round; its ids say where each edge and line came from.
 
         Edges stand in the opposite order inside their block, which is topological again, so that
-        ``dag.reverse().reverse()`` equals ``dag``. The multitree is kept: its reverse is one too.
+        ``dag.reverse().reverse()`` equals ``dag``, but that it is no lattice any more. The multitree is kept:
+        its reverse is one too.
         """
         dag = self.to("cpu")
         edge_ptr = dag.edge_ptr.numpy()

@@ -93,9 +93,14 @@ def check_orientation(orientation: Orientation) -> Orientation:
 
 
 def resolve(orientation: Orientation, graph: Data) -> OrientationName | Root | Tensor:
-    """Call an orientation that is a function, check all others."""
+    """Call an orientation that is a function; InputError if it, or what it returns, is none."""
     check_orientation(orientation)
-    return orientation if isinstance(orientation, str | Root | Tensor) else orientation(graph)
+    if isinstance(orientation, str | Root | Tensor):
+        return orientation
+    returned = check_orientation(orientation(graph))
+    if not isinstance(returned, str | Root | Tensor):
+        raise InputError("orientation is a function that returns another one; call that in the first.")
+    return returned
 
 
 def rank_bonds(bonds: Bonds, orientation: OrientationName | Root | Tensor) -> NDArray[np.int64]:
@@ -131,7 +136,10 @@ def _roots(bonds: Bonds, position: float | None, canonical: NDArray[np.int64]) -
     """A node of every component: [components]."""
     sizes = np.diff(bonds.component_ptr)
     if position is None:
-        offset, members = torch.rand(len(sizes), dtype=torch.float64).numpy() * sizes, bonds.members
+        offset, members = (
+            torch.rand(len(sizes), dtype=torch.float64, device="cpu").numpy() * sizes,
+            bonds.members,
+        )
     else:
         # Components follow each other in the canonical order as they do in the list of members.
         offset, members = position * sizes, np.argsort(canonical)

@@ -91,12 +91,14 @@ def _collect_signatures(changed, num_changed, adj_ptr, adj, adj_key, cell, cell_
 def _split_cell(first, length, moved, order, sig, cell, cell_lo, cell_len, changed, counts):
     """Split one cell into runs of equal signature; all but the longest run get new colours.
 
-    Leaving the longest run its colour means that a node changes colour at most log2(N) times.
+    Leaving the longest run its colour means that a node changes colour at most log2(N) times. The nodes at
+    the end of the cell have moved; the others before them are one run, which nobody walks in vain.
     """
     last = first + length
-    sort_by_key(order[last - moved : last], sig)
-    longest, longest_lo = 0, first
-    lo = first
+    tail = last - moved
+    sort_by_key(order[tail:last], sig)
+    longest, longest_lo = tail - first, first
+    lo = tail
     while lo < last:
         hi = _run_end(order, sig, lo, last)
         if hi - lo > longest:
@@ -105,7 +107,9 @@ def _split_cell(first, length, moved, order, sig, cell, cell_lo, cell_len, chang
     keeper = cell[order[longest_lo]]
     cell_lo[keeper] = longest_lo
     cell_len[keeper] = longest
-    lo = first
+    if longest_lo != first and tail > first:
+        _new_cell(first, tail, order, cell, cell_lo, cell_len, changed, counts)
+    lo = tail
     while lo < last:
         hi = _run_end(order, sig, lo, last)
         if lo != longest_lo:
@@ -162,7 +166,7 @@ def _refine(order, pos, adj_ptr, adj, adj_key, cell, cell_lo, cell_len, cell_mov
             first, length, moved = cell_lo[c], cell_len[c], cell_moved[c]
             cell_moved[c] = 0
             _split_cell(first, length, moved, order, sig, cell, cell_lo, cell_len, changed, counts)
-            for p in range(first, first + length):
+            for p in range(first + length - moved, first + length):
                 pos[order[p]] = p
         for i in range(num_touched):
             sig[touched[i]] = 0

@@ -29,7 +29,8 @@ DAG_LAYOUT: dict[str, tuple[str, str | None]] = {
     "dag_pred": ("lines", "edges"),
     "dag_line_id": ("lines", "lines"),
     "dag_multitree": ("lines", None),
-    "dag_block_nodes": ("blocks", None),
+    # No "node" in a name: PyG would take such a tensor's size for the number of nodes.
+    "dag_block_sizes": ("blocks", None),
     "dag_block_edges": ("blocks", None),
     "dag_block_columns": ("blocks", None),
 }
@@ -61,6 +62,8 @@ class LineGraphData(Data):
             case "nodes":
                 return self.num_nodes
             case "columns":
+                if self.edge_index is None:
+                    raise InputError(STALE)
                 return self.edge_index.size(1)
             case "edges":
                 return self.dag_src.size(0)
@@ -111,9 +114,14 @@ class ToLineGraphDAG(BaseTransform):
         self.orientation = check_orientation(orientation)
 
     def forward(self, data: Data) -> LineGraphData:
-        """Return the graph as :class:`LineGraphData`, or a batch as one of these; all attributes are kept."""
+        """Return the graph as :class:`LineGraphData`, or a batch as one of these; all attributes are kept.
+
+        A class that is derived from ``Data`` is kept if it is derived from :class:`LineGraphData`.
+        """
         if isinstance(data, Batch):  # which knows where each graph's tensors begin
-            return Batch.from_data_list([self.forward(graph) for graph in data.to_data_list()])
+            batch = Batch.from_data_list([self.forward(graph) for graph in data.to_data_list()])
+            # What was added to the batch itself is no graph's.
+            return batch.update({key: value for key, value in data.to_dict().items() if key not in batch})
         return with_dag(data, build_dag(data, self.orientation))
 
     def __repr__(self) -> str:
@@ -171,7 +179,7 @@ def dag_tensors(dag: LineGraphDAG) -> dict[str, Tensor]:
         "dag_pred": dag.pred,
         "dag_line_id": dag.line_id,
         "dag_multitree": dag.multitree,
-        "dag_block_nodes": dag.node_ptr.diff(),
+        "dag_block_sizes": dag.node_ptr.diff(),
         "dag_block_edges": dag.edge_ptr.diff(),
         "dag_block_columns": dag.block_columns,
     }
@@ -200,7 +208,7 @@ def dag_of(data: Data) -> LineGraphDAG | None:
             line_id=data.dag_line_id,
             multitree=data.dag_multitree,
             level=data.dag_level,
-            node_ptr=_pointer(data.dag_block_nodes),
+            node_ptr=_pointer(data.dag_block_sizes),
             edge_ptr=_pointer(data.dag_block_edges),
             block_columns=data.dag_block_columns,
         )

@@ -43,10 +43,16 @@ def check_nodes(query: Tensor, key: Tensor, value: Tensor, direct: Tensor, dag: 
         raise InputError(f"key needs query's shape {list(query.shape)}, not {list(key.shape)}.")
     if value.dim() != 3 or value.shape[:2] != query.shape[:2] or value.size(2) == 0:
         raise InputError(f"value needs the shape {[*query.shape[:2], 'dim']}, not {list(value.shape)}.")
-    if direct.shape != query.shape[:2]:
-        raise InputError(f"direct needs the shape {list(query.shape[:2])}, not {list(direct.shape)}.")
-    for name, tensor in (("query", query), ("key", key), ("value", value), ("direct", direct)):
+    check_direct(direct, dag, query.size(1))
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
         _check_tensor(name, tensor, dag)
+
+
+def check_direct(direct: Tensor, dag: LineGraph, heads: int) -> None:
+    """Refuse direct gates that do not fit the DAG or the heads."""
+    if direct.shape != (dag.num_nodes, heads):
+        raise InputError(f"direct needs the shape {[dag.num_nodes, heads]}, not {list(direct.shape)}.")
+    _check_tensor("direct", direct, dag)
 
 
 def check_gates(directions: Sequence[Sequence[Tensor]], heads: int, dag: LineGraph) -> None:

@@ -150,10 +150,10 @@ class GatingTile(NamedTuple):
 
 def gating_tile(nodes: int, key_dim: int, value_dim: int) -> GatingTile | None:
     """The smallest tile that holds a block with this number of nodes, or ``None`` if it is in state form."""
-    block = max(_padded(nodes), _SMALLEST_GATING_BLOCK)
+    block = max(power_of_two(nodes), _SMALLEST_GATING_BLOCK)
     if block > _LARGEST_GATING_BLOCK:
         return None
-    channels = min(_padded(max(key_dim, value_dim)), _LARGEST_GATING_TILE // block)
+    channels = min(power_of_two(max(key_dim, value_dim)), _LARGEST_GATING_TILE // block)
     return GatingTile(block, channels, max(1, block * channels // _GATING_NUMBERS_PER_WARP))
 
 
@@ -172,11 +172,11 @@ class StateTile(NamedTuple):
 
 def state_tile(key_dim: int, value_dim: int) -> StateTile:
     """The tile of a state that one program takes."""
-    key = _padded(key_dim)
-    value = min(_padded(value_dim), _LARGEST_STATE_TILE // key)
+    key = power_of_two(key_dim)
+    value = min(power_of_two(value_dim), _LARGEST_STATE_TILE // key)
     return StateTile(key, value, max(1, key * value // _STATE_NUMBERS_PER_WARP))
 
 
-def _padded(count: int) -> int:
-    """The next power of two."""
+def power_of_two(count: int) -> int:
+    """The least power of two that is not below a count."""
     return 1 << max(count - 1, 0).bit_length()

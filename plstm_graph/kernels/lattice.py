@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plstm_graph.dag import Lattice, LineGraph
+from plstm_graph.kernels.cost import power_of_two
 
 #: Nodes of a tile: of a sequence, and along either side of a grid.
 _SEQUENCE_TILE, _GRID_TILE = 64, 8
@@ -77,9 +78,9 @@ def _scan(maps: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Sum what arrives over edges that point right and down: [graphs, height, width, H, V]."""
     height, width = maps.shape[1:3]
     most = (1, _SEQUENCE_TILE) if height == 1 else (_GRID_TILE, _GRID_TILE)
-    tile = [min(side, _power(size)) for side, size in zip(most, (height, width), strict=True)]
+    tile = [min(side, power_of_two(size)) for side, size in zip(most, (height, width), strict=True)]
     # Pad to a power of two of tiles: nodes without gates contribute and receive nothing.
-    padded = [_power(-(-size // side)) * side for size, side in zip((height, width), tile, strict=True)]
+    padded = [power_of_two(-(-size // side)) * side for size, side in zip((height, width), tile, strict=True)]
     below, right = padded[0] - height, padded[1] - width
     query, key, value = (
         F.pad(x, (0, 0, 0, 0, 0, right, 0, below)).flatten(1, 2) for x in (query, key, value)
@@ -117,11 +118,6 @@ def _join_to_tiles(maps: Tensor, tile: list[int]) -> tuple["_Regions", Tensor]:
         regions = regions.join(across)
         number = torch.cat(_halves(number, across), dim=3)
     return regions, number[0]
-
-
-def _power(count: int) -> int:
-    """The next power of two."""
-    return 1 << (count - 1).bit_length()
 
 
 def _halves(x: Tensor, across: bool) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag import LineGraph, LineGraphDAG
+from plstm_graph.errors import InputError
 from plstm_graph.kernels.checks import (
     check_backend,
+    check_direct,
     check_gates,
     check_mode,
     check_nodes,
@@ -135,9 +137,13 @@ def gating_matrix(
     gates = _of_directions(source, transition, mark, reverse)
     check_mode(mode)
     check_unbatched(source, transition, mark, direct)
-    check_gates(gates, direct.size(1), dag)
+    heads = source.size(1) if source.dim() > 1 else 1
+    check_gates(gates, heads, dag)
+    check_direct(direct, dag, heads)
     stacked, graph = _stack(gates, dag, mode)
-    return gating_entries(direct, stacked, graph)
+    dtype = torch.promote_types(direct.dtype, torch.float32)  # as the scan itself
+    receiver, sender, entries = gating_entries(direct.to(dtype), [x.to(dtype) for x in stacked], graph)
+    return receiver, sender, entries.to(direct.dtype)
 
 
 def _of_directions(
@@ -145,6 +151,8 @@ def _of_directions(
 ) -> list[Gates]:
     """The gates of the DAG's own direction and, if there are any, of the reversed one."""
     own = Gates(source, transition, mark)
+    if reverse is not None and len(reverse) != 3:
+        raise InputError(f"reverse must be source, transition and mark, not {len(reverse)} tensors.")
     return [own] if reverse is None else [own, Gates(*reverse)]
 
 

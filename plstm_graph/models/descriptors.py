@@ -44,7 +44,7 @@ class DescriptorEncoder(nn.Module):
         self.lin = nn.Linear(2 * descriptors, channels)
         self.register_buffer("mean", torch.zeros(descriptors))
         self.register_buffer("scale", torch.ones(descriptors))
-        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("fitted", torch.tensor(0))  # a number: averages of weights need one
 
     def fit(self, values: Tensor) -> None:
         """Take mean and deviation from training graphs [n, D], NaN where missing, unless they are known."""
@@ -56,7 +56,7 @@ class DescriptorEncoder(nn.Module):
         std = (values - mean).square().nanmean(0).sqrt()
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(std > 0, 1 / std, 0.0))
-        self.fitted.fill_(True)
+        self.fitted.fill_(1)
 
     def forward(self, values: Tensor | None) -> Tensor:
         """Descriptors [num_graphs, D], NaN where missing, to [num_graphs, channels].

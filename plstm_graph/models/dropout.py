@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plstm_graph.kernels.scan import is_transformed, is_watched
+
 #: Numbers that a mask's are compared with: 16 random bits each.
 _VALUES = 1 << 16
 
@@ -22,7 +24,7 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         """Drop channels of x in training; the others are scaled."""
         dropped = round(self.p * _VALUES)
-        plain = x.device.type != "cpu" or torch.compiler.is_compiling()
+        plain = x.device.type != "cpu" or is_watched() or is_transformed()
         if not self.training or plain or not 0 < dropped < _VALUES:
             return super().forward(x)
         seed = int(torch.randint(2**63 - 1, ()))

@@ -10,6 +10,7 @@ from torch_geometric.data import Data
 from plstm_graph.chem import ATOM_FEATURE_DIMS, BOND_FEATURE_DIMS
 from plstm_graph.dag.walks import walks_of
 from plstm_graph.errors import InputError
+from plstm_graph.kernels.scan import is_transformed, is_watched
 from plstm_graph.ranges import MANY, WIDE, check_range
 
 
@@ -45,7 +46,7 @@ class CategoryEncoder(nn.Module):
             InputError: a column has no such category. On a GPU it is torch that complains, without a number.
         """
         outside = (categories < 0) | (categories >= self.dims)
-        if outside.is_cuda or torch.compiler.is_compiling():
+        if outside.is_cuda or is_watched() or is_transformed():
             torch._assert_async(~outside.any(), "A column of the features has no such category.")
         elif outside.any():
             raise InputError(self._out_of_range(categories, outside))

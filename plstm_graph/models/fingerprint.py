@@ -180,7 +180,7 @@ def environments(graphs: Graphs, radius: int) -> Tensor:
     return torch.stack(colours)
 
 
-def counted(colours: Tensor, graph: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def count_colours(colours: Tensor, graph: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Count the equal colours of every graph.
 
     Args:
@@ -197,7 +197,7 @@ def counted(colours: Tensor, graph: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def occurrences(colours: Tensor, graph: Tensor) -> Tensor:
-    """Number the equal colours [M] of every graph, of which :func:`counted` gives the counts, from 0: [M]."""
+    """Number the equal colours [M] of every graph, which :func:`count_colours` counts, from 0: [M]."""
     order, begins = _sorted(colours, graph)
     place = torch.arange(len(order), device=order.device)
     return torch.empty_like(order).scatter_(0, order, place - place.where(begins, 0).cummax(0).values)

@@ -112,8 +112,8 @@ class GaussianProcess(Branch):
                 .double()
                 .masked_fill(values.isnan(), torch.nan)
             )
-        mean = values.nanmean(0)
-        std = (values - mean).square().nanmean(0).sqrt()
+        mean = values.nanmean(0).nan_to_num()  # 0 of a target that no graph has
+        std = (values - mean).square().nanmean(0).nan_to_num().sqrt()
         scaled = (values - mean) / torch.where(std > 0, std, 1.0)
         parts = [_Part(self._tokens(graphs), graphs.descriptors) for graphs, _ in pairs]
         known = landmarks(values, task)

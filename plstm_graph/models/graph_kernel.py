@@ -13,7 +13,7 @@ from torch_geometric.utils import scatter
 
 from plstm_graph.dag.refinement import STEP, hash_rows, mix
 from plstm_graph.models.fingerprint import (
-    counted,
+    count_colours,
     environments,
     node_pairs,
     occurrences,
@@ -59,7 +59,7 @@ class Tokens(NamedTuple):
     @classmethod
     def of(cls, colours: Tensor, graph: Tensor, num_graphs: int) -> Tokens:
         """Count colours [M] of so many graphs, of which ``graph`` [M] names each one's."""
-        different, holder, counts = counted(colours, graph)
+        different, holder, counts = count_colours(colours, graph)
         ptr = F.pad(torch.bincount(holder, minlength=num_graphs).cumsum(0), (1, 0))
         return cls(different, counts.int(), ptr, torch.bincount(graph, minlength=num_graphs))
 

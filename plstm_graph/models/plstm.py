@@ -22,7 +22,7 @@ _MODES: dict[str, list[HeadMode]] = {"alternate": ["P", "D"], "P": ["P"], "D": [
 class PLSTM(GraphNetwork):
     """Graphs to predictions by :class:`~plstm_graph.PLSTMConv` layers beside message passing.
 
-    A prediction does not change when the atoms are renumbered.
+    A prediction does not change when the atoms are renumbered, unless the orientation reads their numbers.
 
     Args:
         out_channels: number of predictions for a graph.

@@ -60,13 +60,13 @@ def cpu_backward(
     return grads
 
 
-def _plain_scan(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> "_Scan":
+def _plain_scan(nodes: Sequence[Tensor], gates: Sequence[Tensor], dag: LineGraph) -> "_ScanArrays":
     """A scan without norms."""
     gate_views = _views(gates)
     dtype = gate_views[0].dtype
     dims = (nodes[1].size(1), nodes[1].size(2), nodes[2].size(2))
     no_norm = (dtype.type(0), dtype.type(1), np.empty((0, 0), dtype))
-    return _Scan(_columns(nodes), gate_views, _structure(dag), dims, no_norm)
+    return _ScanArrays(_columns(nodes), gate_views, _structure(dag), dims, no_norm)
 
 
 class HeadsForward(NamedTuple):
@@ -114,7 +114,10 @@ def cpu_heads_backward(
     made: HeadsForward,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``projected`` and ``edge_logits``, see :func:`cpu_heads_forward`."""
-    grad_projected, grad_logits = torch.empty_like(projected), torch.zeros_like(edge_logits)
+    # Written through views: strides like those of the inputs would have them write into copies.
+    rows = torch.contiguous_format
+    grad_projected = torch.empty_like(projected, memory_format=rows)
+    grad_logits = torch.zeros_like(edge_logits, memory_format=rows)
     gate_grads = _views([torch.empty_like(gate) for gate in made[3:]])
     *of_inputs, of_logits, of_direct = _layer_columns(grad_projected, layout)
     grad_out, out = _columns([grad, made.output])
@@ -129,13 +132,13 @@ def cpu_heads_backward(
 
 def _layer_scan(
     projected: Tensor, dag: LineGraphDAG, layout: HeadLayout, made: HeadsForward
-) -> tuple["_Scan", _Columns, NDArray[Any]]:
+) -> tuple["_ScanArrays", _Columns, NDArray[Any]]:
     """The scan of a layer with its norms; the nodes' logits and the edges' values beside it."""
     *inputs, at_node, direct = _layer_columns(projected, layout)
     scales, values, *gates = _views(made[1:])
     number = values.dtype.type
     norm = (number(layout.largest_input), number(layout.head_dim**-0.5), scales)
-    scan = _Scan((*inputs, direct), tuple(gates), _structure(dag), layout.dims, norm)
+    scan = _ScanArrays((*inputs, direct), tuple(gates), _structure(dag), layout.dims, norm)
     return scan, at_node, values
 
 
@@ -162,7 +165,7 @@ def _gate_pass(
     run_over_ranges(run, _WORK_PER_LOGIT * values.shape[1] * np.diff(borders[1]))
 
 
-class _Scan(NamedTuple):
+class _ScanArrays(NamedTuple):
     """A scan's inputs as compiled code takes them."""
 
     nodes: tuple[_Columns, ...]  # query, key, value and direct

@@ -13,9 +13,7 @@ which are keep and share of heads in D-mode.
 import numpy as np
 
 from plstm_graph.compiled import kernel, kernel_inner
-
-#: Shares of a P-mode edge are ratios of positive weights; the floor keeps them defined.
-WEIGHT_FLOOR = 1e-6
+from plstm_graph.kernels.layout import WEIGHT_FLOOR
 
 _SOURCE, _MARK, _KEEP, _SHARE = 0, 1, 2, 3
 

@@ -12,6 +12,7 @@ ends at ``ends[1 - w]``, continues the edges ``gather_edge[w]`` by the transitio
 ``gather_ptr[w]``), and ``arrive_edge[w]`` are the edges that end at a node (CSR by ``arrive_ptr[w]``).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,7 +88,8 @@ def _resolve(
             for i_line in range(tl.load(at), tl.load(at + 1)):
                 before = direction * capacity + tl.load(gather_edge + direction * num_lines + i_line) - first
                 line = direction * num_lines + tl.load(gather_line + direction * num_lines + i_line)
-                row += tl.load(transition + line * heads + h) * tl.load((rows + before * BLOCK) + cols)
+                t = tl.load(transition + line * heads + h).to(rows.dtype.element_ty)
+                row += t * tl.load((rows + before * BLOCK) + cols)
             tl.store((rows + (direction * capacity + e - first) * BLOCK) + cols, row)
             tl.debug_barrier()  # all threads of the program read this row
 
@@ -105,7 +107,7 @@ def _gating_row(
         at = arrive_ptr + direction * (num_nodes + 1) + node + i
         for a in range(tl.load(at), tl.load(at + 1)):
             e = tl.load(arrive_edge + direction * num_edges + a)
-            m = tl.load(mark + (direction * num_edges + e) * heads + h)
+            m = tl.load(mark + (direction * num_edges + e) * heads + h).to(rows.dtype.element_ty)
             gating += m * tl.load((rows + (direction * capacity + e - first) * BLOCK) + cols)
     return gating
 
@@ -214,12 +216,13 @@ def backward_kernel(
                 at_end = tl.load((at_gating + end * BLOCK) + cols)
                 row = tl.load((rows + (direction * capacity + e - first) * BLOCK) + cols)
                 tl.store(grad_mark + gate, tl.sum(at_end * row, axis=0))
-                row = tl.load(mark + gate) * at_end
+                row = tl.load(mark + gate).to(rows.dtype.element_ty) * at_end
                 link = gather_ptr + back * (num_edges + 1) + e
                 for i_line in range(tl.load(link), tl.load(link + 1)):
                     after = tl.load(gather_edge + back * num_lines + i_line) - first
                     line = direction * num_lines + tl.load(gather_line + back * num_lines + i_line)
-                    row += tl.load(transition + line * heads + h) * tl.load((adjoint + after * BLOCK) + cols)
+                    t = tl.load(transition + line * heads + h).to(rows.dtype.element_ty)
+                    row += t * tl.load((adjoint + after * BLOCK) + cols)
                 tl.store((adjoint + (e - first) * BLOCK) + cols, row)
                 start = tl.load(ends + direction * num_edges + e) - node
                 tl.store(grad_source + gate, tl.sum(tl.where(cols == start, row, 0.0), axis=0))
@@ -277,7 +280,7 @@ def _launch(
     heads, tile = key.size(1), bucket.tile
     items = bucket.blocks.size(0) * heads
     programs = min(items, _resident_programs(key.device, tile.warps))
-    dtype = torch.promote_types(key.dtype, torch.float32)
+    dtype = functools.reduce(torch.promote_types, [x.dtype for x in (*nodes, *gates)], torch.float32)
     scratch = torch.empty(programs, rows, tile.nodes, dtype=dtype, device=key.device)
     kernel[(programs,)](
         *tensors, scratch, *links, dag.node_ptr, dag.edge_ptr, bucket.blocks,

@@ -1,6 +1,7 @@
 """Layout of a batch for the GPU kernels: links in both directions, buckets of blocks, order of edges.
 
-Everything here is integers, computed once for a DAG and shared by all layers and both passes.
+Everything here is integers, computed once for a DAG and shared by all layers and both passes; of states with
+several components, whose line graph is made in every layer, once for that.
 """
 
 from typing import NamedTuple
