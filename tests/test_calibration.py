@@ -49,6 +49,19 @@ def test_several_networks_widen_where_they_differ():
     assert alike.intervals(np.zeros((1, 1)), np.zeros((1, 1)), 0.6)[1] == 2
 
 
+def test_targets_have_difficulties_of_their_own():
+    """The first target's interval does not depend on the second's unit, nor on how networks differ there."""
+    draws = np.random.default_rng(1)
+    truth, networks = draws.normal(size=(20, 2)), draws.normal(size=(3, 20, 2))
+    found = []
+    for unit in (1.0, 1000.0):
+        units = np.array([1.0, unit])
+        calibration = Calibration("regression", list(networks * units), truth * units)
+        lower, upper = calibration.intervals(np.zeros((1, 2)), np.ones((1, 2)) * units, 0.8)
+        found.append((upper - lower) / units)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+
+
 @pytest.mark.parametrize("networks", [1, 2, 4])
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95])
 def test_intervals_cover_what_is_drawn_alike(networks, confidence):
@@ -134,6 +147,17 @@ def test_sets_hold_every_class_as_often_as_they_should():
             covered[number] += sets[own == number, number].tolist()
     assert [np.mean(part) > 0.79 for part in covered] == [True] * 3
     assert min(map(len, covered)) < 0.25 * max(map(len, covered))
+
+
+def test_the_last_digit_decides_on_no_set():
+    """Rows that are the quantile themselves stay in their sets if their probability is computed otherwise."""
+    shares, classes = multiclass(np.random.default_rng(3), 60, 3.0)
+    calibration = Calibration("multiclass", [shares], classes)
+    probabilities = calibration.probabilities(shares)
+    wanted = calibration.sets(probabilities, 0.7)
+    for towards in (0.0, 1.0):
+        other = np.nextafter(probabilities, towards)
+        assert (calibration.sets(other, 0.7) == wanted).all()
 
 
 def test_a_class_of_too_few_rows_is_in_every_set():

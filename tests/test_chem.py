@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
-from ogb.utils.features import get_atom_feature_dims, get_bond_feature_dims
+from ogb.utils.features import atom_to_feature_vector, get_atom_feature_dims, get_bond_feature_dims
 from ogb.utils.mol import smiles2graph
 from rdkit import Chem, rdBase
 
@@ -31,6 +31,9 @@ UNUSUAL = [
     "[H][H]",
     "[O-2]",
     "[U+6]",
+    "[W+5]",
+    "[W-5]",
+    "[W-6]",
     "F[P-](F)(F)(F)(F)F",
     "FS(F)(F)(F)(F)F",
     "*CC",
@@ -117,6 +120,13 @@ def test_features_but_hands_equal_ogb(smiles):
                 ours, theirs = ours[:, OTHERS], theirs[:, OTHERS]
             np.testing.assert_array_equal(ours.numpy(), theirs, err_msg=string)
         assert data.smiles == string
+
+
+@pytest.mark.parametrize("radicals", range(7))
+def test_radicals_are_counted_as_ogb_counts_them(radicals):
+    mol = Chem.MolFromSmiles("C")
+    mol.GetAtomWithIdx(0).SetNumRadicalElectrons(radicals)
+    assert mol_to_data(mol).x[0].tolist() == atom_to_feature_vector(mol.GetAtomWithIdx(0))
 
 
 #: With marks that RDKit reads stereochemistry from, some of them in extensions, and without.

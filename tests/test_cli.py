@@ -7,8 +7,11 @@ import tempfile
 from pathlib import Path
 
 import datamol
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
 from cli_calls import SMALL, fit, refused, serially
 from cli_runs import ROOT
 from data_modules import own_table
@@ -257,6 +260,34 @@ def test_a_run_stops_when_patience_ends(run, tmp_path):
     fit(run, "freesolv", 9, "--patience", "2", "--model.learning_rate", "0")
     [log] = tmp_path.rglob("metrics.csv")
     assert pd.read_csv(log)["val/rmse"].notna().sum() == 3
+
+
+def test_of_scores_the_largest_is_best(run, tmp_path):
+    """The checkpoint and the patience follow a ROC-AUC that labels by chance make rise and fall."""
+    smiles = [f"{'C' * length}{end}" for length in range(1, 13) for end in ("O", "N", "Cl", "F")]
+    labels = [int(digest) % 2 for digest in pd.util.hash_array(np.array(smiles, object))]
+    pd.DataFrame({"smiles": smiles, "label": labels}).to_csv(tmp_path / "mine.csv", index=False)
+    data = ["--data", "CSV", "--data.path", tmp_path / "mine.csv", "--data.split", "random"]
+    data += ["--data.target_columns", "label", "--data.task", "classification", "--data.batch_size", "8"]
+    given = ["--model.network", "PLSTM", *data, *SMALL, "--trainer.max_epochs", "30", "--patience", "3"]
+    code, _, err = run("fit", *given)
+    assert code == 0, err
+    [log], [best] = tmp_path.rglob("metrics.csv"), tmp_path.rglob("best-*.ckpt")
+    scores = pd.read_csv(log)["val/roc_auc"].dropna().to_numpy()
+    assert scores.argmax() != scores.argmin()
+    assert scores[int(best.stem.removeprefix("best-"))] == scores.max()
+    assert len(scores) == min(30, scores.argmax() + 4)
+
+
+def test_settings_of_fit_and_of_torch_are_those_that_are_documented(run, tmp_path, monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    fit(run, "freesolv", 1, "--threads", "3")
+    assert threads == [3]
+    [config] = tmp_path.rglob("config.yaml")
+    trainer = yaml.safe_load(config.read_text())["trainer"]
+    assert trainer["gradient_clip_val"] == 1.0
+    assert trainer["deterministic"] is True
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])

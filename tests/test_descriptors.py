@@ -150,6 +150,14 @@ def test_rdkits_descriptors_are_rdkits():
         rdkit_descriptors(mols, ["Colour"])
 
 
+def test_a_descriptor_beyond_the_range_of_float32_is_its_largest_number(monkeypatch):
+    made_up = [("Huge", lambda mol: 1e300), ("Low", lambda mol: -1e300)]
+    monkeypatch.setattr(Descriptors, "descList", [*Descriptors.descList, *made_up])
+    values = rdkit_descriptors([Chem.MolFromSmiles("C")], ["Huge", "Low"])
+    largest = np.finfo(np.float32).max
+    assert values.tolist() == [[largest, -largest]]
+
+
 def test_descriptors_do_not_depend_on_how_a_molecule_is_written():
     spelled = [
         Chem.MolFromSmiles(text) for text in ("O=S(O)(c1ccccc1)=O.[NaH]", "[NaH].c1c(S(=O)(O)=O)cccc1")

@@ -14,6 +14,8 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import joblib
 import lightning.pytorch  # noqa: F401 - what its own import sets is not the estimators' doing
@@ -173,6 +175,20 @@ def test_labels_of_any_kind(labels, names):
     shares = np.unique(labels, return_counts=True)[1] / 5
     assert (abs(np.bincount(held, minlength=len(shares)) - shares) < 1).all()
     assert estimator.predict_set(SMILES, 0.5).shape == probabilities.shape
+    # Sets of the likeliest class alone, by the networks' order of the classes, name what is predicted.
+    likeliest = SimpleNamespace(
+        probabilities=lambda shares: shares, sets=lambda shares, confidence: _likeliest(shares)
+    )
+    with patch.object(estimator.ensemble_, "calibration", likeliest):
+        chosen = estimator.predict_set(SMILES, 0.5)
+        assert (estimator.classes_[chosen.argmax(1)] == estimator.predict(SMILES)).all()
+
+
+def _likeliest(shares):
+    """Sets of one class, for probabilities of the second of two [n, 1] or of all [n, classes]."""
+    if shares.shape[1] == 1:
+        return np.concatenate([shares <= 0.5, shares > 0.5], 1)[:, None]
+    return shares == shares.max(1, keepdims=True)
 
 
 def test_several_targets_of_two_classes():
@@ -351,6 +367,12 @@ def test_embeddings_feed_a_pipeline(regressor):
 def test_rows_that_cannot_be_read_are_named(regressor):
     with pytest.raises(InputError, match=r"2 rows of X cannot be read.*Row 1: .*Row 3: "):
         regressor.predict(["CC", "C(C", "CCO", None])
+
+
+def test_rows_are_counted_over_all_molecules(regressor, monkeypatch):
+    monkeypatch.setattr(estimators, "_CHUNK", 2)
+    with pytest.raises(InputError, match=r"1 row of X cannot be read.*Row 5: "):
+        regressor.predict(["C", "CC", "CCO", "CN", "CCN", "C(C"])
 
 
 # What scikit-learn does with estimators

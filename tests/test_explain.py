@@ -1,6 +1,7 @@
 """Explanations: the gating matrix is an exact account, PyG's explainers reach the scan, groups are found."""
 
 import itertools
+from types import SimpleNamespace
 
 import networkx as nx
 import pytest
@@ -26,9 +27,10 @@ from plstm_graph.chem import mol_to_data, smiles_to_data
 from plstm_graph.conv.gating_matrix import mask_gates
 from plstm_graph.dag import ToLineGraphDAG
 from plstm_graph.errors import InputError
-from plstm_graph.explain import EncodedNetwork, contributions, gating_matrices
+from plstm_graph.explain import EncodedNetwork, _scale, contributions, gating_matrices
 from plstm_graph.kernels import Gates, gating_matrix
 from plstm_graph.models import GCN, GIN, GINE, Branch, CircularFingerprint, GaussianProcess, Graphs, gradients
+from plstm_graph.normal_scores import NormalScores
 from plstm_graph.task import GraphTask
 
 
@@ -392,6 +394,17 @@ def test_all_branches_and_the_scale_of_their_targets_count(batch, monkeypatch):
         difference = task(batch) - task(alkane_of(batch))
         torch.testing.assert_close(summed(batch, atoms, bonds), difference, rtol=1e-3, atol=1e-3)
         assert difference.abs().max() > 0.1
+
+
+def test_of_scores_that_are_almost_equal_the_slope_counts():
+    """Contributions then sum to what two predictions that differ a little more would have between them."""
+    scores = NormalScores(1)
+    scores.fit(torch.rand(200, 1, generator=torch.Generator().manual_seed(0)))
+    parts = {"target_mean": torch.zeros(1), "target_std": torch.ones(1), "normal_scores": scores}
+    predictor, starts = SimpleNamespace(task="regression", **parts), torch.tensor([[-1.0], [0.0], [0.7]])
+    equal, close = (_scale(predictor, starts, starts + gap) for gap in (0.0, 2e-3))
+    assert equal.isfinite().all()
+    torch.testing.assert_close(equal, close, rtol=0.1, atol=0)
 
 
 def test_a_process_of_one_molecule_gives_what_is_like_it():

@@ -186,6 +186,23 @@ def test_every_molecule_is_drawn_with_the_contributions_that_explain_draws(predi
     assert "contribution to first" not in text
 
 
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+def test_pages_show_four_targets_at_most(predict, run, tmp_path, verb):
+    names = list("abcdef")
+    model = checkpoint(tmp_path / "a.ckpt", names)
+    page = predict(pd.DataFrame({"smiles": ["CCO", "c1ccccc1O"]}), model)
+    if verb == "explain":
+        explained = ["-i", tmp_path / "table.csv", "--model-paths", model, "-o", tmp_path / "folder"]
+        code, _, err = run("explain", *explained, "--report", tmp_path / "b.html")
+        assert code == 0, err
+        assert len(list((tmp_path / "folder").glob("*.svg"))) == 2 * 6
+        page = Page((tmp_path / "b.html").read_text())
+    drawn = [name for name in names if f"contribution to {name}" in page.text]
+    assert drawn == names[:4]
+    assert [name for name in names if f"{name}, measured" in page.text] == names[:4]
+    assert page.table.filter(like="predicted_").columns.tolist() == [f"predicted_{name}" for name in names]
+
+
 def test_networks_whose_branches_contribute_nothing_show_structures_and_say_why(
     predict, tmp_path, monkeypatch
 ):

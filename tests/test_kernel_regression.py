@@ -38,6 +38,21 @@ def test_errors_that_choose_are_those_of_what_is_left_out(kernel):
     assert error == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("errors", "share"),
+    [
+        ([1.009, 1.1, 1.0, 1.2, 1.2, 1.2], 0.0),  # within a hundredth of the least: without the linear kernel
+        ([1.011, 1.1, 1.0, 1.2, 1.2, 1.2], 0.1),
+        ([1.3, 1.009, 1.2, 1.2, 1.2, 1.0], 0.05),
+        ([1.3, 1.2, 1.2, 1.2, 1.2, 1.0], 0.75),
+    ],
+)
+def test_the_linear_kernel_has_the_least_share_that_will_do(kernel, monkeypatch, errors, share):
+    found = iter(errors)
+    monkeypatch.setattr(kernel_regression, "_tuned", lambda kernel, values: (1.0, next(found)))
+    assert kernel_regression.choose_linear_share(kernel, kernel, VALUES) == share
+
+
 def test_landmarks_that_are_all_graphs_leave_nothing_out(kernel, monkeypatch):
     monkeypatch.setattr(kernel_regression, "_JITTER", 1e-9)
     values = torch.cat([VALUES, VALUES.flip(0)], 1).double()

@@ -7,8 +7,10 @@ import torch
 from graphs import bond_lists, both_directions, line_matrix, path, path_counts
 from hypothesis import given
 from hypothesis import strategies as st
+from torch_geometric.data import Data
 
-from plstm_graph import LineGraphDAG
+from plstm_graph import LineGraphDAG, ToLineGraphDAG
+from plstm_graph.dag.transform import DAG_LAYOUT
 from plstm_graph.errors import InputError
 
 ORIENTATIONS = ["center", "bfs", "canonical", "index"]
@@ -99,6 +101,20 @@ def test_a_batch_is_its_graphs_side_by_side(graphs):
         "block_columns",
     ):
         assert torch.equal(getattr(together, name), getattr(joined, name)), name
+
+
+def test_tensors_of_a_dag_are_no_attributes_of_nodes_or_columns():
+    """Though as long by chance: a ring's DAG has an edge for every node."""
+    ring = both_directions(torch.stack([torch.arange(12), torch.arange(1, 13) % 12]))
+    data = ToLineGraphDAG()(Data(x=torch.randn(12, 3), edge_index=ring, edge_attr=torch.ones(24)))
+    assert len(data.dag_src) == data.num_nodes
+    data.dag_multitree = torch.ones(24)  # as long as columns are many
+    names = list(DAG_LAYOUT)
+    assert not any(map(data.is_node_attr, names))
+    assert not any(map(data.is_edge_attr, names))
+    assert data.is_node_attr("x")
+    assert data.is_edge_attr("edge_attr")
+    assert torch.equal(data.subgraph(torch.arange(6)).dag_src, data.dag_src)
 
 
 @given(bond_lists(), st.randoms())

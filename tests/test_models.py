@@ -16,7 +16,7 @@ from plstm_graph.dag import AddRandomWalkPE, LineGraphData, Root, dag_of
 from plstm_graph.dag.walks import random_walk_pe
 from plstm_graph.errors import InputError
 from plstm_graph.explain import gating_matrices
-from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, CircularFingerprint, NodeReadout
+from plstm_graph.models import GAT, GCN, GIN, GINE, MPNN, CircularFingerprint, GaussianProcess, NodeReadout
 from plstm_graph.models.dropout import Dropout
 from plstm_graph.models.graphs import Graphs
 from plstm_graph.models.local import gin_mixer
@@ -442,6 +442,20 @@ def test_dropout_under_transforms_and_tracers_is_torchs():
     assert not torch.equal(*masks)
     with FakeTensorMode() as mode:
         assert layer(mode.from_tensor(x)).shape == x.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_heads_and_branches_predict_in_the_networks_precision(molecules, dtype):
+    """Also beside a process, which computes in its own."""
+    torch.manual_seed(0)
+    network = PLSTM(1, 16, 1, branches=[GaussianProcess(distance=2)])
+    values = torch.arange(len(molecules)).float()[:, None]
+    network.fit_branches([Batch.from_data_list(molecules)], lambda _: values, "regression")
+    batch = Batch.from_data_list(molecules)
+    wanted = network.eval()(batch)
+    found = network.to(dtype)(batch)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, wanted.to(dtype), rtol=0.05, atol=0.05)
 
 
 def test_networks_of_an_ensemble_may_be_stacked(molecules):

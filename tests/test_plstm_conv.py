@@ -58,6 +58,19 @@ def test_open_gates_lose_nothing(mode):
         assert torch.equal(transition, torch.ones(dag.num_lines, 1, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_heads_of_both_modes_start_as_those_of_two_layers(bidirectional):
+    """From the farthest reach to the nearest in each mode, whatever the other has."""
+    both, one = (
+        PLSTMConv(4, 8, heads=heads, mode=mode, bidirectional=bidirectional).gate_offset
+        for heads, mode in ((8, "PD"), (4, "P"))
+    )
+    for half in both.unflatten(0, (-1, 2, 4)).unbind(1):
+        assert torch.equal(half.flatten(), one)
+    assert len(set(one.unflatten(0, (-1, 4))[2 if not bidirectional else 6].tolist())) == 4
+    assert (one[-4:] == 1).all()  # what an atom gives itself
+
+
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("mode", ["P", "D"])
 def test_a_new_layer_passes_gradients_over_a_thousand_atoms(mode, heads):

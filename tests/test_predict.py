@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,9 +23,11 @@ from benchmarks.speed.predict import save
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.commands.main import main
 from plstm_graph.commands.options import checkpoints_in
+from plstm_graph.commands.sinks import CSVFileSink
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets.featurise import featurise_smiles
 from plstm_graph.ensemble import _cut
+from plstm_graph.errors import InputError
 from plstm_graph.models import GIN, PLSTM, CircularFingerprint
 from plstm_graph.task import GraphTask
 
@@ -249,6 +252,36 @@ def test_a_killed_run_goes_on(refusal, models, tmp_path):
     assert killed.read_bytes() == whole.read_bytes()
     assert pd.read_csv(whole)["row"].tolist() == list(range(642 * 40))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.csv", "mols.csv", "whole.csv"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--interval", "0.8"], "--interval"),
+        (["--max_atoms", "50"], "--max_atoms"),
+        (["--data.batch_size", "100"], "--data.batch_size"),
+        (["--data.separator", ";"], "--data.separator"),
+        (["touch"], "--data.path"),
+    ],
+)
+def test_a_run_does_not_go_on_otherwise_than_it_was_begun(
+    run, refusal, models, tmp_path, monkeypatch, changed, said
+):
+    table, out = tmp_path / "mols.csv", tmp_path / "out.csv"
+    table.write_text("smiles\nCCO\nCCN\n")
+    arguments = ["predict", "-i", table, "--ckpt_path", models[0], "-o", out]
+
+    def stop(sink: CSVFileSink) -> None:
+        sink._commit()
+        raise InputError("Stopped.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CSVFileSink, "close", stop)
+        assert refusal(*arguments) == "error: Stopped.\n"
+    if changed == ["touch"]:  # written again, of the same size
+        os.utime(table, ns=(0, 0))
+        changed = []
+    assert f"was begun with another {said}" in refusal(*arguments, "--resume", *changed)
 
 
 def test_two_processes_write_what_one_does(run, table, models, tmp_path):

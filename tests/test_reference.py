@@ -124,6 +124,13 @@ def test_the_reference_is_what_the_checkpoint_predicts(folder, bits):
     assert index.max() < 400
 
 
+def test_an_ensembles_reference_is_what_its_networks_predict_together(folder):
+    paths = checkpoints(folder, "regression")
+    alone = [Reference.of(read_checkpoint(path)).val_predictions for path in paths]
+    assert not np.allclose(*alone, atol=1e-3)
+    np.testing.assert_allclose(Ensemble(paths).reference.val_predictions, np.mean(alone, 0), rtol=1e-6)
+
+
 def test_open_files_are_checkpoints_too(folder):
     paths = checkpoints(folder, "multiclass")
     ensemble = Ensemble([io.BytesIO(path.read_bytes()) for path in paths])

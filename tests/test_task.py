@@ -16,7 +16,7 @@ from plstm_graph.checkpoint import FORMAT, read_checkpoint
 from plstm_graph.chem import smiles_to_data
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import PerTask, regression_metrics
-from plstm_graph.models import GIN, GINE, PLSTM
+from plstm_graph.models import GIN, GINE, PLSTM, CircularFingerprint
 from plstm_graph.task import GraphTask
 
 SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "CCN", "C", "CC(C)C", "C1CC1", "O=C=O"]
@@ -444,3 +444,42 @@ def test_a_checkpoint_of_another_task_is_refused_in_one_sentence(tmp_path, other
         trainer(tmp_path).test(other, loader, ckpt_path=path)
     renamed = GraphTask.load_from_checkpoint(path, target_names=["c", "d"])
     trainer(tmp_path).test(renamed, loader)
+
+
+def test_every_head_is_trained_by_its_own_loss_and_the_mean_is_logged():
+    torch.manual_seed(0)
+    network = PLSTM(
+        hidden_channels=16, num_layers=1, dropout=0.0, branches=[CircularFingerprint(size=64, channels=8)]
+    )
+    batch, logged = Batch.from_data_list(graphs(torch.randn(8, 1))), {}
+    task = GraphTask(network)
+    task.log = lambda name, value, **options: logged.update({name: value.item()} | options)
+    torch.manual_seed(1)
+    total = task.training_step(batch, 0).item()
+    torch.manual_seed(1)
+    losses = [task._loss(output, batch.y).item() for output in network.outputs(network.embed(batch))]
+    assert len(losses) == 3
+    assert total == pytest.approx(sum(losses), rel=1e-5)
+    assert logged["train/loss"] == pytest.approx(sum(losses) / 3, rel=1e-5)
+    # An epoch's loss is the mean over its graphs, of all processes.
+    assert logged["batch_size"] == 8
+    assert logged["sync_dist"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"mixup": 1.0}])
+def test_training_refuses_features_that_are_not_finite(settings):
+    batch = Batch.from_data_list(graphs(torch.randn(8, 1)))
+    batch.x, batch.edge_attr = torch.randn(len(batch.x), 2), None
+    batch.x[-1, 0] = math.inf
+    task = GraphTask(GIN(in_channels=2, hidden_channels=8, num_layers=1), **settings)
+    with pytest.raises(InputError, match="Features x of graph 7 of the batch"):
+        training_loss(task, batch, 0)
+
+
+def test_means_of_large_targets_lose_no_digits():
+    """Sums in float32 would: the mean of a million values near 4,096 is off by more than their deviation."""
+    targets = 4096 + torch.linspace(-1, 1, 1_000_001).unsqueeze(1) / 64
+    task = GraphTask(Constant(0.0))
+    task.fit_target_scale(targets)
+    assert task.target_mean.item() == pytest.approx(4096, abs=1e-3)
+    assert task.target_std.item() == pytest.approx(1 / 64 / math.sqrt(3), rel=0.02)

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.accuracy.forest import known_columns
 from benchmarks.accuracy.outcome import Predictions, outcome, rows_of
-from plstm_graph.commands.fit import Result
+from plstm_graph.commands.report import Result
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.errors import InputError
 

@@ -17,7 +17,6 @@ from threadpoolctl import threadpool_limits
 from benchmarks.accuracy.outcome import Predictions, outcome, rows_of
 from plstm_graph.chem import read_each
 from plstm_graph.chem.descriptors import descriptor_names, rdkit_descriptors
-from plstm_graph.commands.fit import Result
 from plstm_graph.commands.forest import (
     count_fingerprints,
     fitted_predictions,
@@ -25,6 +24,7 @@ from plstm_graph.commands.forest import (
     known_columns,
     usual_forest,
 )
+from plstm_graph.commands.report import Result
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.files import whole_file
 from plstm_graph.datasets.graphs import PackedGraphs

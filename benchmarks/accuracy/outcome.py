@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.functional import pearson_corrcoef
 
-from plstm_graph.commands.fit import Result
+from plstm_graph.commands.report import Result
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.metrics import ERRORS, PerTask, mean_prediction, metrics_of
 from plstm_graph.task import GraphTask

@@ -30,8 +30,8 @@ from benchmarks.accuracy.outcome import (
 )
 from benchmarks.accuracy.suites import BOOSTING, FOREST, RECIPE, Run, data_module, label_of, place
 from benchmarks.measure import ROOT, environment
-from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fitted, side_by_side
+from plstm_graph.commands.report import Result
 from plstm_graph.commands.train import BY_ROWS, suit_rows
 from plstm_graph.datasets import GraphDataModule
 from plstm_graph.datasets.files import whole_file

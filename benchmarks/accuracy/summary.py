@@ -15,8 +15,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from benchmarks.accuracy.suites import BOOSTING, CHEMPROP, FOREST, MODELS, PROCESS, SUITES
-from plstm_graph.commands.fit import Result
-from plstm_graph.commands.report import baseline_name, spread
+from plstm_graph.commands.report import Result, baseline_name, spread
 from plstm_graph.metrics import ERRORS
 
 REFERENCES, SUMMARY, TABLE = "references.csv", "summary.md", "table.md"

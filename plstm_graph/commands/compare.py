@@ -9,10 +9,9 @@ from statistics import mean
 
 from rich.progress import Progress
 
-from plstm_graph.commands.fit import Result
 from plstm_graph.commands.pool import fit, side_by_side
 from plstm_graph.commands.presets import with_configuration_files
-from plstm_graph.commands.report import baseline_name, print_table, spread
+from plstm_graph.commands.report import Result, baseline_name, print_table, spread
 
 
 def compare(options: argparse.Namespace, overrides: Sequence[str]) -> None:

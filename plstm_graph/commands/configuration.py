@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tempfile
 import textwrap
 import traceback
 from collections.abc import Iterator
@@ -18,12 +19,27 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from plstm_graph.checkpoint import NETWORKS
+from plstm_graph.checkpoint import NETWORKS, read_checkpoint
 from plstm_graph.commands.presets import PRESETS
 from plstm_graph.datasets import __all__ as data_modules
+from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
+from plstm_graph.ranges import MANY, check_range
 
 _PACKAGES = ("plstm_graph", "lightning", "torch")
+
+#: The least values of the trainer's numbers; Lightning computes with what is below some of them.
+_LEAST = {
+    "max_epochs": -1,
+    "min_epochs": 0,
+    "max_steps": -1,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+    "log_every_n_steps": 0,
+    "check_val_every_n_epoch": 1,
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": 0,
+}
 
 # Defaults of Lightning's callbacks are written down, too, and some are members of an enumeration.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
@@ -172,3 +188,48 @@ def model_options(model: Namespace) -> dict[str, Any]:
 
 def short_name(option: str) -> str:
     return option.replace(".init_args", "").removesuffix(".class_path")
+
+
+def check_options(config: Namespace, verb: str) -> None:
+    """Refuse options that cannot work, before anything is built.
+
+    Raises:
+        InputError: One of them.
+    """
+    check_seed(config.seed_everything, "--seed_everything")
+    check_range(1, MANY, **{"--threads": config.threads})
+    check_range(1, **{"--patience": config.patience})
+    for name, least in _LEAST.items():
+        check_range(least, **{f"--trainer.{name}": config.trainer[name]})
+    if config.trainer.val_check_interval == 0:
+        raise InputError(
+            "--trainer.val_check_interval must be above 0, not 0; --trainer.limit_val_batches 0 turns "
+            "validation off."
+        )
+    unvalidated = config.trainer.barebones or config.trainer.limit_val_batches == 0
+    if config.patience is not None and unvalidated:
+        raise InputError(
+            "--patience needs validation, which --trainer.barebones or limit_val_batches turns off."
+        )
+    if config.init_from is not None:
+        read_checkpoint(config.init_from)
+    elif config.freeze:
+        raise InputError("--freeze needs --init_from FILE, which gives what is frozen.")
+    if config.ckpt_path is None and verb != "fit":
+        raise InputError(
+            f"{verb} needs a trained model: pass --ckpt_path FILE, the best checkpoint of a run lies in its "
+            "folder under checkpoints/."
+        )
+
+
+def check_folder(folder: str | Path | None) -> None:
+    """Refuse a folder for runs that nothing can be written into; it is made if it is missing."""
+    if folder is None or "://" in str(folder):
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=str(folder)).close()
+    except OSError as error:
+        raise InputError(
+            f"--trainer.default_root_dir {folder} is no folder to write into: {error.strerror}."
+        ) from error

@@ -3,9 +3,7 @@
 import logging
 import math
 import sys
-import tempfile
 import warnings
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -31,8 +29,10 @@ import plstm_graph.datasets as datasets
 from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.commands.configuration import (
     Parser,
+    check_folder,
     check_model,
     check_names,
+    check_options,
     in_one_sentence,
     model_options,
     short_name,
@@ -40,30 +40,15 @@ from plstm_graph.commands.configuration import (
 from plstm_graph.commands.launch import own_environment
 from plstm_graph.commands.options import PROGRAM
 from plstm_graph.commands.presets import classes_first
-from plstm_graph.commands.report import LearningCurve, baseline_name, print_table, spread
+from plstm_graph.commands.report import LearningCurve, Result, print_scores
 from plstm_graph.commands.resumption import MovableCheckpoint, SeedEpochs, WholeFiles
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets import GraphDataModule
-from plstm_graph.datasets.seeds import check_seed
 from plstm_graph.errors import InputError
 from plstm_graph.metrics import ERRORS
 from plstm_graph.models import GraphNetwork
-from plstm_graph.ranges import MANY, check_range
 from plstm_graph.reference import keep_reference
 from plstm_graph.task import GraphTask
-
-#: The least values of the trainer's numbers; Lightning computes with what is below some of them.
-_LEAST = {
-    "max_epochs": -1,
-    "min_epochs": 0,
-    "max_steps": -1,
-    "min_steps": 0,
-    "num_sanity_val_steps": -1,
-    "log_every_n_steps": 0,
-    "check_val_every_n_epoch": 1,
-    "accumulate_grad_batches": 1,
-    "gradient_clip_val": 0,
-}
 
 # The parser finds a class by its name alone among those that are loaded.
 for name in datasets.__all__:
@@ -77,22 +62,6 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
 warnings.filterwarnings("ignore", message=".*does not have many workers")
 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-
-
-@dataclass(frozen=True)
-class Result:
-    """Outcome of one training run; ``val``, ``test`` and ``baseline`` are values of ``metric``."""
-
-    dataset: str
-    network: str
-    metric: str
-    unit: str
-    val: float
-    test: float
-    baseline: float
-    parameters: int
-    epochs: int
-    seconds: float
 
 
 class GraphCLI(LightningCLI):
@@ -196,34 +165,11 @@ class GraphCLI(LightningCLI):
         arguments = map(str, sys.argv[1:] if args is None else args)
         typed = {part for argument in arguments for part in argument.split("=")}
         check_names(config, typed)
-        check_seed(config.seed_everything, "--seed_everything")
-        check_range(1, MANY, **{"--threads": config.threads})
-        check_range(1, **{"--patience": config.patience})
-        for name, least in _LEAST.items():
-            check_range(least, **{f"--trainer.{name}": config.trainer[name]})
-        if config.trainer.val_check_interval == 0:
-            raise InputError(
-                "--trainer.val_check_interval must be above 0, not 0; --trainer.limit_val_batches 0 turns "
-                "validation off."
-            )
-        unvalidated = config.trainer.barebones or config.trainer.limit_val_batches == 0
-        if config.patience is not None and unvalidated:
-            raise InputError(
-                "--patience needs validation, which --trainer.barebones or limit_val_batches turns off."
-            )
-        if config.init_from is not None:
-            read_checkpoint(config.init_from)
-        elif config.freeze:
-            raise InputError("--freeze needs --init_from FILE, which gives what is frozen.")
+        check_options(config, self.config.subcommand)
         config.weights_only = True  # a checkpoint never runs code
         if config.ckpt_path is not None:
             trained = dict_to_namespace(read_checkpoint(config.ckpt_path)["hyper_parameters"])
             check_model(model_options(config.model), model_options(trained), set(map(short_name, typed)))
-        elif self.config.subcommand != "fit":
-            raise InputError(
-                f"{self.config.subcommand} needs a trained model: pass --ckpt_path FILE, the best "
-                "checkpoint of a run lies in its folder under checkpoints/."
-            )
 
     def before_instantiate_classes(self) -> None:
         """Set the number of threads, and keep configurations of ``fit`` alone, which others do not fit."""
@@ -236,7 +182,7 @@ class GraphCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add logger, progress bar and checkpoints unless the configuration names its own, or wants none."""
         config = self._get(self.config_init, "trainer")
-        _check_folder(config.default_root_dir)
+        check_folder(config.default_root_dir)
         if config.barebones:
             if config.log_every_n_steps == self.trainer_defaults["log_every_n_steps"]:
                 kwargs["log_every_n_steps"] = None
@@ -387,22 +333,10 @@ class GraphCLI(LightningCLI):
             epochs=epochs,
             seconds=seconds,
         )
-        rows = [
-            {
-                "test": name.removeprefix("test/"),
-                self.result.network: spread([test[name]]),
-                baseline_name(metric): spread([float(value)]),
-            }
-            for name, value in baseline.items()
-        ]
-        if rows:
-            print_table(f"{self.datamodule.name} {self.model.unit}".strip(), rows)
-        else:
-            print("The split has no test rows: nothing was tested.")
-        print(
-            f"{self.result.parameters:,} parameters, {seconds:.0f} s, "
-            + ("no validation" if val is None else f"{epoch} {self._measure} {val:.3f}")
-        )
+        title = f"{self.datamodule.name} {self.model.unit}".strip()
+        print_scores(title, self.result, test, baseline)
+        chosen = "no validation" if val is None else f"{epoch} {self._measure} {val:.3f}"
+        print(f"{self.result.parameters:,} parameters, {seconds:.0f} s, {chosen}")
         if epoch == "last" != self._get(self.config, "test_epoch"):
             print("Validation has selected no epoch: the last one was tested.")
         print(f"Run: {folder}\n{where}")
@@ -465,19 +399,6 @@ def _without_averaging(callbacks: list[Callback]) -> list[Callback]:
     After a fit, averaging would put the weights that it averaged in their place; without one it has none.
     """
     return [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
-
-
-def _check_folder(folder: str | Path | None) -> None:
-    """Refuse a folder for runs that nothing can be written into; it is made if it is missing."""
-    if folder is None or "://" in str(folder):
-        return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=str(folder)).close()
-    except OSError as error:
-        raise InputError(
-            f"--trainer.default_root_dir {folder} is no folder to write into: {error.strerror}."
-        ) from error
 
 
 def _prepared(name: str, network: Any) -> Any:

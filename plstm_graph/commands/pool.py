@@ -25,7 +25,8 @@ from plstm_graph.errors import InputError
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-    from plstm_graph.commands.fit import GraphCLI, Result
+    from plstm_graph.commands.fit import GraphCLI
+    from plstm_graph.commands.report import Result
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
-"""Reports of a run: its learning curve and its closing table."""
+"""Reports of a run: its learning curve, its outcome and its closing table."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,6 +16,22 @@ from rich.table import Table
 
 matplotlib.use("Agg")  # pictures go to files; a machine without a display is fine
 from matplotlib import pyplot as plt
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of one training run; ``val``, ``test`` and ``baseline`` are values of ``metric``."""
+
+    dataset: str
+    network: str
+    metric: str
+    unit: str
+    val: float
+    test: float
+    baseline: float
+    parameters: int
+    epochs: int
+    seconds: float
 
 
 class LearningCurve(Callback):
@@ -68,6 +85,24 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)
+
+
+def print_scores(
+    title: str, result: Result, tested: Mapping[str, float], baseline: Mapping[str, Any]
+) -> None:
+    """Print all test metrics of a run beside those of the training mean, or that there were no test rows."""
+    rows = [
+        {
+            "test": name.removeprefix("test/"),
+            result.network: spread([tested[name]]),
+            baseline_name(result.metric): spread([float(value)]),
+        }
+        for name, value in baseline.items()
+    ]
+    if rows:
+        print_table(title, rows)
+    else:
+        print("The split has no test rows: nothing was tested.")
 
 
 def spread(values: Sequence[float]) -> str:

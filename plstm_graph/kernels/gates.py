@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from plstm_graph.dag import LineGraphDAG
-from plstm_graph.kernels.layout import WEIGHT_FLOOR, HeadLayout
+from plstm_graph.kernels.cpu.gates import WEIGHT_FLOOR
+from plstm_graph.kernels.layout import HeadLayout
 
 
 class Gates(NamedTuple):

@@ -4,9 +4,6 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-#: Shares of a P-mode edge are ratios of positive weights; the floor keeps them defined.
-WEIGHT_FLOOR = 1e-6
-
 #: Of a layer's heads: all in P-mode, all in D-mode, or half of them in each.
 HeadMode = Literal["P", "D", "PD"]
 

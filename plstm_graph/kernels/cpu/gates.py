@@ -13,7 +13,10 @@ which are keep and share of heads in D-mode.
 import numpy as np
 
 from plstm_graph.compiled import kernel, kernel_inner
-from plstm_graph.kernels.layout import WEIGHT_FLOOR
+
+#: Shares of a P-mode edge are ratios of positive weights; the floor keeps them defined. It stands among the
+#: compiled functions since Numba's cache depends on the files that hold these.
+WEIGHT_FLOOR = 1e-6
 
 _SOURCE, _MARK, _KEEP, _SHARE = 0, 1, 2, 3
 
