@@ -33,6 +33,9 @@ _FILES = {2: (0, 2), 3: (0, 1, 2)}
 class CSV(MoleculeDataModule):
     """Molecules of your own.
 
+    ``split`` is ``"scaffold"``, ``"random"``, or the name of a column with ``train``, ``val`` and ``test``
+    (or 0, 1 and 2). Rows without a part are left out; without ``test``, nothing is tested.
+
     Args:
         path: Table with a header: ``.csv`` or ``.tsv``, compressed or not, ``.parquet`` or ``.xlsx``; or two
             (training and test) or three of them (training, validation and test).
@@ -42,8 +45,6 @@ class CSV(MoleculeDataModule):
         task: ``"regression"`` expects numbers, ``"classification"`` two classes a column (0 and 1, -1 and 1,
             or two words such as ``no`` and ``yes``), ``"multiclass"`` one column of classes; by default what
             the cells look like.
-        split: ``"scaffold"``, ``"random"``, or the name of a column with ``train``, ``val`` and ``test`` (or
-            0, 1 and 2). Rows without a part are left out; without ``test``, nothing is tested.
         val_fraction: Share of the training rows that validate, where a split has no part for that.
         val_split: Whether they are drawn at ``"random"``, with ``split_seed``, or whole scaffolds are.
         metric: Score that selects checkpoints, see :class:`~plstm_graph.task.GraphTask`.

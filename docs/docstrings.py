@@ -6,6 +6,9 @@ from typing import Any
 
 import griffe
 
+#: The subpackage whose folder lies beside that of the package, see pyproject.toml.
+_BESIDE = "datasets"
+
 
 def to_markdown(text: str, scope: griffe.Object) -> str:
     """Roles, links, directives and the package's own closing words of a docstring in Markdown."""
@@ -47,8 +50,13 @@ def to_markdown(text: str, scope: griffe.Object) -> str:
 class RestructuredText(griffe.Extension):
     """Rewrites all docstrings once the package is loaded, when names can be resolved."""
 
-    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Rewrite the docstrings of the package and everything in it."""
+    def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **_: Any) -> None:
+        """Rewrite the docstrings of the package and everything in it, with the folder that lies beside it."""
+        if pkg.name == _BESIDE:
+            return
+        beside = loader.load(_BESIDE)
+        del loader.modules_collection[_BESIDE]
+        pkg.set_member(_BESIDE, beside)
         self._rewrite(pkg)
 
     def _rewrite(self, item: griffe.Object) -> None:
