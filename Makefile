@@ -132,7 +132,7 @@ wheel: $(READY) ## build the wheel into dist/
 	$(PYTHON) -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-clean: ## remove the environment, caches and results
+clean: ## remove the environment, caches and built files; runs stay
 	rm -rf $(VENV) $(VENV)-unfinished $(VENV)-audit $(VENV)-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf build dist site *.egg-info runs results
+	rm -rf build dist site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -219,7 +219,7 @@ class GraphDataModule(LightningDataModule, ABC):
                 why = self._why_empty()
                 raise InputError(
                     f"The {part} part of the split of {len(self.dataset)} graphs is empty{why}; use more "
-                    "graphs or another split."
+                    "graphs or another split, such as random."
                 )
 
     def _why_empty(self) -> str:

@@ -81,7 +81,7 @@ class MoleculeNet(MoleculeDataModule):
                 table.to_csv(file, index=False)
         if not self.path.is_file():
             raise InputError(
-                f"{self.path} is missing; put {self.url} there, pass --data.root, or have it fetched with "
-                "--data.download and its SHA-256."
+                f"{self.path} is missing; put {self.url} there, name another place by "
+                "--data.root, or pass its SHA-256 by --data.download, which fetches it."
             )
         return CSVTable(self.path)

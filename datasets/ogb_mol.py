@@ -148,8 +148,8 @@ class OGB(GraphDataModule):
 
     def _where(self) -> str:
         return (
-            f"unpack {self._entry['url']} and name its folder {self.folder}, pass --data.root, or its "
-            "SHA-256 as --data.download to have it fetched"
+            f"unpack {self._entry['url']} and call its folder {self.folder}, name another place by "
+            "--data.root, or pass the archive's SHA-256 by --data.download, which fetches it"
         )
 
 

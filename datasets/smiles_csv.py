@@ -226,7 +226,8 @@ class CSV(MoleculeDataModule):
             word = "" if cell is None else str(cell).strip().lower().removesuffix(".0")
             if word and word not in _PARTS:
                 raise InputError(
-                    f"{self._file}: row {row} of column {self.split!r} is {cell!r}, not train, val or test."
+                    f"{self._file}: row {row} of column {self.split!r} is {cell!r}, not train, val or "
+                    "test (or 0, 1 and 2)."
                 )
             parts.append(_PARTS.get(word, _LEFT_OUT))
         return parts

@@ -150,7 +150,8 @@ class TU(GraphDataModule):
         files = sorted(self.folder.glob(f"{self.dataset_name}_*.txt"))
         if not files:
             raise InputError(
-                f"{self.folder}/{self.dataset_name}_A.txt is missing; unpack {url} and name its folder "
-                f"{self.folder}, pass --data.root, or its SHA-256 as --data.download to have it fetched."
+                f"{self.folder}/{self.dataset_name}_A.txt is missing; unpack {url} and call its folder "
+                f"{self.folder}, name another place by --data.root, or pass the archive's SHA-256 by "
+                "--data.download, which fetches it."
             )
         return files

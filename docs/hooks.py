@@ -1,6 +1,6 @@
 """MkDocs hooks: sections of the README by their headings, and equations as MathML.
 
-Browsers render MathML themselves: no script, no fonts, and it works without a network.
+Browsers render MathML themselves: no script, no fonts, and it works offline.
 """
 
 import re

@@ -76,7 +76,8 @@ class Calibration:
             few = np.count_nonzero(~np.isnan(self._errors), 0).min()
             raise InputError(
                 f"A target has {few} validation values, which allow intervals of a confidence of at most "
-                f"{math.floor(1000 * few / (few + 1)) / 1000}, not {confidence}."
+                f"{math.floor(1000 * few / (few + 1)) / 1000}, not {confidence}: ask for less, or "
+                "train on more rows."
             )
         width = quantiles * self._difficulty(std)
         return mean - width, mean + width

@@ -49,7 +49,7 @@ def read_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
     if isinstance(path, str | Path) and not Path(path).is_file():
         inside = min(Path(path).glob("*.ckpt"), default=None)
         found = f"; name one in that folder, such as {str(inside)!r}" if inside else ""
-        raise InputError(f"There is no checkpoint file {str(path)!r}{found}.")
+        raise InputError(f"There is no checkpoint {str(path)!r}{found}.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever foreign bytes lead its unpickler to

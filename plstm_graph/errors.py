@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 def counted(number: int, noun: str) -> str:
     """A number of things as a message has it."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(names: Sequence[object], most: int = 8) -> str:

@@ -97,7 +97,10 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         names = pd.Index([*targets, *others])
         if names.has_duplicates:
             twice = names[names.duplicated()][0]
-            raise InputError(f"{twice!r} is the name of two columns of X and y; rename one.")
+            raise InputError(
+                f"{twice!r} is the name of two columns of X and y; leave what is to be predicted out of "
+                "X, and rename what is another quantity."
+            )
         settings: dict[str, Any] = {"smiles_column": _SMILES, "split": _PART, "task": task}
         settings |= {"target_columns": list(targets), "descriptor_columns": list(cells) or None}
         given = {name: getattr(self, name.rpartition(".")[2]) for name in _OPTIONS} | (self.options or {})
@@ -147,7 +150,10 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         smiles, cells = _molecules(X)
         wanted = set(self.ensemble_.columns)
         if cells.keys() != wanted:
-            raise InputError(f"X has the descriptors {sorted(cells)}, but fit had {sorted(wanted)}.")
+            raise InputError(
+                f"X has {sorted(cells)} beside the molecules, but fit had {sorted(wanted)}: pass the same "
+                "columns."
+            )
         broken = []
         for start in range(0, len(smiles), _CHUNK):
             rows = slice(start, start + _CHUNK)
@@ -203,11 +209,13 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         try:
             state = json.loads((Path(folder) / _DESCRIPTION).read_text())
             if state["class"] != cls.__name__:
-                raise InputError(f"{folder} is of a {state['class']}; load it by that class.")
+                raise InputError(f"{folder} is of a {state['class']}; use {state['class']}.load.")
             estimator = cls(**state["parameters"])
             estimator.checkpoints_ = estimator._read(Path(folder))
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{folder} is not as an estimator saves it: {error}.") from error
+            raise InputError(
+                f"{folder} is no folder of an estimator's save, nor of the verb train: {error}."
+            ) from error
         for name, value in state["fitted"].items():
             setattr(estimator, name, np.array(value) if name == "classes_" else value)
         return estimator

@@ -123,6 +123,10 @@ def test_every_option_takes_a_value_or_says_why_not(table, call, network, sample
         ("--model.weight_decay -1", "weight_decay must be at least 0, not -1.0."),
         ("--model.warmup 3", "warmup must be at most 1, not 3.0."),
         ("--epochs 3", "unrecognized arguments: --epochs 3; there is --trainer.max_epochs, --trainer.min_ep"),
+        ("--metric mae", "unrecognized arguments: --metric mae; there is --data.metric."),
+        ("--max_epoch 3", "there is --trainer.max_epochs, "),
+        ("--data.metrc mae", "there is no --data.metrc; --data.help CLASS lists what a class has."),
+        ("--model.network GNN", "there is no network GNN; networks are PLSTM, "),
         ("--foo 3", "unrecognized arguments: --foo 3; see --help."),
         ("--data Lipid", "Lipid; data modules are CSV, OGB, TDC, TU, FreeSolv, Lipids, MoleculeACE, Mol"),
         ("--trainer.max_epochs -5", "--trainer.max_epochs must be at least -1, not -5."),
@@ -135,7 +139,7 @@ def test_every_option_takes_a_value_or_says_why_not(table, call, network, sample
         ("--trainer.val_check_interval 0", "--trainer.limit_val_batches 0 turns validation off."),
         ("--trainer.accelerator tpu", "torch_xla"),
         ("--trainer.devices 0", "devices='0'"),
-        ("--trainer.precision foo", '"trainer.precision"'),
+        ("--trainer.precision foo", "--trainer.precision: Expected int"),
         ("--trainer.max_time soon", "duration='soon'"),
         (
             "--trainer.default_root_dir mine.csv",
@@ -144,11 +148,11 @@ def test_every_option_takes_a_value_or_says_why_not(table, call, network, sample
         ("--trainer.logger CSVLogger --trainer.logger.save_dir mine.csv", "mine.csv"),
         ("--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor foo", "metric `foo`"),
         ("--seed_everything -1", "--seed_everything must be from 0 to 4294967295, not -1."),
-        ("--seed_everything null", '"seed_everything"'),
+        ("--seed_everything null", "--seed_everything: Expected"),
         ("--threads 0", "--threads must be at least 1, not 0."),
         ("--patience 0", "--patience must be at least 1, not 0."),
         ("--patience 2 --trainer.limit_val_batches 0", "--patience needs validation"),
-        ("--trainer.max_steps null", '"trainer.max_steps"'),
+        ("--trainer.max_steps null", "--trainer.max_steps: Expected int"),
     ],
 )
 def test_a_value_out_of_range_gets_one_sentence(table, call, typed, sentence):

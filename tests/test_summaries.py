@@ -81,7 +81,7 @@ def test_what_is_kept_is_printed_beside_what_was_published(kept, capsys, monkeyp
     assert "| Best (published) | 3 | 5 | 0.633 | 1.7 | 1 | 2 of 3 | 1.000 |" in test
     assert f"| {label} and forest | 4 | 2 | 0.400 | 1.0 | 3 | 0 of 4 | 0.125 |" in test
     assert re.search(r"\| GINE, same recipe \| 1 \| 2 \|  \|  \| 0 \| 1 of 1 \| 1.000 \|", test)
-    assert "over the 3 of 4 sets" in test
+    assert "over what all of these have: A, B, C" in test
     assert f"| {label} | 4 | 2 | 1.600 | 1.3 | 2 |  |  |" in cliffs
     # What was published is kept with the results: another machine prints the same.
     assert (kept / REFERENCES).read_text() == (references / "moleculeace.csv").read_text()

@@ -219,9 +219,9 @@ def _over_sets(
         cells += [str(sum(_rank(name, values[label], beside[label]) < 2 for name in shared))]
         cells += ["", ""] if not us or label == us else _pair(values[us], values[label])
         lines.append(f"| {' | '.join(cells)} |")
-    note = (
-        f"Means and ranks over the {len(common)} of {len(scores)} sets that all models with half of them have"
-    )
+    over = "all sets" if len(common) == len(scores) else ", ".join(common) or "no set"
+    which = "Means and ranks are of models that have half of the sets at least"
+    note = f"{which}, over what all of these have: {over}"
     among = "; ranks and firsts are among published models and the row" if published else ""
     return [*lines, "", f"{note}{among}; p of a two-sided sign test over sets."]
 

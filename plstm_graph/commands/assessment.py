@@ -15,10 +15,11 @@ from torch import Tensor
 
 from plstm_graph.chem import read_smiles
 from plstm_graph.commands.forest import count_fingerprints, forest_predictions, known_columns, usual_forest
-from plstm_graph.commands.report import print_table, spread
+from plstm_graph.commands.report import baseline_name, print_table, spread
 from plstm_graph.datasets import CSV
 from plstm_graph.datasets.files import whole_file, write_rows
 from plstm_graph.ensemble import Ensemble
+from plstm_graph.errors import counted
 from plstm_graph.metrics import mean_prediction, metrics_of
 
 _PANELS = 7  #: targets that the picture has room for
@@ -44,7 +45,7 @@ def assess(module: CSV, checkpoints: Sequence[Path], logs: Sequence[pd.DataFrame
         "ensemble": together[0],
         **{path.stem: one for path, one in zip(checkpoints, networks, strict=True)},
         "random forest": _forest(module),
-        "training mean": mean.expand(len(truth), -1),
+        baseline_name(module.metric): mean.expand(len(truth), -1),
     }
     scores = {model: _score(module, values, truth) for model, values in predictions.items()}
     _write_scores(module, predictions, truth, folder / "metrics.csv")
@@ -53,10 +54,10 @@ def assess(module: CSV, checkpoints: Sequence[Path], logs: Sequence[pd.DataFrame
     lines = {"one network": [path.stem for path in checkpoints]}
     if len(networks) > 1:
         lines = {f"mean of {len(networks)} networks": ["ensemble"]} | lines
-    lines |= {model: [model] for model in ("random forest", "training mean")}
+    lines |= {model: [model] for model in ("random forest", baseline_name(module.metric))}
     measured = int((~truth.isnan()).any(1).sum())  # others have no part in any score
     rows = [
-        {f"{measured:,} test rows": label}
+        {counted(measured, "test row"): label}
         | {metric: spread([scores[model][metric] for model in models]) for metric in scores["ensemble"]}
         for label, models in lines.items()
     ]

@@ -7,6 +7,7 @@ import textwrap
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from pkgutil import resolve_name
@@ -50,7 +51,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message in one line."""
-        key = message.partition(":")[0]
+        key, said = message.partition(":")[0], " ".join(message.split())
         presets = f"presets are {', '.join(PRESETS)}"
         reasons = _reasons(message)
         network = 'Parser key "model.network"'
@@ -59,26 +60,41 @@ class Parser(LightningArgumentParser):
             text = f"--model.network is missing; pass --config NAME; {presets}"
         elif re.search(r"required: \w+\.data$|GraphDataModule is abstract", message):
             text = f"--data is missing; pass --config NAME; {presets}"
-        elif missing := re.search(r'Parser key "([\w.]+)": .*arguments are required: (\w+)', message):
+        elif missing := re.search(r'Parser key "([\w.]+)": .*arguments are required: (\w+)', said):
             text = f"--{'.'.join(missing.groups())} is missing"
+        elif other := re.search(r'Parser key "([\w.]+)":.* Option \'([\w.]+)\' is not accepted', said):
+            text = f"there is no --{'.'.join(other.groups())}; --{other[1]}.help CLASS lists what a class has"
         elif reasons:
             text = f"{key}: {reasons}"
         else:
-            text = " ".join(message.split())
+            text = said
         if key == 'Parser key "config"':
             text += f"; {presets}"
-        if key == network:
-            text = f"{text.removesuffix('.')}; networks are {', '.join(NETWORKS)}"
-        if key == 'Parser key "data"' and "import path" in text:
-            known = [name for name in data_modules if not name.endswith("DataModule")]
-            text = f"{text.removesuffix('.')}; data modules are {', '.join(known)}"
-        if unknown := re.search(r"[Uu]nrecognized arguments: --(?:[\w.]*\.)?(\w+)", text):
-            options = [option for action in self._actions for option in action.option_strings]
-            alike = [option for option in options if unknown[1] in option.rpartition(".")[2]]
-            text = f"{text.removesuffix('.')}; " + (
-                f"there is {', '.join(alike[:3])}" if alike else "see --help"
-            )
+        if no_class := re.search(r"import path string: (\S+?)\.?$", text):
+            if key == network:
+                text = f"there is no network {no_class[1]}; networks are {', '.join(NETWORKS)}"
+            elif key == 'Parser key "data"':
+                known = [name for name in data_modules if not name.endswith("DataModule")]
+                text = f"there is no data module {no_class[1]}; data modules are {', '.join(known)}"
+        if unknown := re.search(r"[Uu]nrecognized arguments: (?:--(?:[\w.]*\.)?)?([\w-]+)", text):
+            remedy = f"there is {alike}" if (alike := self._alike(unknown[1])) else "see --help"
+            text = f"{text.removesuffix('.')}; {remedy}"
+        text = re.sub(r'^Parser key "([\w.]+)":', r"--\1:", text)
+        text = re.sub(r"Expected a typing.Literal\[([^]]*)\]", r"Expected one of \1", text)
+        text = re.sub(r"Expected a <class '(\w+)'>", r"Expected \1", text)
         raise InputError(textwrap.shorten(text.removesuffix("."), 600) + ".") from ex
+
+    def _alike(self, name: str) -> str:
+        """The options whose last word has this in it, or is spelled much like it."""
+        listed = [option for action in self._actions for option in action.option_strings]
+        # What two parts share is listed as "data.metric --> model.metric".
+        typed = [f"--{option.partition(' -->')[0].lstrip('-')}" for option in listed]
+        last = {option: option.rpartition(".")[2].lstrip("-") for option in typed}
+        wanted = name.replace("-", "_")
+        spelled = get_close_matches(wanted, last.values())
+        found = [option for option, word in last.items() if wanted in word]
+        found += [option for option, word in last.items() if word in spelled and option not in found]
+        return ", ".join(found[:3])
 
     def instantiate_classes(self, *arguments: Any, **options: Any) -> Namespace:
         """Build data, model and callbacks; what torch, Lightning or others do not take is one sentence."""

@@ -158,7 +158,10 @@ class _Checkpoints(argparse.Action):
         for name in values:
             inside = checkpoints_in(Path(name)) if Path(name).is_dir() else [name]
             if not inside:
-                raise InputError(f"There is no checkpoint (.ckpt) in the folder {name}.")
+                raise InputError(
+                    f"There is no checkpoint (.ckpt) in the folder {name}; those of a run lie in its folder "
+                    "checkpoints."
+                )
             found += inside
         setattr(namespace, self.dest, found)
 
@@ -180,7 +183,7 @@ def _add_training(parser: ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="made when all is done",
+        help="for the networks and their report; it appears when all is done",
     )
     _add_smiles_column(parser)
     add(
