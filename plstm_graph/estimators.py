@@ -107,7 +107,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         ours = {*(f"data.{name}" for name in (*settings, "path", "unreadable")), "seed_everything"}
         if taken := [name for name in given if name.replace(".init_args", "") in ours]:
             raise InputError(f"options cannot have {taken[0]!r}, which the estimator sets itself.")
-        options = [f"--{name}={_text(value)}" for name, value in given.items() if value is not None]
+        options = [f"--{name}={_text(value)}" for name, value in given.items()]
         with unchanged(), TemporaryDirectory(ignore_cleanup_errors=True) as place:
             from plstm_graph.commands.train import configure, read_table, train_networks
 
@@ -120,12 +120,9 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             except InputError as error:
                 raise InputError(str(error).replace(settings["path"], "X")) from error
             train_networks(folder, config, module, self.ensemble_size, jobs, not self.verbose)
-            self.checkpoints_ = self._read(folder)
+            self.checkpoints_ = _read(folder, self.ensemble_size)
         self.target_names_ = list(targets)
         return self
-
-    def _read(self, folder: Path) -> list[bytes]:
-        return [(folder / f"model_{number}.ckpt").read_bytes() for number in range(self.ensemble_size)]
 
     @property
     def ensemble_(self) -> Ensemble:
@@ -189,12 +186,14 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         with unchanged():
             from plstm_graph.commands.train import new_folder
         with new_folder(Path(folder), overwrite) as place:
-            for number, checkpoint in enumerate(fitted.pop("checkpoints_")):
+            checkpoints = fitted.pop("checkpoints_")
+            for number, checkpoint in enumerate(checkpoints):
                 (place / f"model_{number}.ckpt").write_bytes(checkpoint)
             parameters = self.get_params()
             if isinstance(self.random_state, np.random.RandomState):
                 parameters["random_state"] = None  # no file holds its state: a refit draws anew
-            state = {"class": type(self).__name__, "parameters": parameters, "fitted": fitted}
+            state = {"class": type(self).__name__, "networks": len(checkpoints)}
+            state |= {"parameters": parameters, "fitted": fitted}
             (place / _DESCRIPTION).write_text(_text(state))
 
     @classmethod
@@ -211,7 +210,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             if state["class"] != cls.__name__:
                 raise InputError(f"{folder} is of a {state['class']}; use {state['class']}.load.")
             estimator = cls(**state["parameters"])
-            estimator.checkpoints_ = estimator._read(Path(folder))
+            estimator.checkpoints_ = _read(Path(folder), state["networks"])
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder} is no folder of an estimator's save, nor of the verb train: {error}."
@@ -224,7 +223,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _of_train(cls, folder: Path) -> Self:
         """That of the networks in a folder of the verb ``train``."""
         estimator = cls(ensemble_size=len(list(folder.glob("model_*.ckpt"))))
-        estimator.checkpoints_ = estimator._read(folder)
+        estimator.checkpoints_ = _read(folder, estimator.ensemble_size)
         ensemble = estimator.ensemble_
         if (ensemble.task == "regression") != issubclass(cls, RegressorMixin):
             raise InputError(f"{folder} is of a {ensemble.task}; load it by the other class.")
@@ -238,6 +237,10 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         elif isinstance(estimator, PLSTMClassifier):
             estimator.classes_, estimator.order_ = np.array([[0, 1]] * len(ensemble.targets)), [0, 1]
         return estimator
+
+
+def _read(folder: Path, number: int) -> list[bytes]:
+    return [(folder / f"model_{place}.ckpt").read_bytes() for place in range(number)]
 
 
 class PLSTMRegressor(RegressorMixin, _Estimator):
@@ -272,8 +275,9 @@ class PLSTMRegressor(RegressorMixin, _Estimator):
         targets = _numbers(y)
         if not (targets.abs().fillna(0) <= np.finfo(np.float32).max).all(axis=None):
             raise InputError("y has infinite values, or some too large for float32; write NaN where missing.")
+        self._train(X, targets, "regression")
         self.ndim_ = np.asarray(y).ndim
-        return self._train(X, targets, "regression")
+        return self
 
     def predict(self, X: Any) -> Array:
         """Mean of the networks for molecules, in the shape of ``y``."""
@@ -304,19 +308,19 @@ class PLSTMClassifier(ClassifierMixin, _Estimator):
             InputError: Something cannot be read or learned; nothing was trained.
         """
         table = _named(y)
-        self.ndim_ = min(table.shape[1], 2)
-        if self.ndim_ == 2:
+        if table.shape[1] > 1:
             table = _numbers(y)
             if not table.isin([0, 1, np.nan]).all(axis=None):
                 raise InputError("y of several targets must be 0, 1, or NaN where missing.")
-            self.classes_, self.order_ = np.array([[0, 1]] * table.shape[1]), [0, 1]
-            return self._train(X, table, "classification")
+            self._train(X, table, "classification")
+            self.ndim_, self.classes_, self.order_ = 2, np.array([[0, 1]] * table.shape[1]), [0, 1]
+            return self
         labels = np.asarray(y).ravel()
         if pd.isna(labels).any():
             raise InputError(f"y has no label in row {pd.isna(labels).argmax()}; leave such rows out.")
         check_classification_targets(labels)
-        self.classes_, codes = np.unique(labels, return_inverse=True)
-        number, column = len(self.classes_), Column("y", self.classes_.tolist())
+        classes, codes = np.unique(labels, return_inverse=True)
+        number, column = len(classes), Column("y", classes.tolist())
         if number < 2:
             raise InputError(f"y has one class, {labels[0]}; a classifier needs two.")
         task: Task = "classification" if number == 2 else "multiclass"
@@ -326,9 +330,10 @@ class PLSTMClassifier(ClassifierMixin, _Estimator):
             read = read_targets([column], task, "y").values[:, 0].astype(int)
             if sorted(read) == order.tolist():
                 order, codes = read, labels
-        self.order_ = order.tolist()
         table[table.columns[0]] = codes
-        return self._train(X, table, task, labels)
+        self._train(X, table, task, labels)
+        self.ndim_, self.classes_, self.order_ = 1, classes, order.tolist()
+        return self
 
     def predict_proba(self, X: Any) -> Array:
         """Calibrated probabilities of the classes, [n, C], or of the 1 of each of several targets, [n, T]."""

@@ -134,6 +134,8 @@ def _spearman(preds: Tensor, target: Tensor) -> Tensor:
 
 
 def _score(score: Callable[..., float], preds: Tensor, target: Tensor) -> Tensor:
-    """One of scikit-learn's scores for tensors, in float64."""
+    """One of scikit-learn's scores for tensors, in float64; NaN of predictions that are not finite."""
+    if not preds.isfinite().all():
+        return preds.new_full((), math.nan, dtype=torch.float64)
     value = score(target.cpu().numpy(), preds.double().cpu().numpy())
     return torch.tensor(value, dtype=torch.float64, device=preds.device)

@@ -53,5 +53,5 @@ def _interpolate(x: Tensor, knots: Tensor, images: Tensor) -> Tensor:
     last = torch.searchsorted(knots, columns).clamp(1, knots.size(1) - 1)
     (a, b), (u, v) = ((part.gather(1, last - 1), part.gather(1, last)) for part in (knots, images))
     share = ((columns - a) / (b - a)).clamp(0, 1)
-    # Of fewer values, some are several knots.
-    return u.lerp(v, torch.where(b > a, share, 0.5)).T
+    # Of fewer values, some are several knots. What is missing stays so.
+    return u.lerp(v, torch.where((b > a) | columns.isnan(), share, 0.5)).T

@@ -98,7 +98,7 @@ class Predictor(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path | IO[bytes]) -> Self:
-        """Build that of a :class:`~plstm_graph.task.GraphTask` from its checkpoint, with its weights.
+        """Build that of a :class:`~plstm_graph.task.GraphTask` from its checkpoint, in evaluation mode.
 
         Args:
             path: File written by a Lightning trainer or by ``plstm-graph fit``, or one that is open.
@@ -106,7 +106,7 @@ class Predictor(nn.Module):
         Raises:
             InputError: The file is missing, unreadable, or no checkpoint of a :class:`GraphTask`.
         """
-        return cls.from_parts(read_checkpoint(path))
+        return cls.from_parts(read_checkpoint(path)).eval()
 
     @classmethod
     def from_parts(cls, checkpoint: dict[str, Any]) -> Self:

@@ -78,7 +78,7 @@ def keep_reference(path: str | Path, module: "GraphDataModule") -> None:
         known, others = map(read_each, smiles)  # OGB's sets have some that RDKit cannot read
         fingerprints, searched = (morgan_bits([*mols.values()]) for mols in (known, others))
         if known:
-            similarity = torch.zeros(len(val))
+            similarity = torch.zeros(len(val), dtype=torch.float32)
             similarity[[*others]] = torch.from_numpy(nearest(searched, fingerprints, 1)[0][:, 0])
             parts |= {"train_smiles": [smiles[0][place] for place in known], "val_similarity": similarity}
             parts |= {"train_targets": module.train_targets[[*known]]}

@@ -273,7 +273,8 @@ class GraphTask(Predictor, LightningModule):
         """Fit the standardisation on the training split, and note down what the data are."""
         datamodule = getattr(self.trainer, "datamodule", None)
         self._trained_on = getattr(datamodule, "digests", None)
-        batches = self.trainer.train_dataloader or []
+        loader = self.trainer.train_dataloader
+        batches = [] if loader is None else loader
         encoder = getattr(self.network, "descriptor_encoder", None)
         if encoder is not None:
             known = getattr(datamodule, "train_descriptors", None)
@@ -339,7 +340,7 @@ class GraphTask(Predictor, LightningModule):
         output, targets = self._output(batch), self._targets(batch)
         size = batch.num_graphs
         metrics.update(self._finish(output), targets)
-        loss.update(self._loss(output, targets), weight=size)
+        loss.update(self._loss(output, targets), weight=(~targets.isnan()).sum())
         self.log(f"{stage}/loss", loss, batch_size=size)
         self.log_dict(metrics, prog_bar=True, batch_size=size)
 

@@ -307,6 +307,25 @@ def test_options_are_those_of_fit_and_defaults_those_of_the_preset():
     assert checkpoint["epoch"] in (0, 1)  # and not up to 99
 
 
+def test_none_is_a_value_of_its_own():
+    """Though the preset has another: no descriptors, not RDKit's."""
+    model = PLSTMRegressor(**TINY, descriptors=None).fit(SMILES, CARBONS)
+    assert model.ensemble_.descriptor_names == []
+
+
+def test_a_fit_that_is_refused_leaves_the_estimator_as_it_was():
+    model = PLSTMClassifier(**TINY)
+    with pytest.raises(InputError):
+        model.fit(["not a molecule"] * 40, KIND)
+    with pytest.raises(NotFittedError):
+        model.predict(SMILES)
+    predicted = model.fit(SMILES, KIND).predict(SMILES)
+    for y in ([0, 1] * 20, np.eye(4)[np.arange(40) % 4]):
+        with pytest.raises(InputError):
+            model.fit(["not a molecule"] * 40, y)
+        assert (model.predict(SMILES) == predicted).all()
+
+
 def test_random_states():
     def fit(state):
         return PLSTMRegressor(**TINY, random_state=state).fit(SMILES, CARBONS).predict(SMILES)
@@ -407,6 +426,15 @@ def test_copies_predict_the_same(regressor, tmp_path):
 
 
 # Folders
+
+
+def test_a_folder_has_the_networks_that_were_trained(regressor, tmp_path):
+    """Whatever the next fit shall have."""
+    other = copy.deepcopy(regressor).set_params(ensemble_size=3)
+    other.save(tmp_path / "model")
+    loaded = PLSTMRegressor.load(tmp_path / "model")
+    assert loaded.ensemble_size == 3
+    np.testing.assert_array_equal(loaded.predict(SMILES), regressor.predict(SMILES))
 
 
 def test_a_saved_folder_is_one_for_the_command_line(regressor, tmp_path, monkeypatch):

@@ -57,6 +57,23 @@ def counts_of(smiles, radius, distance):
     return Counter(environments(graphs, radius).flatten().tolist()), pairs
 
 
+@pytest.mark.parametrize("described", [False, True])
+def test_autocast_leaves_its_precision(described):
+    """Its kernel is one of whole counts, and a hundredth decides."""
+    graphs = graphs_of(SMILES)
+    process = GaussianProcess(distance=3)
+    process.heads(0, 8, 1, 0.0)
+    if described:
+        draw = torch.Generator().manual_seed(0)
+        graphs = graphs._replace(descriptors=torch.randn(len(SMILES), 3, generator=draw))
+    process.fit([(graphs, VALUES)], "regression")
+    fitted = process.eval()._fitted
+    process._fitted = fitted._replace(kernel=fitted.kernel._replace(linear=0.25 * described))
+    wanted = process(graphs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(process(graphs), wanted)
+
+
 def test_kernel_is_that_of_counts():
     process = fitted(radius=2, distance=3)
     kernel = kernel_of(process, graphs_of(SMILES))

@@ -26,6 +26,14 @@ def test_scores_are_those_of_mean_ranks():
     np.testing.assert_allclose(fitted(values)(values)[:, 0].numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("known", [1, 2, 4, 128, 129, 300])
+def test_what_is_missing_stays_so_of_any_number_of_values(known):
+    values = torch.cat([torch.arange(known).float(), torch.tensor([torch.nan])])[:, None]
+    found = fitted(values)(values)[:, 0]
+    assert found[-1].isnan()
+    assert found[:-1].isfinite().all()
+
+
 def test_skewed_targets_have_normal_scores_and_come_back():
     values = torch.randn(5000, 2, generator=torch.Generator().manual_seed(0)).mul(2).exp()
     values[::3, 1] = torch.nan

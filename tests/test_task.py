@@ -1,3 +1,4 @@
+import copy
 import math
 import re
 
@@ -9,14 +10,17 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tasks import training_loss
 from torch import nn
+from torch.utils.data import IterableDataset
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from plstm_graph.checkpoint import FORMAT, read_checkpoint
 from plstm_graph.chem import smiles_to_data
+from plstm_graph.dag import Root
 from plstm_graph.errors import InputError
-from plstm_graph.metrics import PerTask, regression_metrics
+from plstm_graph.metrics import PerTask, metrics_of, regression_metrics
 from plstm_graph.models import GIN, GINE, PLSTM, CircularFingerprint
+from plstm_graph.predictor import Predictor
 from plstm_graph.task import GraphTask
 
 SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "CCN", "C", "CC(C)C", "C1CC1", "O=C=O"]
@@ -444,6 +448,50 @@ def test_a_checkpoint_of_another_task_is_refused_in_one_sentence(tmp_path, other
         trainer(tmp_path).test(other, loader, ckpt_path=path)
     renamed = GraphTask.load_from_checkpoint(path, target_names=["c", "d"])
     trainer(tmp_path).test(renamed, loader)
+
+
+@pytest.mark.parametrize("orientation", [lambda data: data.x[:, 0], Root(), Root(0.3)])
+def test_a_network_that_no_file_can_describe_is_one_of_your_own(tmp_path, orientation):
+    torch.manual_seed(0)
+    batch = Batch.from_data_list(graphs(torch.randn(8, 1)))
+    network = PLSTM(hidden_channels=8, num_layers=1, orientation=orientation)
+    module, fit = GraphTask(network), trainer(tmp_path)
+    fit.fit(module, DataLoader(batch.to_data_list(), batch_size=8))
+    fit.save_checkpoint(tmp_path / "own.ckpt")
+    again = GraphTask.load_from_checkpoint(tmp_path / "own.ckpt", network=copy.deepcopy(network))
+    for name, value in module.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    with pytest.raises(InputError, match="a network of your own"):
+        Predictor.from_checkpoint(tmp_path / "own.ckpt")
+
+
+def test_a_loader_without_a_length_trains(tmp_path):
+    """Of a stream of graphs, which is read twice: for the targets' scale, and for the training."""
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from graphs(torch.arange(8.0)[:, None])
+
+    module = GraphTask(PLSTM(hidden_channels=8, num_layers=1))
+    trainer(tmp_path).fit(module, DataLoader(Stream(), batch_size=4))
+    assert module.target_mean.item() == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_a_loss_counts_labels_whatever_the_batches(tmp_path, batch_size):
+    """Half of eight values are missing, and some batches have none."""
+    targets = torch.tensor([[0.0, 1.0, math.nan, math.nan, 5.0, math.nan, 2.0, math.nan]]).T
+    loader = DataLoader(graphs(targets), batch_size=batch_size)
+    [scores] = trainer(tmp_path).test(GraphTask(Constant(1.0)), loader, verbose=False)
+    assert scores["test/loss"] == pytest.approx((1 + 0 + 16 + 1) / 4)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_scores_of_a_network_that_diverged_are_undefined(task):
+    targets = torch.tensor([[0.0], [1.0], [1.0], [0.0]])
+    metrics = metrics_of(task, 1)
+    metrics.update(torch.tensor([[0.1], [torch.nan], [0.3], [0.2]]), targets)
+    assert all(value.isnan() for value in metrics.compute().values())
 
 
 def test_every_head_is_trained_by_its_own_loss_and_the_mean_is_logged():

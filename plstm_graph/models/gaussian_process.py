@@ -142,8 +142,9 @@ class GaussianProcess(Branch):
         if self.training or fitted is None:
             return torch.zeros(graphs.num_graphs, self.channels, device=graphs.x.device)
         device, graphs = graphs.x.device, _on_cpu(graphs)
-        kernel = fitted.kernel.between(self._tokens(graphs), graphs.descriptors)
-        return (kernel @ fitted.weights * fitted.scale + fitted.shift).to(device)
+        with torch.autocast("cpu", enabled=False):
+            kernel = fitted.kernel.between(self._tokens(graphs), graphs.descriptors)
+            return (kernel @ fitted.weights * fitted.scale + fitted.shift).to(device)
 
     @torch.no_grad()
     def contributions(self, graphs: Graphs, reference: Graphs, predict: Callable[[Tensor], Tensor]) -> Tensor:
