@@ -229,7 +229,7 @@ def test_descriptors_beside_molecules():
     assert (abs(moved) > 1e-3).all()
     flags, numbers = (table.assign(dose=np.array([True, False] * 20, kind)) for kind in (bool, float))
     np.testing.assert_array_equal(estimator.predict(flags), estimator.predict(numbers))
-    with pytest.raises(InputError, match=r"X has the descriptors \[\], but fit had \['dose'\]"):
+    with pytest.raises(InputError, match=r"X has \[\] beside the molecules, but fit had \['dose'\]"):
         estimator.predict(SMILES)
 
 
@@ -469,7 +469,7 @@ def test_a_saved_folder_is_one_for_the_command_line(regressor, tmp_path, monkeyp
         PLSTMClassifier.load(folder)
     regressor.save(folder, overwrite=True)
     (folder / "model_1.ckpt").unlink()
-    with pytest.raises(InputError, match=r"is not as an estimator saves it.*model_1"):
+    with pytest.raises(InputError, match=r"is no folder of an estimator's save.*model_1"):
         PLSTMRegressor.load(folder)
     with pytest.raises(InputError, match="holds other files"):
         regressor.save(tmp_path)

@@ -17,6 +17,7 @@ from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.commands import train
 from plstm_graph.commands.forest import count_fingerprints
 from plstm_graph.commands.main import main
+from plstm_graph.commands.report import baseline_name
 from plstm_graph.errors import InputError
 from plstm_graph.estimators import PLSTMClassifier, PLSTMRegressor
 from plstm_graph.predictor import Predictor
@@ -213,7 +214,7 @@ def test_classes_are_scored_as_such(run, tmp_path, targets, task, metric, column
     assert table.columns.tolist() == ["row", "smiles", *columns]
     metrics = pd.read_csv(tmp_path / "model" / "metrics.csv").set_index("model")
     assert metrics.columns[1] == metric
-    assert metrics.loc["random forest", metric] > metrics.loc["training mean", metric]
+    assert metrics.loc["random forest", metric] > metrics.loc[baseline_name(metric), metric]
     if task == "multiclass":
         probabilities = table.filter(like="predicted_")
         likeliest = probabilities.idxmax(axis=1).str.removeprefix("predicted_")
