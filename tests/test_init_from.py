@@ -125,7 +125,7 @@ def test_a_run_that_was_begun_from_weights_goes_on(run, solvation, tmp_path):
     ("more", "message"),
     [
         (["--freeze", "true"], "--freeze needs --init_from FILE"),
-        (["--init_from", "nowhere.ckpt"], "There is no checkpoint file 'nowhere.ckpt'"),
+        (["--init_from", "nowhere.ckpt"], "There is no checkpoint 'nowhere.ckpt'"),
     ],
 )
 def test_options_that_lack_something_are_refused(run, more, message):

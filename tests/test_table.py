@@ -279,13 +279,13 @@ def test_what_the_table_does_not_take_gets_one_sentence(arguments, part):
     [
         (["--trainer.max_epoks", "3"], "unrecognized arguments: --trainer.max_epoks 3"),
         (["--model.network.init_args.head_dim", "0"], "head_dim"),
-        (["--models", "gine", "--model.network.init_args.heads", "2"], "Option 'heads' is not accepted"),
+        (["--models", "gine", "--model.network.init_args.heads", "2"], "there is no --model.network.heads; "),
         (["--data.foo", "3"], "foo"),
         (
             ["--models", "chemprop", "--chemprop", "nothing/here"],
             "pass chemprop's executable with --chemprop",
         ),
-        (["--datasets", "sider", "--root", "nowhere"], "there, pass --root, or"),
+        (["--datasets", "sider", "--root", "nowhere"], "there, name another place by --root, or"),
     ],
 )
 def test_wrong_options_are_refused_before_any_run(arguments, part, place, tmp_path, monkeypatch):
