@@ -143,7 +143,7 @@ def test_data_modules_fetch_what_has_the_checksum(archive, tmp_path, monkeypatch
     assert esol.target_names == ["measured log solubility in mols per litre"]
     assert pd.read_csv(esol.path).equals(pd.read_csv(table))
     for module in (OGB("ogbg-molhiv", tmp_path / "ogb"), TU("MUTAG", root=tmp_path / "tu")):
-        with pytest.raises(InputError, match="SHA-256 as --data"):
+        with pytest.raises(InputError, match="SHA-256 by --data"):
             list(module.contents())
     assert not (tmp_path / "ogb").exists()
     assert not (tmp_path / "tu").exists()
