@@ -7,7 +7,6 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from plstm_graph.dag import Root
 from plstm_graph.errors import InputError
 from plstm_graph.models import (
     GAT,
@@ -97,7 +96,7 @@ def _describe(module: nn.Module, known: dict[str, Any]) -> dict[str, Any] | None
     if known.get(name) is not type(module):
         return None
     arguments = {argument: getattr(module, argument) for argument in argument_names(type(module))}
-    if isinstance(arguments.get("orientation"), Root) or callable(arguments.get("orientation")):
+    if not isinstance(arguments.get("orientation", ""), str):
         return None  # no file that holds tensors and primitives alone can tell it
     return {"class_path": f"{type(module).__module__}.{name}", "init_args": arguments}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from plstm_graph.commands.main import main
+from plstm_graph.errors import InputError
 
 #: Options of a network that trains in a second.
 SMALL = [
@@ -25,6 +26,12 @@ def torch_as_before() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
+
+
+def stop_with_a_record(sink) -> None:
+    """Stand in for the ``close`` of a sink, in a run that ends when all is written, but not done."""
+    sink._commit()
+    raise InputError("Stopped.")
 
 
 def serially(calls, jobs):

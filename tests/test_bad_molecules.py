@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cli_calls import stop_with_a_record
 from cli_runs import FULL
 from hypothesis import given
 from hypothesis import strategies as st
@@ -232,12 +233,8 @@ def test_formulas_are_kept_on_request_and_a_run_goes_on_as_it_was_begun(
     assert main([*predict, str(out)]) == 0
     assert notes(out) == [f"'{text}" for text in ("=note", *FORMULAS)]
 
-    def stop(sink: CSVFileSink) -> None:
-        sink._commit()
-        raise InputError("Stopped.")
-
     with monkeypatch.context() as patch:
-        patch.setattr(CSVFileSink, "close", stop)
+        patch.setattr(CSVFileSink, "close", stop_with_a_record)
         assert main([*predict, str(out), "--overwrite", "--keep_formulas"]) == 2
     capsys.readouterr()
     assert main([*predict, str(out), "--overwrite", "--resume"]) == 2

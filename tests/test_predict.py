@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from cli_calls import SMALL, carry_out
+from cli_calls import SMALL, carry_out, stop_with_a_record
 from cli_runs import ROOT
 
 from benchmarks.speed.predict import save
@@ -27,7 +27,6 @@ from plstm_graph.commands.sinks import CSVFileSink
 from plstm_graph.dag import Preparation
 from plstm_graph.datasets.featurise import featurise_smiles
 from plstm_graph.ensemble import _cut
-from plstm_graph.errors import InputError
 from plstm_graph.models import GIN, PLSTM, CircularFingerprint
 from plstm_graph.task import GraphTask
 
@@ -265,18 +264,13 @@ def test_a_killed_run_goes_on(refusal, models, tmp_path):
     ],
 )
 def test_a_run_does_not_go_on_otherwise_than_it_was_begun(
-    run, refusal, models, tmp_path, monkeypatch, changed, said
+    refusal, models, tmp_path, monkeypatch, changed, said
 ):
     table, out = tmp_path / "mols.csv", tmp_path / "out.csv"
     table.write_text("smiles\nCCO\nCCN\n")
     arguments = ["predict", "-i", table, "--ckpt_path", models[0], "-o", out]
-
-    def stop(sink: CSVFileSink) -> None:
-        sink._commit()
-        raise InputError("Stopped.")
-
     with monkeypatch.context() as patch:
-        patch.setattr(CSVFileSink, "close", stop)
+        patch.setattr(CSVFileSink, "close", stop_with_a_record)
         assert refusal(*arguments) == "error: Stopped.\n"
     if changed == ["touch"]:  # written again, of the same size
         os.utime(table, ns=(0, 0))

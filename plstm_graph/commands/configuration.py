@@ -238,7 +238,7 @@ def check_options(config: Namespace, verb: str) -> None:
         )
 
 
-def check_folder(folder: str | Path | None) -> None:
+def check_run_folder(folder: str | Path | None) -> None:
     """Refuse a folder for runs that nothing can be written into; it is made if it is missing."""
     if folder is None or "://" in str(folder):
         return

@@ -29,10 +29,10 @@ import plstm_graph.datasets as datasets
 from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.commands.configuration import (
     Parser,
-    check_folder,
     check_model,
     check_names,
     check_options,
+    check_run_folder,
     in_one_sentence,
     model_options,
     short_name,
@@ -182,7 +182,7 @@ class GraphCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add logger, progress bar and checkpoints unless the configuration names its own, or wants none."""
         config = self._get(self.config_init, "trainer")
-        check_folder(config.default_root_dir)
+        check_run_folder(config.default_root_dir)
         if config.barebones:
             if config.log_every_n_steps == self.trainer_defaults["log_every_n_steps"]:
                 kwargs["log_every_n_steps"] = None
