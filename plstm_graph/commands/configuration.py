@@ -51,37 +51,31 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message in one line."""
-        key, said = message.partition(":")[0], " ".join(message.split())
-        presets = f"presets are {', '.join(PRESETS)}"
-        reasons = _reasons(message)
-        network = 'Parser key "model.network"'
+        where = re.match(r'Parser key "([\w.]+)":\s*(?:--([\w.]+): )?', message)
+        key = ".".join(filter(None, where.groups())) if where else ""
+        reason = _reasons(message[where.end() :].lstrip(" ") if where else message)
+        known = {
+            "config": ("presets", PRESETS),
+            "model.network": ("networks", NETWORKS),
+            "data": ("data modules", [name for name in data_modules if not name.endswith("DataModule")]),
+        }
         # Without a class, the parser may take the base class in its place.
-        if re.search("required: mixers|network is missing|subclass of GraphNetwork. Got", message):
-            text = f"--model.network is missing; pass --config NAME; {presets}"
-        elif re.search(r"required: \w+\.data$|GraphDataModule is abstract", message):
-            text = f"--data is missing; pass --config NAME; {presets}"
-        elif missing := re.search(r'Parser key "([\w.]+)": .*arguments are required: (\w+)', said):
-            text = f"--{'.'.join(missing.groups())} is missing"
-        elif other := re.search(r'Parser key "([\w.]+)":.* Option \'([\w.]+)\' is not accepted', said):
-            text = f"there is no --{'.'.join(other.groups())}; --{other[1]}.help CLASS lists what a class has"
-        elif reasons:
-            text = f"{key}: {reasons}"
-        else:
-            text = said
-        if key == 'Parser key "config"':
-            text += f"; {presets}"
-        if no_class := re.search(r"import path string: (\S+?)\.?$", text):
-            if key == network:
-                text = f"there is no network {no_class[1]}; networks are {', '.join(NETWORKS)}"
-            elif key == 'Parser key "data"':
-                known = [name for name in data_modules if not name.endswith("DataModule")]
-                text = f"there is no data module {no_class[1]}; data modules are {', '.join(known)}"
-        if unknown := re.search(r"[Uu]nrecognized arguments: (?:--(?:[\w.]*\.)?)?([\w-]+)", text):
+        if re.search("required: mixers|network is missing|subclass of GraphNetwork. Got", reason):
+            text = f"--model.network is missing; pass --config NAME; presets are {', '.join(PRESETS)}"
+        elif re.search(r"required: \w+\.data$|GraphDataModule is abstract", reason):
+            text = f"--data is missing; pass --config NAME; presets are {', '.join(PRESETS)}"
+        elif key and (missing := re.search(r"arguments are required: (\w+)", reason)):
+            text = f"--{key}.{missing[1]} is missing"
+        elif key and (other := re.search(r"Option '([\w.]+)' is not accepted", reason)):
+            text = f"there is no --{key}.{other[1]}; --{key}.help CLASS lists what a class has"
+        elif unknown := re.search(r"[Uu]nrecognized arguments: (?:--(?:[\w.]*\.)?)?([\w-]+)", reason):
             remedy = f"there is {alike}" if (alike := self._alike(unknown[1])) else "see --help"
-            text = f"{text.removesuffix('.')}; {remedy}"
-        text = re.sub(r'^Parser key "([\w.]+)":', r"--\1:", text)
-        text = re.sub(r"Expected a typing.Literal\[([^]]*)\]", r"Expected one of \1", text)
-        text = re.sub(r"Expected a <class '(\w+)'>", r"Expected \1", text)
+            text = f"{reason.removesuffix('.')}; {remedy}"
+        else:
+            text = f"--{key}: {reason}" if key else reason
+            if key in known:
+                kind, names = known[key]
+                text = f"{text.removesuffix('.')}; {kind} are {', '.join(names)}"
         raise InputError(textwrap.shorten(text.removesuffix("."), 600) + ".") from ex
 
     def _alike(self, name: str) -> str:
@@ -126,17 +120,27 @@ def in_one_sentence(*refusals: type[Exception]) -> Iterator[None]:
             refusals += (RuntimeError, ValueError, TypeError, ImportError)
         if not isinstance(error, (MisconfigurationException, torch.OutOfMemoryError, OSError, *refusals)):
             raise
-        text = textwrap.shorten(_reasons(str(error)) or str(error), 500)
+        text = textwrap.shorten(_reasons(str(error)), 500)
         raise InputError(text.rstrip(".!") + ".") from error
 
 
 def _reasons(message: str) -> str:
-    """Why a value fits no member of a union, where jsonargparse says so: a reason for each of them."""
-    listed, _, _ = message.partition("Errors:")[2].partition("Given value")
+    """Why a value fits none of its kinds, where jsonargparse lists the reasons; else the message."""
+    listed, _, value = (message.partition("Errors:")[2] or message).partition("Given value")
+    value = value.rpartition("Given value:")[2].strip()
     listed = re.sub(r"\s*Subclass types expect one of:(\n\s*- a .*)*", "", listed)  # the same for every class
-    reasons = [" ".join(reason.split()).removesuffix(".") for reason in re.split(r"\n\s*- ", listed)[1:]]
-    telling = [reason for reason in reasons if not reason.startswith("Expected a")]
-    return "; ".join(telling or [reason for reason in reasons if "NoneType" not in reason])
+    head, *reasons = re.split(r"\n\s*- |^\s*- ", listed)
+    plain = []
+    for reason in [listed] if head.strip() else reasons:
+        text = " ".join(reason.split()).removesuffix(".")
+        text = re.sub(r"Expected a dot import path string: (\S+)", r"there is no class \1", text)
+        text = text.replace("Import path does", f"{value} does").replace("Import path ", "")
+        text = text.replace("does not correspond to a subclass of", "is no")
+        text = re.sub(r"Expected a typing.Literal\[([^]]*)\]", r"Expected one of \1", text)
+        plain.append(re.sub(r"Expected a <class '(\w+)'>", r"Expected \1", text))
+    wanted = [reason for reason in dict.fromkeys(plain) if not re.search("NoneType|a path but", reason)]
+    choices = [reason for reason in wanted if reason.startswith("Expected one of")]
+    return "; ".join(choices or [reason for reason in wanted if "Expected" not in reason] or wanted)
 
 
 def check_names(value: Any, command_line: set[str], key: str = "") -> None:
