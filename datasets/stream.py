@@ -35,6 +35,7 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UNREADABLE = (
     OSError,
     EOFError,
+    RuntimeError,  # a ZIP archive with a password, or packed in a way that zipfile does not know
     UnicodeError,
     csv.Error,
     lzma.LZMAError,
@@ -112,11 +113,12 @@ class TextSource(Source):
     def __init__(self, path: str | Path, encoding: str | None = None) -> None:
         super().__init__(path)
         try:
-            self.encoding = encoding and codecs.lookup(encoding).name
+            name = encoding and codecs.lookup(encoding).name
         except LookupError as error:
             raise InputError(
                 f"--data.encoding {encoding!r} is unknown; utf-8, cp1252 and mac_roman are some."
             ) from error
+        self.encoding = "utf-8-sig" if name == "utf-8" else name  # which reads text without a mark, too
 
     def _bytes(self) -> IO[bytes]:
         ending = Path(self.path).suffix.lower()

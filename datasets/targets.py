@@ -228,7 +228,7 @@ def read_targets(columns: Sequence[Column], task: Task | None, path: object) -> 
     if len(classes) < 2:
         found = "one class" if len(classes) else "no value"
         raise InputError(f"Column {column.name!r} of {path} has {found}; a choice needs two classes.")
-    names = [f"{name:g}" if column.is_numeric else name for name in classes]
+    names = [str(name).removesuffix(".0") for name in classes]
     return Targets(_stack([np.where(column.known, numbers, np.nan)]), task, names, called, remarks)
 
 

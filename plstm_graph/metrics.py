@@ -90,7 +90,8 @@ class Accuracy(MulticlassAccuracy):
     def update(self, preds: Tensor, targets: Tensor) -> None:
         """Count a batch: preds are [B, classes], targets [B, 1] classes or NaN."""
         labelled = ~targets.squeeze(1).isnan()
-        super().update(preds[labelled], targets[labelled].squeeze(1).long())
+        if labelled.any():
+            super().update(preds[labelled], targets[labelled].squeeze(1).long())
 
 
 def multiclass_metrics(classes: int) -> MetricCollection:

@@ -4,6 +4,8 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datamol
@@ -19,10 +21,11 @@ from data_modules import own_table
 from benchmarks.accuracy.suites import FOLDERS
 from plstm_graph.checkpoint import NETWORKS, argument_names
 from plstm_graph.commands import compare
-from plstm_graph.commands.fit import GraphCLI
+from plstm_graph.commands.fit import GraphCLI, own_logger
 from plstm_graph.commands.main import main
 from plstm_graph.commands.options import VERBS
 from plstm_graph.commands.presets import PRESETS, read_preset, with_configuration_files
+from plstm_graph.commands.report import print_table
 from plstm_graph.datasets import CSV, OGB
 from plstm_graph.errors import InputError
 from plstm_graph.models import GINE, PLSTM
@@ -400,6 +403,27 @@ def test_an_error_leaves_the_process_with_its_code():
     assert result.returncode == 2
     assert "freesolv" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_runs_that_begin_at_once_have_folders_of_their_own(tmp_path):
+    together = threading.Barrier(8)
+
+    def begin(_: int) -> str:
+        together.wait()
+        return Path(own_logger(str(tmp_path), "runs").log_dir).name
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sorted(threads.map(begin, range(8))) == [f"version_{number}" for number in range(8)]
+
+
+def test_brackets_in_a_unit_are_printed(capsys):
+    print_table("rmse in [mol/L]", [{"": "a network of some width", "test": "1.0"}])
+    assert "rmse in [mol/L]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("typed", [["--seed_everything", "3"], ["--seed_everything=3"]])
+def test_compare_counts_its_own_seeds(run, typed):
+    assert "leave --seed_everything out, --seeds says how many" in refused(run("compare", "freesolv", *typed))
 
 
 @pytest.mark.parametrize("verb", ["fit", "compare"])

@@ -237,6 +237,18 @@ def test_a_folder_that_is_in_use_is_left_alone(solvation, explain, tmp_path):
     assert "holds contributions.csv already; name another folder" in err
 
 
+def test_the_unreadable_rows_of_a_training_are_left_alone(solvation, explain, tmp_path):
+    """A folder of train has such a file, too."""
+    few, listed = tmp_path / "few.csv", tmp_path / "drawings" / "unreadable.csv"
+    few.write_text("smiles\nCCO\n")
+    listed.parent.mkdir()
+    listed.write_text("row,smiles\n7,C(C\n")
+    code, _, err = explain("--data.path", few, "--ckpt_path", solvation, "--output", listed.parent)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds unreadable.csv already; name another folder" in err
+    assert listed.read_text() == "row,smiles\n7,C(C\n"
+
+
 def test_several_checkpoints_are_averaged(solvation, explain, tmp_path):
     checkpoint = torch.load(solvation, weights_only=True)
     for name, weight in checkpoint["state_dict"].items():

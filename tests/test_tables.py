@@ -148,7 +148,8 @@ def test_separators_and_line_ends_are_found(separator, end, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "option"), [("utf-8-sig", None), ("utf-16", None), ("cp1252", "cp1252")]
+    ("encoding", "option"),
+    [("utf-8-sig", None), ("utf-8-sig", "utf-8"), ("utf-8", "UTF8"), ("utf-16", None), ("cp1252", "cp1252")],
 )
 def test_encodings(encoding, option, tmp_path):
     path = write(tmp_path / "table.csv", {"Löslichkeit": halves()}, encoding=encoding)
@@ -179,6 +180,18 @@ def test_archives_hold_one_table(tmp_path):
         read(path)
     path.write_bytes(b"no archive")
     with pytest.raises(InputError, match="cannot be read as a ZIP archive"):
+        read(path)
+
+
+def test_an_archive_with_a_password_is_said_to_have_one(tmp_path):
+    path = tmp_path / "table.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("table.csv", write(tmp_path / "table.csv", {"y": halves()}).read_bytes())
+    locked = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.index(mark) + flags] |= 1
+    path.write_bytes(locked)
+    with pytest.raises(InputError, match="encrypted"):
         read(path)
 
 
@@ -390,6 +403,8 @@ def test_several_classes_keep_their_names(tmp_path):
     assert "Targets (multiclass) and their values: a (5), b (5), c (5)." in module.describe()
     numbers = write(tmp_path / "numbers.csv", {"kind": ["10", "9", "100", "9.0"] * 5})
     assert read(numbers, task="multiclass").target_names == ["9", "10", "100"]
+    many = write(tmp_path / "many.csv", {"y": [10_000_001 + n % 3 for n in range(20)]})  # alike in six digits
+    assert read(many, task="multiclass").target_names == ["10000001", "10000002", "10000003"]
     with pytest.raises(InputError, match="one column, not 'a', 'b'"):
         read(
             write(tmp_path / "two.csv", {"a": ["x", "y"] * 10, "b": ["x", "z"] * 10}),

@@ -494,6 +494,14 @@ def test_scores_of_a_network_that_diverged_are_undefined(task):
     assert all(value.isnan() for value in metrics.compute().values())
 
 
+def test_a_batch_without_classes_counts_for_nothing():
+    metrics = metrics_of("multiclass", 3)
+    outputs, missing = torch.eye(3), torch.full((3, 1), torch.nan)
+    metrics.update(outputs, missing)
+    metrics.update(outputs, torch.tensor([[0.0], [2.0], [torch.nan]]))
+    assert metrics.compute()["accuracy"] == 0.5
+
+
 def test_every_head_is_trained_by_its_own_loss_and_the_mean_is_logged():
     torch.manual_seed(0)
     network = PLSTM(

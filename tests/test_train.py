@@ -250,6 +250,13 @@ def test_any_option_of_fit_holds_for_all_networks(run, tmp_path):
         (["--data.foo", 2], "foo"),
         (["--patience", 0], "--patience must be at least 1"),
         (["stray"], "stray"),
+        (["--trainer.logger", "false"], "--trainer.logger is for fit"),
+        (["--trainer.fast_dev_run", "true"], "--trainer.fast_dev_run is for fit"),
+        (["--trainer.enable_checkpointing", "false"], "--trainer.enable_checkpointing is for fit"),
+        (["--trainer.callbacks+=ModelCheckpoint"], "A ModelCheckpoint is for fit"),
+        (["--trainer.limit_val_batches", 0], "pass --test_epoch last"),
+        (["--trainer.check_val_every_n_epoch", 3], "check_val_every_n_epoch must be at most 2"),
+        (["--split", "part_balanced"], "'part_balanced'"),
     ],
 )
 def test_an_option_that_fit_does_not_have_is_refused_before_anything_is_trained(

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from plstm_graph.commands.pool import fit, side_by_side
 from plstm_graph.commands.presets import with_configuration_files
 from plstm_graph.commands.report import Result, baseline_name, print_table, spread
+from plstm_graph.errors import InputError
 
 
 def compare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -20,7 +21,12 @@ def compare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     Args:
         options: Options, as :func:`~plstm_graph.commands.options.parser_of` reads them.
         overrides: Options of ``fit``, which hold for all runs.
+
+    Raises:
+        InputError: One of them is the seed, or is none of ``fit``.
     """
+    if any(override.partition("=")[0] == "--seed_everything" for override in overrides):
+        raise InputError("compare counts seeds from 0: leave --seed_everything out, --seeds says how many.")
     runs = [(config, seed) for seed in range(options.seeds) for config in options.configs]
     files = {name: with_configuration_files(["--config", name]) for name in options.configs}
     calls = [

@@ -5,7 +5,7 @@ import re
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import Enum
@@ -54,7 +54,7 @@ class Parser(LightningArgumentParser):
         where = re.match(r'Parser key "([\w.]+)":\s*(?:--([\w.]+): )?', message)
         key = ".".join(filter(None, where.groups())) if where else ""
         reason = _reasons(message[where.end() :].lstrip(" ") if where else message)
-        known = {
+        known: dict[str, tuple[str, Iterable[str]]] = {
             "config": ("presets", PRESETS),
             "model.network": ("networks", NETWORKS),
             "data": ("data modules", [name for name in data_modules if not name.endswith("DataModule")]),

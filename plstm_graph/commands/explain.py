@@ -85,8 +85,9 @@ def _make_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path} cannot be made a folder: {error.strerror}.") from error
-    if (path / "contributions.csv").exists():
-        raise InputError(f"{path} holds contributions.csv already; name another folder.")
+    for name in ("contributions.csv", "unreadable.csv"):
+        if (path / name).exists():
+            raise InputError(f"{path} holds {name} already; name another folder.")
     return path
 
 

@@ -76,6 +76,7 @@ class GraphCLI(LightningCLI):
     datamodule: GraphDataModule
     model: GraphTask
     _result: Result | str = "The run has not ended."
+    _logger: CSVLogger | None = None  # unless the configuration names its own
 
     def __init__(self, args: ArgsType = None) -> None:
         with in_one_sentence():
@@ -188,7 +189,7 @@ class GraphCLI(LightningCLI):
                 kwargs["log_every_n_steps"] = None
         elif config.logger is None:
             name = f"{self.datamodule.name}-{type(self.model.network).__name__.lower()}"
-            kwargs["logger"] = CSVLogger(config.default_root_dir, name=name)
+            kwargs["logger"] = self._logger = CSVLogger(config.default_root_dir, name=name)
         chosen = config.callbacks or []
         callbacks = [chosen] if isinstance(chosen, Callback) else list(chosen)
         if self.subcommand != "fit":
@@ -284,6 +285,8 @@ class GraphCLI(LightningCLI):
         if resumed and self.trainer.is_global_zero:
             for unfinished in Path(resumed).parent.glob("*.unfinished"):
                 unfinished.unlink()
+        if self._logger is not None and self.trainer.is_global_zero:
+            self.trainer.logger = own_logger(self._logger.save_dir, self._logger.name)
 
     def after_fit(self) -> None:
         """Save the learning curve, test the chosen checkpoint and print the closing table."""
@@ -391,6 +394,20 @@ class GraphCLI(LightningCLI):
         if isinstance(self._result, str):
             raise InputError(self._result)
         return self._result
+
+
+def own_logger(root: str, name: str) -> CSVLogger:
+    """A logger whose folder no other run has, though both begin at once."""
+    while True:
+        logger = CSVLogger(root, name=name)  # of the first version that is not there
+        try:
+            if "://" not in root:
+                Path(logger.log_dir).mkdir(parents=True)
+        except FileExistsError:
+            if Path(logger.log_dir).is_dir():
+                continue
+            raise
+        return logger
 
 
 def _without_averaging(callbacks: list[Callback]) -> list[Callback]:

@@ -12,6 +12,7 @@ import pandas as pd
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 matplotlib.use("Agg")  # pictures go to files; a machine without a display is fine
@@ -79,7 +80,7 @@ class LearningCurve(Callback):
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Print rows with the same keys as a table, the first column left-aligned."""
-    table = Table(title=title)
+    table = Table(title=escape(title))  # units have brackets
     for position, column in enumerate(rows[0]):
         table.add_column(column, justify="right" if position else "left")
     for row in rows:

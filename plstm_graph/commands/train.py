@@ -38,6 +38,9 @@ BY_ROWS = -1
 
 _CONFIGURATION, CHECKPOINT = "config.yaml", "model_{}.ckpt"
 
+#: What the trainer's options are where a run keeps its log and its checkpoints.
+_KEEPING = {"logger": True, "enable_checkpointing": True, "barebones": False, "fast_dev_run": False}
+
 #: Files of which a folder of networks has one.
 _DESCRIPTIONS = (_CONFIGURATION, "estimator.json")
 
@@ -60,7 +63,7 @@ def train(options: argparse.Namespace, further: Sequence[str] = ()) -> None:
             "smiles_column": options.smiles_column,
             "target_columns": options.target_columns,
             "task": options.task,
-            "split": options.split.removesuffix("_balanced"),
+            "split": "scaffold" if options.split == "scaffold_balanced" else options.split,
             "separator": options.separator,
             "encoding": options.encoding,
         }
@@ -167,6 +170,25 @@ def suit_rows(config: dict[str, Any], rows: int) -> None:
         config["trainer"]["max_epochs"] = min(_MOST, max(_FEWEST, _SEEN // rows))
 
 
+def _check_kept(config: dict[str, Any], epochs: int) -> None:
+    """Refuse what would leave trained networks without the checkpoint or the log that is kept of each."""
+    trainer = config["trainer"]
+    for name, kept in _KEEPING.items():
+        if trainer.get(name) not in (None, kept):
+            raise InputError(f"--trainer.{name} is for fit: networks have a log and a checkpoint here.")
+    callbacks = trainer.get("callbacks") or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if callback["class_path"].endswith("ModelCheckpoint"):
+            raise InputError("A ModelCheckpoint is for fit: of each network one checkpoint is kept here.")
+    if trainer.get("limit_val_batches") == 0 and config.get("test_epoch") != "last":
+        raise InputError("Without validation no epoch is the best: pass --test_epoch last, too.")
+    every = trainer.get("check_val_every_n_epoch") or 1
+    if every > epochs:
+        raise InputError(
+            f"--trainer.check_val_every_n_epoch must be at most {epochs}, the epochs, not {every}."
+        )
+
+
 def train_networks(
     folder: Path, config: dict[str, Any], module: CSV, number: int, jobs: int, quiet: bool = False
 ) -> list[pd.DataFrame]:
@@ -179,11 +201,15 @@ def train_networks(
         number: Number of networks.
         jobs: How many run at a time, in processes of their own; 1 trains in this one.
         quiet: Whether to show nothing.
+
+    Raises:
+        InputError: A setting would leave no checkpoint or log of a network, or training it failed.
     """
     trainer, seed = config["trainer"], config.get("seed_everything", 0)  # what is left out is a default
     check_seed(seed + number - 1, "The seed of the last network")
     suit_rows(config, len(module.rows.train))
     epochs = trainer.get("max_epochs", 100)
+    _check_kept(config, epochs)
     calls, runs = [], [folder / "runs" / str(seed + place) for place in range(number)]
     for run in runs:
         run.mkdir(parents=True)
