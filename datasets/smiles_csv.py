@@ -26,6 +26,8 @@ _PARTS = {
     **dict.fromkeys(("test", "testing", "2"), 2),
 }
 _LEFT_OUT = -1
+#: Splits that read no column.
+_SPLITS = ("scaffold", "random")
 #: Parts of two files, and of three.
 _FILES = {2: (0, 2), 3: (0, 1, 2)}
 
@@ -131,7 +133,7 @@ class CSV(MoleculeDataModule):
     def targets(self) -> Targets:
         """The targets, read once."""
         frame = self.cells
-        others = (self.smiles_column, self.split, *self.descriptor_columns)
+        others = (self.smiles_column, *self._part_column, *self.descriptor_columns)
         names = [name for name in frame if name not in others]
         if self.target_columns is not None:
             names = self._named(list(frame))
@@ -175,7 +177,11 @@ class CSV(MoleculeDataModule):
             return Table(smiles, self.targets.values)
         check_there(wanted, list(self.cells), self._file)
         for name in wanted:
-            if wanted.count(name) > 1 or name in (self.smiles_column, self.split) or name.startswith(RDKIT):
+            if (
+                wanted.count(name) > 1
+                or name in (self.smiles_column, *self._part_column)
+                or name.startswith(RDKIT)
+            ):
                 raise InputError(f"{name!r} cannot be a descriptor: rename it, or name it only once.")
         columns = columns_of({name: self.cells[name] for name in wanted}, decimal_commas=False)
         return Table(smiles, self.targets.values, read_numbers(columns, self._file))
@@ -219,7 +225,7 @@ class CSV(MoleculeDataModule):
         if len(self.paths) > 1:
             files = zip(_FILES[len(self.paths)], self._tables, strict=True)
             return [part for part, table in files for _ in table[self.smiles_column]]
-        if self.split not in self.cells:
+        if self.split in _SPLITS or self.split not in self.cells:
             return None
         parts = []
         for row, cell in enumerate(self.cells[self.split]):
@@ -231,6 +237,11 @@ class CSV(MoleculeDataModule):
                 )
             parts.append(_PARTS.get(word, _LEFT_OUT))
         return parts
+
+    @property
+    def _part_column(self) -> tuple[str, ...]:
+        """The column that says the parts, if one does; others may be called scaffold or random."""
+        return () if self.split in _SPLITS else (self.split,)
 
     @property
     def may_lack_test(self) -> bool:  # type: ignore[override]
@@ -246,14 +257,14 @@ class CSV(MoleculeDataModule):
     def split_rows(self) -> Split:
         """Split by scaffold, at random, or as a column or files say."""
         if self._parts is None:
-            if self.split in ("scaffold", "random"):
+            if self.split in _SPLITS:
                 return super().split_rows()
             raise InputError(
                 f"split must be 'scaffold', 'random' or a column of {self._file}, not {self.split!r}."
             )
         part = torch.tensor(self._parts)[self.dataset.tensors["row"]]
         train, val, test = ((part == i).nonzero().squeeze(1) for i in range(3))
-        if not len(val) and len(train) > 1:
+        if 1 not in self._parts and len(train) > 1:
             val = self._validation(train)
             train = train[~torch.isin(train, val)]
         return Split(train, val, test)
@@ -262,7 +273,7 @@ class CSV(MoleculeDataModule):
         """What the column of parts lacks, or the scaffolds."""
         if self._parts is None or len(self.paths) > 1:
             return super()._why_empty()
-        return f", as column {self.split!r} names no row for it"
+        return f", as column {self.split!r} names no row for it that can be read"
 
     def _validation(self, train: Tensor) -> Tensor:
         """Rows that are taken out of the training rows."""
@@ -294,7 +305,7 @@ class CSV(MoleculeDataModule):
         ]
         if self.descriptor_names:
             sentences.append(f"Descriptors beside the graph: {len(self.descriptor_names)}.")
-        read = {self.smiles_column, self.split, *self.descriptor_columns, *self.targets.columns}
+        read = {self.smiles_column, *self._part_column, *self.descriptor_columns, *self.targets.columns}
         if others := [name for name in self.cells if name not in read]:
             sentences.append(f"Columns that are not read: {listed(others)}.")
         molecules = self.dataset.molecules()

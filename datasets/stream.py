@@ -29,6 +29,7 @@ ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx", ".smi", ".txt")  #: of tables
 _NUMBER = re.compile(r"[+-]?\d*[.,]?\d+")  # as no column of a table is called
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": None}
 _SEPARATORS = (",", ";", "\t", "|")
+_HEADER_LINES = 50  # more than a header has, though a name in it may hold line ends
 #: What UTF-16 begins with, as Excel's "Unicode text" does; UTF-8 may begin with a mark of its own.
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 #: What foreign bytes lead the readers to.
@@ -207,7 +208,7 @@ class CSVTable(TextSource):
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             raise InputError(f"--data.separator must be one character, not {separator!r}.")
         with self._reading(), self._text() as file:
-            lines = list(islice(file, 1))
+            lines = list(islice(file, _HEADER_LINES))
             first = separator or _SEPARATORS[0]
             whole = chain(lines, file)  # a name may hold a line end
             headers = {first: next(csv.reader(whole, delimiter=first), [])}

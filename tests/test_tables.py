@@ -183,6 +183,12 @@ def test_archives_hold_one_table(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_line_end_within_a_name(separator, tmp_path):
+    path = write(tmp_path / "table.csv", {"boiling\npoint": halves()}, separator)
+    assert read(path).target_names == ["boiling\npoint"]
+
+
 def test_an_archive_with_a_password_is_said_to_have_one(tmp_path):
     path = tmp_path / "table.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -511,6 +517,27 @@ def test_whole_scaffolds_validate(tmp_path):
     train, val = ({module.dataset.scaffolds[row] for row in part.tolist()} for part in module.rows[:2])
     assert train.isdisjoint(val)
     assert (len(train), len(val)) == (4, 1)
+
+
+def test_validation_rows_that_cannot_be_read_are_not_replaced(tmp_path):
+    """Training rows that validate in their place would be scores of another split."""
+    table = pd.DataFrame(
+        {"smiles": SMILES, "y": halves(), "set": ["train"] * 16 + ["val"] * 2 + ["test"] * 2}
+    )
+    table.loc[16:17, "smiles"] = "C(C"
+    table.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(
+        InputError, match=r"The val part .* column 'set' names no row for it that can be read"
+    ):
+        read(tmp_path / "table.csv", split="set")
+
+
+@pytest.mark.parametrize("split", ["random", "scaffold"])
+def test_a_column_may_be_called_like_a_split(split, tmp_path):
+    path = write(tmp_path / "table.csv", {split: halves(), "y": halves()})
+    module = CSV(path, split=split, target_columns=[split, "y"], cache=tmp_path)
+    assert module.targets.values[:, 0].tolist() == halves()
+    assert read(path, target_columns=["y"]).rows.train.numel() == 16  # by the split, not by the column
 
 
 def test_files_for_each_part(tmp_path):

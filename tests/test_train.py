@@ -15,9 +15,10 @@ from torch_geometric.data import Batch
 from plstm_graph.checkpoint import read_checkpoint
 from plstm_graph.chem import read_smiles, smiles_to_data
 from plstm_graph.commands import train
-from plstm_graph.commands.forest import count_fingerprints
+from plstm_graph.commands.forest import count_fingerprints, forest_predictions
 from plstm_graph.commands.main import main
 from plstm_graph.commands.report import baseline_name
+from plstm_graph.datasets import CSV
 from plstm_graph.errors import InputError
 from plstm_graph.estimators import PLSTMClassifier, PLSTMRegressor
 from plstm_graph.predictor import Predictor
@@ -328,6 +329,18 @@ def test_the_forest_reads_counts():
     assert counts.shape == (2, 2048)
     assert counts[0].max() > 1
     assert counts.sum(1).tolist() == [8 + 8 + 6, 1]
+
+
+def test_a_tree_draws_no_more_rows_than_have_the_target(tmp_path):
+    """Of the first target all rows are known, of the second a few."""
+    module = CSV(made_up(tmp_path), target_columns=["carbons", "size"], split="random", cache=tmp_path)
+    module.prepare_data()
+    module.setup()
+    features = count_fingerprints(map(read_smiles, module.dataset.smiles))
+    settings = {"n_estimators": 5, "random_state": 0}
+    known = len(module.rows.train)
+    as_all = forest_predictions(module, features, max_samples=known, **settings)
+    assert torch.equal(as_all[:, 1], forest_predictions(module, features, **settings)[:, 1])
 
 
 @pytest.mark.parametrize(("rows", "epochs"), [(100, 100), (800, 25), (12_000, 15), (1_000_000, 15)])

@@ -99,6 +99,8 @@ def _predict(
 ) -> NDArray[np.float64]:
     """Probabilities of the classes, or values if there are none, of all graphs: [graphs, classes or 1]."""
     rows = train[~np.isnan(targets[train])]
+    if (model.get_params().get("max_samples") or 0) > len(rows):  # of this target fewer are known
+        model.set_params(max_samples=None)
     model.fit(features[rows], targets[rows])
     if not classes:
         return np.asarray(model.predict(features))[:, None]
